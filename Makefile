@@ -1,0 +1,57 @@
+# Two commands do everything: `make demo` and `make test`. Both set up what they need in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+WHEEL_VENV ?= .venv-wheel
+MINIMUM_VENV ?= .venv-minimum
+BIN := $(abspath $(VENV))/bin
+SHARED := $(abspath $(or $(FMJAX_SHARED),../shared))
+PIP_FLAGS := --quiet --disable-pip-version-check
+PYTEST := python -m pytest -n 2
+
+.PHONY: demo test lint types unit wheel minimum clean
+
+demo: $(VENV)/.ready
+	$(BIN)/fmjax demo
+
+test: lint types unit wheel
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fmjax needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[all]' --group dev
+	@touch $@
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready
+	$(BIN)/mypy
+
+unit: $(VENV)/.ready
+	$(BIN)/$(PYTEST)
+
+# The same tests once more, against the wheel, away from the source tree.
+wheel: $(VENV)/.ready
+	rm -rf dist $(WHEEL_VENV)
+	$(BIN)/python -m build --quiet --wheel --no-isolation
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) --upgrade 'pip>=25.1'
+	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) "$$(ls dist/*.whl)[all]" --group test
+	$(call away,$(WHEEL_VENV))
+
+# The same tests with every dependency at the floor that pyproject.toml gives.
+minimum:
+	rm -rf $(MINIMUM_VENV)
+	$(PYTHON) -m venv $(MINIMUM_VENV)
+	$(MINIMUM_VENV)/bin/python -m pip install $(PIP_FLAGS) --upgrade 'pip>=25.1'
+	$(MINIMUM_VENV)/bin/python .ci/floors.py > $(MINIMUM_VENV)/floors.txt
+	$(MINIMUM_VENV)/bin/python -m pip install $(PIP_FLAGS) '.[all]' --group test --constraint $(MINIMUM_VENV)/floors.txt
+	$(call away,$(MINIMUM_VENV))
+
+away = rm -rf $(1)/away && mkdir $(1)/away && cp -r tests pyproject.toml $(1)/away \
+	&& cd $(1)/away && FMJAX_SHARED=$(SHARED) ../bin/$(PYTEST) tests
+
+clean:
+	rm -rf $(VENV) $(WHEEL_VENV) $(MINIMUM_VENV) dist .pytest_cache .mypy_cache .ruff_cache

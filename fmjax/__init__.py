@@ -1,0 +1,40 @@
+"""fmjax: fit loss-curve laws to cheap runs and search learning-rate schedules with them."""
+
+from fmjax import datasets, laws
+from fmjax.curves import LossCurve
+from fmjax.effects import annealing_area, annealing_momentum, forward_effect
+from fmjax.fitting import evaluate, fit, predict
+from fmjax.laws import Chinchilla, ForwardMomentum, ForwardOnly, LRAnnealing
+from fmjax.recommendation import recommend
+from fmjax.records import FitResult
+from fmjax.runs import load_runs
+from fmjax.schedules import WSD, Constant, Cosine, Step, Tabulated
+from fmjax.sweep import search
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "WSD",
+    "Chinchilla",
+    "Constant",
+    "Cosine",
+    "FitResult",
+    "ForwardMomentum",
+    "ForwardOnly",
+    "LRAnnealing",
+    "LossCurve",
+    "Step",
+    "Tabulated",
+    "__version__",
+    "annealing_area",
+    "annealing_momentum",
+    "datasets",
+    "evaluate",
+    "fit",
+    "forward_effect",
+    "laws",
+    "load_runs",
+    "predict",
+    "recommend",
+    "search",
+]

@@ -1,0 +1,285 @@
+"""The verbs of the ``fmjax`` command."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+from platformdirs import user_cache_path
+
+import fmjax
+from fmjax import plotting
+from fmjax._checks import within
+from fmjax.cli import output
+from fmjax.cli.parameters import LAW_OPTION, NAMES, NUMBERS, RATES
+from fmjax.curves import LossCurve
+from fmjax.laws import LAWS, Law, make_law
+from fmjax.records import FitResult
+from fmjax.runs import load_runs, select
+from fmjax.sweep import RATIOS
+
+RUNS = click.argument("runs", type=click.Path(path_type=Path))
+LAW = click.option("--law", "law_name", default="lr-annealing", show_default=True, help=" | ".join(LAWS))
+LAW_OPTIONS = click.option(
+    "--law-option",
+    "law_options",
+    type=LAW_OPTION,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Option of the law, such as decay=0.995 or warmup=as-peak; may be repeated.",
+)
+RESIDUAL = click.option("--residual", default="log", show_default=True, help="Residual of the fit: log or raw.")
+TRAIN = click.option(
+    "--train", default="*", show_default=True, help="Runs to fit: split:LABEL, names and globs, separated by commas."
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
+OUTPUT = click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="File to write the JSON to.")
+PEAK = click.option("--peak-lr", type=RATES, required=True, help="Peak rates; a range is geometric.")
+RATIO = click.option(
+    "--anneal-ratio",
+    type=NUMBERS,
+    default=RATIOS,
+    show_default="0.01:0.99:99",
+    help="Annealing ratios; a range is linear.",
+)
+DECAY = click.option(
+    "--decay",
+    type=NAMES,
+    default="linear",
+    show_default=True,
+    help="Shapes of the anneal: linear, cosine, 1-sqrt, exponential.",
+)
+INIT = click.option("--init-lr", type=float, default=0.0, show_default=True, help="Rate of update 0.")
+SIZE = click.option("--model-size", type=float, help="Parameters of the target, for fits over several sizes.")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command line and returns its exit code: 0, or 2 with one line on stderr for bad input."""
+    _use_compilation_cache()
+    warnings.showwarning = _one_line_warning  # type: ignore[assignment]
+    try:
+        app.main(list(arguments), prog_name="fmjax", standalone_mode=False)
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except ValueError as error:
+        return _fail(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("fmjax: interrupted; nothing was written", err=True)
+        return 130
+    return 0
+
+
+def _fail(message: str) -> int:
+    click.echo(f"fmjax: {' '.join(message.split())}", err=True)
+    return 2
+
+
+def _one_line_warning(message: Any, *_: Any) -> None:
+    click.echo(f"fmjax: warning: {message}", err=True)
+
+
+def _use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, unless the user has set JAX's own cache."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(user_cache_path("fmjax") / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _write(target: Path | None, text: str) -> None:
+    """Writes a file whole or not at all."""
+    if target is None:
+        return
+    with within(target):
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+        os.replace(name, target)
+
+
+def _report(result: Any, *, as_json: bool, target: Path | None, show: Callable[[Any], None]) -> None:
+    _write(target, result.to_json())
+    if as_json:
+        click.echo(result.to_json())
+    else:
+        show(result)
+
+
+def _law(name: str, options: Sequence[tuple[str, Any]]) -> Law:
+    return make_law(name, **dict(options))
+
+
+def _plot(path: Path | None, draw: Callable[[Path], None]) -> None:
+    if path is not None:
+        with within(path):
+            draw(path)
+
+
+@click.group(
+    invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(fmjax.__version__, prog_name="fmjax")
+@click.pass_context
+def app(ctx: click.Context) -> None:
+    """Which learning-rate schedule should the expensive run use, and what loss will it reach?
+
+    Fits loss-curve laws to the curves of a few cheap runs and searches schedules with them. RUNS is a manifest
+    runs.toml, or the folder that holds it.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@app.command()
+@RUNS
+@LAW
+@LAW_OPTIONS
+@TRAIN
+@RESIDUAL
+@JSON
+@OUTPUT
+def fit(
+    runs: Path,
+    law_name: str,
+    law_options: Sequence[tuple[str, Any]],
+    train: str,
+    residual: str,
+    as_json: bool,
+    target: Path | None,
+) -> None:
+    """Fit a law to runs.
+
+    \b
+    Example:
+      fmjax fit runs.toml --law lr-annealing --train 'split:train' -o fit.json
+    """
+    law, curves = _law(law_name, law_options), select(load_runs(runs), train)
+    with output.stages(f"fitting {len(curves)} runs"):
+        result = fmjax.fit(law, curves, residual=residual)
+    _report(result, as_json=as_json, target=target, show=output.print_fit)
+
+
+@app.command()
+@RUNS
+@LAW
+@LAW_OPTIONS
+@TRAIN
+@RESIDUAL
+@JSON
+@OUTPUT
+def evaluate(
+    runs: Path,
+    law_name: str,
+    law_options: Sequence[tuple[str, Any]],
+    train: str,
+    residual: str,
+    as_json: bool,
+    target: Path | None,
+) -> None:
+    """Fit a law on some runs and predict the others.
+
+    \b
+    Example:
+      fmjax evaluate runs.toml --law forward-momentum --train split:train
+    """
+    law, curves = _law(law_name, law_options), load_runs(runs)
+    with output.stages(f"fitting, and predicting {len(curves)} runs"):
+        evaluation = fmjax.evaluate(law, curves, train=select(curves, train), residual=residual)
+    _report(evaluation, as_json=as_json, target=target, show=output.print_evaluation)
+
+
+@app.command()
+@click.argument("fit_file", type=click.Path(path_type=Path))
+@click.option("--total-steps", type=NUMBERS, required=True, help="Numbers of updates; a range is linear.")
+@PEAK
+@RATIO
+@DECAY
+@click.option("--final-lr", type=NUMBERS, default=(0.0,), show_default="0", help="Rates the anneal ends at.")
+@click.option("--warmup-steps", type=int, default=0, show_default=True, help="Updates of linear warmup.")
+@INIT
+@SIZE
+@click.option("--chunk", type=int, default=None, help="Candidates computed at once; memory grows with it.")
+@JSON
+@OUTPUT
+def search(fit_file: Path, as_json: bool, target: Path | None, chunk: int | None, **grid: Any) -> None:
+    """Predict the final loss of every schedule in a grid, and pick the best annealing ratio of each cell.
+
+    \b
+    Example:
+      fmjax search fit.json --total-steps 24000 --peak-lr 1e-4:1e-3:16 --anneal-ratio 0.01:0.99:99
+    """
+    with within(fit_file):
+        result = FitResult.from_json(fit_file.read_text(encoding="utf-8"))
+    if chunk is not None:
+        grid["chunk"] = chunk
+    with output.progress("searching") as report:
+        found = fmjax.search(result, progress=report, **grid)
+    _report(found, as_json=as_json, target=target, show=output.print_search)
+
+
+@app.command()
+@RUNS
+@click.option("--total-steps", type=int, required=True, help="Updates of the run to plan.")
+@PEAK
+@LAW
+@LAW_OPTIONS
+@RATIO
+@DECAY
+@click.option("--final-lr", type=float, default=0.0, show_default=True, help="Rate the anneal ends at.")
+@click.option("--warmup-steps", type=int, help="Updates of linear warmup; by default the median of the runs'.")
+@INIT
+@SIZE
+@click.option("--train", default="*", show_default=True, help="Runs to use: split:LABEL, names and globs.")
+@click.option("--plot", type=click.Path(path_type=Path), help="File to draw curves, fits and loss against ratio to.")
+@JSON
+@OUTPUT
+def recommend(
+    runs: Path,
+    law_name: str,
+    law_options: Sequence[tuple[str, Any]],
+    train: str,
+    plot: Path | None,
+    as_json: bool,
+    target: Path | None,
+    **options: Any,
+) -> None:
+    """Recommend an annealing ratio for a planned run, from the curves of cheaper ones.
+
+    \b
+    Example:
+      fmjax recommend runs.toml --total-steps 50000 --peak-lr 5e-4,1e-3,2e-3 --plot plan.png
+    """
+    law, curves = _law(law_name, law_options), select(load_runs(runs), train)
+    _recommend(curves, plot, as_json, target, law=law, **options)
+
+
+@app.command()
+@click.option("--plot", type=click.Path(path_type=Path), help="File to draw curves, fits and loss against ratio to.")
+@JSON
+def demo(plot: Path | None, as_json: bool) -> None:
+    """Run the main job on the curves that ship with fmjax.
+
+    \b
+    Example:
+      fmjax demo --plot demo.png
+    """
+    curves = fmjax.datasets.proxy_runs()
+    train, steps = select(curves, "split:train"), 2 * max(int(curve.schedule.total_steps) for curve in curves)
+    if not as_json:
+        click.echo(f"1. Fit on {', '.join(c.name for c in train)}; predict the others.\n")
+        output.print_evaluation(fmjax.evaluate("lr-annealing", curves, train=train))
+        click.echo(f"\n2. Use all {len(curves)} runs to plan one of {steps} updates.\n")
+    _recommend(curves, plot, as_json, None, total_steps=steps, peak_lr=train[0].peak_lr)
+
+
+def _recommend(
+    curves: Sequence[LossCurve], plot: Path | None, as_json: bool, target: Path | None, **options: Any
+) -> None:
+    with output.stages("reading") as stage:
+        found = fmjax.recommend(curves, progress=stage, **options)
+    _plot(plot, lambda path: plotting.save_recommendation(found, curves, path))
+    _report(found, as_json=as_json, target=target, show=output.print_recommendation)

@@ -1,0 +1,128 @@
+"""What the command line prints: tables on stdout, progress and errors on stderr."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fmjax.export import optax_snippet
+from fmjax.recommendation import Recommendation
+from fmjax.records import Evaluation, FitResult, RunMetrics
+from fmjax.sweep import SearchResult
+
+MOST_CELLS = 40
+"""Cells of a search shown in a table; the rest is in the JSON."""
+
+
+def console() -> Console:
+    """Standard output; plain and wide enough for its tables where it is not a terminal."""
+    out = Console(highlight=False, soft_wrap=False)
+    return out if out.is_terminal else Console(highlight=False, width=140)
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr that vanishes when done; yields a callback (done, total)."""
+    with _bar(label) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def stages(label: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on stderr that vanishes when done; yields a callback that names the stage."""
+    with _bar(label) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda stage: bar.update(task, description=stage)
+
+
+def _bar(label: str) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    err = Console(stderr=True)
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
+
+def _table(title: str, columns: Sequence[str], *, text: int = 1) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i < text else "right", overflow="fold" if i < text else "ellipsis")
+    return table
+
+
+def number(value: float, form: str = ".4f") -> str:
+    """A number as text, a dash where there is none."""
+    return format(value, form) if np.isfinite(value) else "-"
+
+
+def print_fit(result: FitResult) -> None:
+    """Parameters, status and the table of fitted runs."""
+    out = console()
+    out.print(f"[bold]{result.law.name}[/bold]: {result.message}; {result.rows} rows, objective {result.objective:.6g}")
+    out.print("  ".join(f"{name} = {number(value, '.6g')}" for name, value in result.params.items()))
+    out.print(_runs_table("Fitted runs", result.runs))
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """The fit in a line and the table of all runs."""
+    out, result = console(), evaluation.fit
+    out.print(f"[bold]{result.law.name}[/bold]: {result.message}; {result.rows} rows, objective {result.objective:.6g}")
+    out.print("  ".join(f"{name} = {number(value, '.6g')}" for name, value in result.params.items()))
+    unseen = [run for run in evaluation.runs if run.name not in evaluation.trained]
+    out.print(_runs_table("Fitted runs", [run for run in evaluation.runs if run.name in evaluation.trained]))
+    if unseen:
+        out.print(_runs_table("Unseen runs", unseen))
+    means = (evaluation.train_mape_percent, evaluation.test_mape_percent)
+    out.print(f"mean error: fitted {number(means[0], '.3f')} %, unseen {number(means[1], '.3f')} %")
+
+
+def _runs_table(title: str, runs: Sequence[RunMetrics]) -> Table:
+    table = _table(title, ("run", "mean error %", "worst %", "R2", "final loss", "predicted"))
+    for run in runs:
+        errors = (number(run.mape_percent, ".3f"), number(run.worst_percent, ".3f"), number(run.r2))
+        table.add_row(run.name, *errors, number(run.final_loss), number(run.final_loss_predicted))
+    return table
+
+
+def print_search(result: SearchResult) -> None:
+    """The table of cells."""
+    columns = ("total steps", "peak rate", "decay", "final rate", "best ratio", "near-optimal", "predicted loss")
+    table = _table(f"{result.candidates} candidates", columns, text=0)
+    for cell in result.cells[:MOST_CELLS]:
+        edge = " (edge)" if cell.at_edge else ""
+        rates = (f"{cell.total_steps}", f"{cell.peak_lr:.3g}", cell.decay, f"{cell.final_lr:.3g}")
+        table.add_row(*rates, f"{cell.best_ratio:.3g}{edge}", _interval(cell.interval), f"{cell.loss:.5f}")
+    console().print(table)
+    if len(result.cells) > MOST_CELLS:
+        click.echo(f"... and {len(result.cells) - MOST_CELLS} more cells; --json or -o has all")
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.3g} ... {interval[1]:.3g}"
+
+
+def print_recommendation(found: Recommendation) -> None:
+    """The answer first, then the table of peak rates, notes and the schedule as code."""
+    out, best = console(), found.best
+    cell = best.cell
+    out.print(
+        f"[bold]Anneal over the last {100 * cell.best_ratio:.0f} % of {cell.total_steps} updates[/bold] "
+        f"({_interval(cell.interval)} is within 0.001), {cell.decay}, from peak rate {cell.peak_lr:.4g}: "
+        f"predicted final loss {cell.loss:.4f}"
+    )
+    columns = ("peak rate", "decay", "best ratio", "near-optimal", "predicted loss", "left-out error %", "fitted on")
+    table = _table(f"{found.law.name}, {found.total_steps} updates", columns, text=0)
+    for choice in found.choices:
+        fitted = f"{len(choice.fit.runs)} runs" + (" at this rate" if choice.per_rate else "")
+        values = (f"{choice.cell.best_ratio:.3g}", _interval(choice.cell.interval), f"{choice.cell.loss:.4f}")
+        error = number(choice.held_out_mape_percent, ".3f")
+        table.add_row(f"{choice.cell.peak_lr:.4g}", choice.cell.decay, *values, error, fitted)
+    out.print(table)
+    for note in dict.fromkeys(note for choice in found.choices for note in choice.notes):
+        of = [f"{choice.cell.peak_lr:.4g}" for choice in found.choices if note in choice.notes]
+        where = "" if len(of) == len(found.choices) else f"peak rate {', '.join(dict.fromkeys(of))}: "
+        out.print(f"[dim]note: {where}{note}[/dim]")
+    click.echo(f"\n{optax_snippet(best.schedule)}")

@@ -1,0 +1,161 @@
+"""Loss curves as users hand them in, and the padded batch that the fitting engine works on."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmjax._checks import positive, require, within
+from fmjax.schedules import check_schedule
+
+
+@dataclass(frozen=True, eq=False)
+class LossCurve:
+    """One run: its logged losses and the schedule it was trained with.
+
+    Args:
+      name: the run's name, unique in a batch.
+      step: ``[rows]`` logged steps, rising; a row of step s has seen updates 0 ... s. A step that occurs again (a
+        resumed run) replaces its earlier row, with a warning.
+      loss: ``[rows]`` loss logged at each step, positive and finite.
+      schedule: an fmjax schedule with concrete fields.
+      model_size: number of parameters N, where known.
+      tokens_per_step: tokens per update, where known.
+      final_loss: loss after the last update, where measured better than by the last row.
+      split: label by which runs are selected, such as "train" or "test".
+
+    Raises:
+      ValueError: naming the run and the row (counted from 1), what was expected and what was found.
+
+    >>> from fmjax import Constant
+    >>> LossCurve("a", [0, 10], [3.0, 2.5], Constant(peak_lr=1e-3, total_steps=11)).final_loss_measured
+    2.5
+    """
+
+    name: str
+    step: Any
+    loss: Any
+    schedule: Any
+    model_size: float | None = None
+    tokens_per_step: float | None = None
+    final_loss: float | None = None
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        with within(f"run {self.name!r}"):
+            check_schedule(self.schedule)
+            step, loss = _column(self.step, "step"), _column(self.loss, "loss")
+            require(step.shape == loss.shape, f"expected as many losses as steps, got {loss.size} for {step.size}")
+            require(step.size > 0, "expected at least one row, found none")
+            for field in ("model_size", "tokens_per_step", "final_loss"):
+                if getattr(self, field) is not None:
+                    object.__setattr__(self, field, positive(getattr(self, field), field))
+        kept = self._check_rows(step, loss)
+        object.__setattr__(self, "step", step[kept].astype(np.int64))
+        object.__setattr__(self, "loss", loss[kept])
+
+    def _check_rows(self, step: np.ndarray, loss: np.ndarray) -> np.ndarray:
+        """Mask of the rows to keep; raises for the first row that cannot be right."""
+        end = int(self.schedule.total_steps)
+        self._first(~(np.isfinite(loss) & (loss > 0)), loss, "loss must be a positive number")
+        self._first(~(np.isfinite(step) & (step >= 0)), step, "step must not be negative")
+        self._first(step != np.floor(step), step, "step must be a whole number")
+        self._first(step > end, step, f"step lies beyond the schedule's end at {end}")
+        kept = _last_of_each(step)
+        if not kept.all():
+            _warn_repeated(self.name, step, kept)
+        falls = np.zeros(step.size, bool)
+        falls[kept] = np.diff(step[kept], prepend=-1) <= 0
+        self._first(falls, step, "steps must rise, but this one follows a later step")
+        return kept
+
+    def _first(self, bad: np.ndarray, values: np.ndarray, message: str) -> None:
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(f"run {self.name!r}, row {row + 1}: {message}, got {values[row]:.12g}")
+
+    @property
+    def peak_lr(self) -> float:
+        """Highest rate of the schedule."""
+        rates = (getattr(self.schedule, "peak_lr", ()), getattr(self.schedule, "lrs", ()))
+        return float(max(np.max(np.asarray(rate)) for rate in rates if np.size(rate)))
+
+    @property
+    def final_loss_measured(self) -> float:
+        """``final_loss`` if given, else the last row's loss."""
+        return float(self.loss[-1]) if self.final_loss is None else self.final_loss
+
+
+def _column(values: Any, name: str) -> np.ndarray:
+    try:
+        column = np.array(values, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected numbers, got {values!r}"[:200]) from None
+    require(column.ndim == 1, f"{name}: expected one dimension, got shape {column.shape}")
+    return column
+
+
+def _warn_repeated(name: str, step: np.ndarray, kept: np.ndarray) -> None:
+    first = int(np.argmin(kept))
+    warnings.warn(
+        f"run {name!r}: {np.sum(~kept)} repeated steps (first: row {first + 1}, step {step[first]:.0f}); kept the last "
+        "of each, as a resumed run logs them",
+        stacklevel=5,
+    )
+
+
+def _last_of_each(step: np.ndarray) -> np.ndarray:
+    """Mask of the last occurrence of each step."""
+    keep = np.zeros(step.size, bool)
+    keep[step.size - 1 - np.unique(step[::-1], return_index=True)[1]] = True
+    return keep
+
+
+class CurveBatch(NamedTuple):
+    """Runs padded into arrays: ``[runs, updates]`` rates and ``[runs, rows]`` losses."""
+
+    lrs: np.ndarray
+    """``[runs, updates]`` rate of each update, 0 after a run's end."""
+    at: np.ndarray
+    """``[runs, rows]`` update whose effects a row takes: min(step, T - 1)."""
+    loss: np.ndarray
+    """``[runs, rows]`` losses, 1 where padded."""
+    valid: np.ndarray
+    """``[runs, rows]`` whether the row exists."""
+    warmup_steps: np.ndarray
+    """``[runs]`` updates of warmup."""
+    model_size: np.ndarray
+    """``[runs]`` number of parameters, NaN where unknown."""
+
+
+@jax.jit
+def _rates(schedule: Any, count: Any) -> jax.Array:
+    return jnp.broadcast_to(schedule(count), count.shape)
+
+
+def pad(curves: Sequence[LossCurve]) -> CurveBatch:
+    """Pads runs of different lengths into one batch; the last row of each run's ``at`` is its final update."""
+    require(len(curves) > 0, "expected at least one run, found none")
+    updates = max(int(c.schedule.total_steps) for c in curves)
+    rows = max(c.step.size for c in curves) + 1
+    runs = len(curves)
+    batch = CurveBatch(
+        lrs=np.zeros((runs, updates)),
+        at=np.zeros((runs, rows), np.int32),
+        loss=np.ones((runs, rows)),
+        valid=np.zeros((runs, rows), bool),
+        warmup_steps=np.array([int(c.schedule.warmup_steps) for c in curves], np.int32),
+        model_size=np.array([np.nan if c.model_size is None else c.model_size for c in curves]),
+    )
+    for i, curve in enumerate(curves):
+        total, n = int(curve.schedule.total_steps), curve.step.size
+        batch.lrs[i, :total] = np.asarray(_rates(curve.schedule, np.arange(updates)))[:total]
+        batch.at[i, :n] = np.minimum(curve.step, total - 1)
+        batch.at[i, n:] = total - 1
+        batch.loss[i, :n] = curve.loss
+        batch.valid[i, :n] = True
+    return batch

@@ -1,0 +1,228 @@
+"""Effects: what a loss-curve law sees of a learning-rate schedule.
+
+Written for one schedule, ``lrs[T] -> [T]``, with no batch axis: batch with ``jax.vmap``. Every recursion is a state, an
+``init`` and a ``step`` for one update, so that laws can run it over rates that are never stored. All follow the dtype
+of their input.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+UNROLL = 8
+"""Updates per iteration of the compiled loops."""
+
+
+class ForwardState(NamedTuple):
+    """State of the forward effect: ``total`` is S so far."""
+
+    total: jax.Array
+
+
+def forward_init(dtype: Any) -> ForwardState:
+    """S before the first update."""
+    return ForwardState(jnp.zeros((), dtype))
+
+
+def forward_step(state: ForwardState, lr: Any, *, rho: Any = None) -> ForwardState:
+    """S_t = S_{t-1} + 1e-3 (lr_t / 1e-3)^rho."""
+    return ForwardState(state.total + forward_increment(lr, rho))
+
+
+def forward_increment(lr: Any, rho: Any) -> Any:
+    """1e-3 (lr / 1e-3)^rho, with zero value and slope at lr = 0."""
+    if rho is None:
+        return lr
+    safe = jnp.where(lr > 0, lr, 1.0)
+    return jnp.where(lr > 0, 1e-3 * (safe / 1e-3) ** rho, 0.0)
+
+
+class MomentumState(NamedTuple):
+    """State of the annealing momentum; ``weight1`` is 1 - beta1^(i+1), the bias correction of ``first``."""
+
+    started: jax.Array
+    lr: jax.Array
+    first: jax.Array
+    second: jax.Array
+    weight1: jax.Array
+    weight2: jax.Array
+    total: jax.Array
+
+
+def momentum_init(dtype: Any) -> MomentumState:
+    """M before the first update."""
+    return MomentumState(*(jnp.zeros((), dtype) for _ in MomentumState._fields))
+
+
+def momentum_step(
+    state: MomentumState, lr: Any, *, beta1: Any, beta2: Any, eps: Any, second_moment_scale: Any
+) -> MomentumState:
+    """One update of arXiv 2512.13705's recursion; the first update has no rate before it and adds nothing."""
+    delta = state.started * (state.lr - lr)
+    # x += (1 - beta)(y - x) is beta x + (1 - beta) y, but keeps 1 - beta exact in float32
+    first = state.first + (1 - beta1) * (delta - state.first)
+    second = state.second + (1 - beta2) * (delta**2 - state.second)
+    weight1 = state.weight1 + (1 - beta1) * (1 - state.weight1)
+    weight2 = state.weight2 + (1 - beta2) * (1 - state.weight2)
+    root = jnp.sqrt(second_moment_scale * second / weight2 + eps)
+    total = state.total + first / weight1 / (root + eps)
+    return MomentumState(jnp.ones_like(state.started), lr, first, second, weight1, weight2, total)
+
+
+class AreaState(NamedTuple):
+    """State of the annealing area; ``decayed`` is the sum of past rate drops, each decayed by lambda per update."""
+
+    started: jax.Array
+    first_lr: jax.Array
+    lr: jax.Array
+    decayed: jax.Array
+
+
+def area_init(dtype: Any) -> AreaState:
+    """S2 before the first update."""
+    return AreaState(*(jnp.zeros((), dtype) for _ in AreaState._fields))
+
+
+def area_step(state: AreaState, lr: Any, *, decay: Any) -> AreaState:
+    """m_i = lambda m_{i-1} + (lr_{i-1} - lr_i), with m_0 = 0."""
+    first_lr = jnp.where(state.started > 0, state.first_lr, lr)
+    decayed = state.decayed - (1 - decay) * state.decayed + state.started * (state.lr - lr)
+    return AreaState(jnp.ones_like(state.started), first_lr, lr, decayed)
+
+
+def area_total(state: AreaState, *, decay: Any) -> jax.Array:
+    """S2 = sum of all m so far; the recursion telescopes to (lr_0 - lr_t - lambda m_t)/(1 - lambda)."""
+    return (state.first_lr - state.lr - decay * state.decayed) / (1 - decay)
+
+
+def _scan(step: Any, total: Any, state: Any, lrs: jax.Array) -> jax.Array:
+    def advance(state: Any, lr: jax.Array) -> tuple[Any, jax.Array]:
+        state = step(state, lr)
+        return state, total(state)
+
+    return jax.lax.scan(advance, state, lrs, unroll=UNROLL)[1]
+
+
+def _as_rates(lrs: Any) -> jax.Array:
+    lrs = jnp.asarray(lrs)
+    return lrs if jnp.issubdtype(lrs.dtype, jnp.floating) else lrs.astype(jnp.result_type(float))
+
+
+def forward_effect(lrs: Any, *, rho: Any = None) -> jax.Array:
+    r"""Forward effect, the sum of learning rates so far.
+
+    $S_t = \sum_{i \le t} \eta_i$, and with an exponent $S_t = 10^{-3} \sum_{i \le t} (\eta_i / 10^{-3})^\rho$.
+
+    Args:
+      lrs: ``[T]`` learning rate of each update.
+      rho: exponent on the rate; None is 1, the published effect. Below 1 it brings curves of different peak rates
+        together.
+
+    Returns:
+      ``[T]`` S after each update, in units of a learning rate, in the dtype of ``lrs``.
+
+    Reference: arXiv 2512.13705 and arXiv 2408.11029 (S1).
+
+    >>> forward_effect(jnp.array([0.5, 0.5, 0.25])).tolist()
+    [0.5, 1.0, 1.25]
+    """
+    return jnp.cumsum(forward_increment(_as_rates(lrs), rho))
+
+
+def annealing_momentum(
+    lrs: Any, *, beta1: Any = 0.9, beta2: Any = 0.999, eps: Any = 1e-8, second_moment_scale: Any = 1e5
+) -> jax.Array:
+    r"""Annealing momentum: the rate's decrease seen through Adam's moments, summed over updates.
+
+    With $\delta_i = \eta_{i-1} - \eta_i$ ($\delta_0 = 0$): $m_i = \beta_1 m_{i-1} + (1-\beta_1)\delta_i$,
+    $v_i = \beta_2 v_{i-1} + (1-\beta_2)\delta_i^2$, $\hat m = m_i/(1-\beta_1^{i+1})$,
+    $\hat v = c\,v_i/(1-\beta_2^{i+1})$, and $M_i = M_{i-1} + \hat m/(\sqrt{\hat v + \epsilon} + \epsilon)$.
+
+    Args:
+      lrs: ``[T]`` learning rate of each update (not of each logged row: see ``rowwise_effects``).
+      beta1: decay of the first moment per update.
+      beta2: decay of the second moment per update.
+      eps: added inside and outside the root. As it grows, M tends to ``annealing_area`` with lambda = beta1, times
+        (1 - beta1)/sqrt(eps) and up to bias correction.
+      second_moment_scale: c, scale of the second moment.
+
+    Returns:
+      ``[T]`` M after each update, in the dtype of ``lrs``; positive when the rate falls.
+
+    Reference: arXiv 2512.13705, annealing momentum.
+
+    >>> annealing_momentum(jnp.full(4, 1e-3)).tolist()
+    [0.0, 0.0, 0.0, 0.0]
+    """
+    lrs = _as_rates(lrs)
+    step = partial(momentum_step, beta1=beta1, beta2=beta2, eps=eps, second_moment_scale=second_moment_scale)
+    return _scan(step, lambda state: state.total, momentum_init(lrs.dtype), lrs)
+
+
+def annealing_area(lrs: Any, *, decay: Any = 0.999) -> jax.Array:
+    r"""Annealing area: each decrease of the rate, remembered with decay $\lambda$ per update, summed.
+
+    $m_i = \lambda m_{i-1} + (\eta_{i-1} - \eta_i)$, $S_{2,i} = \sum_{k \le i} m_k$, with $m_0 = 0$.
+
+    Args:
+      lrs: ``[T]`` learning rate of each update.
+      decay: lambda, decay per update, below 1.
+
+    Returns:
+      ``[T]`` S2 after each update, in units of a learning rate, in the dtype of ``lrs``.
+
+    Reference: arXiv 2408.11029 (S2).
+
+    >>> annealing_area(jnp.array([1.0, 0.5, 0.5]), decay=0.5).tolist()
+    [0.0, 0.5, 0.75]
+    """
+    lrs = _as_rates(lrs)
+    return _scan(partial(area_step, decay=decay), partial(area_total, decay=decay), area_init(lrs.dtype), lrs)
+
+
+def hold_warmup(lrs: Any, warmup_steps: Any) -> jax.Array:
+    """Rates with the warmup counted as peak: updates before ``warmup_steps`` get the rate of update ``warmup_steps``.
+
+    Args:
+      lrs: ``[T]`` learning rate of each update.
+      warmup_steps: updates w of warmup.
+
+    Returns:
+      ``[T]`` rates without the warmup, as arXiv 2408.11029 counts them.
+
+    >>> hold_warmup(jnp.array([0.0, 0.5, 1.0, 0.5]), 2).tolist()
+    [1.0, 1.0, 1.0, 0.5]
+    """
+    lrs = _as_rates(lrs)
+    end = jnp.clip(warmup_steps, 0, lrs.shape[0] - 1)
+    return jnp.where(jnp.arange(lrs.shape[0]) < end, lrs[end], lrs)
+
+
+class RowEffects(NamedTuple):
+    """Effects at logged rows, ``[rows]`` each."""
+
+    S: jax.Array
+    M: jax.Array
+
+
+def rowwise_effects(step: Any, lrs: Any, **momentum: Any) -> RowEffects:
+    """S and M as the published code of arXiv 2512.13705 computes them: one recursion step per logged row.
+
+    With g the steps since the row before (for the first row, since step 0): S adds lr_row g, and M runs over rows with
+    delta = g (lr_previous row - lr_row). Its M depends on the logging interval, which is why fmjax's own effects run
+    per update; this mode exists only to compare with it.
+
+    Args:
+      step: ``[rows]`` logged steps.
+      lrs: ``[rows]`` learning rate logged in each row.
+      **momentum: coefficients of ``annealing_momentum``.
+
+    >>> rowwise_effects(jnp.array([1, 3]), jnp.array([0.5, 0.25])).S.tolist()
+    [0.5, 1.0]
+    """
+    lrs = _as_rates(lrs)
+    gaps = jnp.diff(jnp.asarray(step), prepend=0).astype(lrs.dtype)
+    stretched = jnp.cumsum(gaps * jnp.diff(lrs, prepend=lrs[:1]))
+    return RowEffects(jnp.cumsum(lrs * gaps), annealing_momentum(stretched, **momentum))

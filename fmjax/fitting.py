@@ -1,0 +1,317 @@
+"""``fit`` and ``evaluate``: from runs to a fitted law, what can be said of it, and its predictions."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fmjax import lanes, metrics
+from fmjax._checks import choose, positive, require, whole
+from fmjax.curves import CurveBatch, LossCurve, pad
+from fmjax.laws import Law, Row, make_law
+from fmjax.laws.base import WARMUPS
+from fmjax.records import Evaluation, FitResult, RunMetrics
+
+UNDETERMINED_BELOW = 1e-6
+"""Singular value of the scaled Jacobian, relative to the largest, below which a direction counts as undetermined."""
+
+
+class FitOptions(NamedTuple):
+    """Options of a fit; see ``fit``."""
+
+    residual: str = "log"
+    delta: float = 1e-3
+    over_weight: float = 1.0
+    drop_warmup: bool = True
+    starts: int = 8
+    max_iterations: int = lanes.MAX_ITERATIONS
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs as arrays
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Problem(NamedTuple):
+    """Runs made into arrays under a law: prepared once, then fitted, measured and resampled."""
+
+    law: Law
+    curves: tuple[LossCurve, ...]
+    batch: CurveBatch
+    effects: dict[str, np.ndarray]
+    """Effects at every row, ``[runs, rows]`` each, with ``log_N`` beside them."""
+    keep: np.ndarray
+    """``[runs, rows]`` whether a row counts: real, and logged after warmup unless warmup is kept."""
+
+    def rows(self, used: np.ndarray) -> lanes.Rows:
+        """The counting rows of the runs marked in ``used[runs]``, flat."""
+        keep = self.keep & used[:, None]
+        return lanes.Rows({key: value[keep] for key, value in self.effects.items()}, self.batch.loss[keep])
+
+    def run_of_row(self, used: np.ndarray) -> np.ndarray:
+        """Index of the run that each of ``rows(used)`` belongs to."""
+        return np.nonzero(self.keep & used[:, None])[0]
+
+
+@jax.jit
+def _effects(law: Law, lrs: jax.Array, at: jax.Array) -> Row:
+    return jax.vmap(law.effects)(lrs, at)
+
+
+@jax.jit
+def _predict(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
+    return jax.vmap(law.predict, in_axes=(0, None))(effects, vector)
+
+
+@jax.jit
+def _relative_slopes(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
+    predicted, slopes = lanes.linearise(law, effects, vector)
+    return slopes / predicted[None, :]
+
+
+def prepare(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[bool], drop_warmup: bool) -> Problem:
+    """Pads the runs and computes the law's effects at their rows; call inside ``jax.enable_x64(True)``."""
+    law = adapt(law, [curve for curve, is_fitted in zip(curves, fitted, strict=True) if is_fitted], curves)
+    batch = pad(curves)
+    after = batch.valid & (batch.at >= np.minimum(batch.warmup_steps[:, None], batch.at[:, -1:]))
+    return Problem(law, tuple(curves), batch, _batch_effects(law, batch), after if drop_warmup else batch.valid)
+
+
+def adapt(law: Law | str, fitted: Sequence[LossCurve], curves: Sequence[LossCurve]) -> Law:
+    """The law with its model-size terms switched on where the fitted runs' sizes differ."""
+    law = make_law(law) if isinstance(law, str) else law
+    choose(law.warmup, WARMUPS, "warmup mode")
+    sizes = {curve.model_size for curve in fitted}
+    law = dataclasses.replace(law, sizes=len(sizes) > 1)
+    for curve in curves:
+        require(not law.sizes or curve.model_size, f"run {curve.name!r}: sizes differ, so model_size is needed")
+        known = law.sizes or curve.model_size in sizes
+        require(known, f"run {curve.name!r}: model size {curve.model_size} differs from the one size fitted")
+    return law
+
+
+def _batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> dict[str, np.ndarray]:
+    held = (warmup or law.warmup) == "as-peak"
+    rates = _hold_warmup(batch) if held else batch.lrs
+    found = {key: np.asarray(value) for key, value in _effects(law, rates, batch.at).items()}
+    log_n = np.log(np.where(np.isnan(batch.model_size), 1.0, batch.model_size))
+    return {**found, "log_N": np.broadcast_to(log_n[:, None], batch.at.shape)}
+
+
+def _hold_warmup(batch: CurveBatch) -> np.ndarray:
+    """Rates with ``effects.hold_warmup`` applied to each run, on the host."""
+    held = batch.lrs.copy()
+    for rates, steps in zip(held, batch.warmup_steps, strict=True):
+        rates[:steps] = rates[min(steps, rates.size - 1)]
+    return held
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Fit
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def fit(
+    law: Law | str,
+    curves: Sequence[LossCurve],
+    *,
+    residual: str = "log",
+    delta: float = 1e-3,
+    over_weight: float = 1.0,
+    drop_warmup: bool = True,
+    starts: int = 8,
+    max_iterations: int = lanes.MAX_ITERATIONS,
+) -> FitResult:
+    r"""Fits a law to runs.
+
+    Minimises $\sum_{\text{rows}} w\,\mathrm{Huber}_\delta(\log \hat L - \log L)$ over the law's parameters, from the
+    best closed-form starts of a grid of exponents, all at once under ``vmap``. Runs in float64.
+
+    Args:
+      law: a law, or its name.
+      curves: the runs to fit.
+      residual: "log", or "raw" for the residual predicted - loss of the published code.
+      delta: residual at which the Huber loss turns linear.
+      over_weight: weight of rows that are over-estimated, relative to the others.
+      drop_warmup: whether to leave out rows logged before the end of warmup.
+      starts: number of starts to minimise from.
+      max_iterations: evaluations after which a start is given up.
+
+    Returns:
+      The fit. Check ``status``: a fit that failed, or whose data leave a parameter open, says so there.
+
+    Raises:
+      ValueError: no runs, no rows left, an unknown name, or an option out of range.
+
+    >>> import fmjax
+    >>> result = fit("lr-annealing", fmjax.datasets.proxy_runs())
+    >>> result.status
+    'converged'
+    """
+    options = FitOptions(residual, delta, over_weight, drop_warmup, starts, max_iterations)
+    return evaluate(law, curves, train=curves, **options._asdict()).fit
+
+
+def fit_groups(problem: Problem, groups: Any, options: FitOptions) -> list[FitResult]:
+    """Fits each group of a problem's runs, ``groups[groups, runs]``, in one batch; their ``runs`` are left empty."""
+    law, residual = problem.law, choose(options.residual, lanes.RESIDUALS, "residual")
+    objective = lanes.Objective(positive(options.delta, "delta"), positive(options.over_weight, "over_weight"))
+    groups = np.asarray(groups, bool)
+    used = groups.any(axis=0)
+    rows, weights = problem.rows(used), groups[:, problem.run_of_row(used)].astype(float)
+    empty = np.flatnonzero(weights.sum(axis=1) == 0)
+    names = (
+        [curve.name for curve, chosen in zip(problem.curves, groups[empty[0]], strict=True) if chosen]
+        if empty.size
+        else []
+    )
+    require(not names, f"no row is left to fit of {names}: every row was logged before the end of warmup")
+    keep = whole(options.starts, "starts", least=1)
+    starts = lanes.closed_form_starts(
+        law, rows, weights, objective, lanes.exponent_grid(law), residual=residual, keep=keep
+    )
+    each = starts.shape[1]
+    found = lanes.minimise(
+        law,
+        rows,
+        np.repeat(weights, each, axis=0),
+        starts.reshape(-1, starts.shape[2]),
+        objective,
+        residual=residual,
+        max_iterations=options.max_iterations,
+    )
+    found = jax.tree.map(lambda x: np.asarray(x).reshape(len(groups), each, *x.shape[1:]), found)
+    evidence = _Evidence.of(problem, used)
+    return [
+        _summarise(law, options, jax.tree.map(lambda x: x[g], found), evidence, weights[g])  # noqa: B023
+        for g in range(len(groups))
+    ]
+
+
+def _summarise(
+    law: Law, options: FitOptions, found: lanes.Lanes, evidence: "_Evidence", weights: np.ndarray
+) -> FitResult:
+    best = lanes.best(found)
+    names, (lower, upper), vector = law.parameter_names, lanes.bounds(law), found.params[best]
+    status = list(lanes.STATUS)[int(found.status[best])]
+    failed = status == "non-finite"
+    open_ = () if failed else evidence.undetermined(vector, weights)
+    at_bound = [n for n, low, x, high in zip(names, lower, vector, upper, strict=True) if not low < x < high]
+    unusable = names if failed else open_
+    return FitResult(
+        law=law,
+        params={n: float("nan") if n in unusable else float(x) for n, x in zip(names, vector, strict=True)},
+        objective=float(found.objective[best]),
+        rows=int(np.count_nonzero(weights)),
+        status="undetermined" if open_ else status,
+        undetermined=open_,
+        at_bound=() if failed else tuple(at_bound),
+        residual=options.residual,
+        delta=float(options.delta),
+        runs=(),
+        lanes=found,
+    )
+
+
+class _Evidence(NamedTuple):
+    """Rows from which to tell what data determine.
+
+    Warmup is held at the peak for this question: its transient alone would otherwise pass for evidence on annealing.
+    """
+
+    law: Law
+    effects: Row
+
+    @classmethod
+    def of(cls, problem: Problem, used: np.ndarray) -> "_Evidence":
+        held = problem._replace(effects=_batch_effects(problem.law, problem.batch, warmup="as-peak"))
+        return cls(problem.law, held.rows(used).effects)
+
+    def undetermined(self, vector: np.ndarray, weights: np.ndarray) -> tuple[str, ...]:
+        """Names of parameters that the rows of positive weight leave open at the point ``vector``."""
+        slopes = np.asarray(_relative_slopes(self.law, self.effects, vector))[:, weights > 0]
+        size = np.sqrt(np.mean(slopes**2, axis=1))
+        silent = size * np.maximum(np.abs(vector), 1e-3) < 1e-10
+        scaled = np.where(silent, 0.0, 1 / np.where(silent, 1.0, size))[:, None] * slopes
+        _, values, directions = np.linalg.svd(scaled @ scaled.T / scaled.shape[1])
+        null = directions[values <= UNDETERMINED_BELOW**2 * values[0]]
+        loose = silent | np.any(np.abs(null) > 0.1, axis=0)
+        return tuple(name for name, is_loose in zip(self.law.parameter_names, loose, strict=True) if is_loose)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Predict and evaluate
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def measure(problem: Problem, vector: np.ndarray, *, usable: Any) -> tuple[RunMetrics, ...]:
+    """Metrics of each run under a parameter vector; NaN for runs it cannot be used for."""
+    predicted = np.asarray(_predict(problem.law, problem.effects, vector))
+    predicted = np.where(np.asarray(usable)[:, None], predicted, np.nan)
+    parts = zip(problem.curves, predicted, problem.batch.loss, problem.keep, strict=True)
+    return tuple(_run_metrics(*part) for part in parts)
+
+
+def _run_metrics(curve: LossCurve, predicted: np.ndarray, loss: np.ndarray, keep: np.ndarray) -> RunMetrics:
+    final = float(predicted[-1])  # the padded last row stands after the last update
+    names = ("mape_percent", "worst_percent", "rmse", "r2")
+    values = [getattr(metrics, name)(predicted[keep], loss[keep]) if keep.any() else float("nan") for name in names]
+    errors = dict(zip(names, values, strict=True))
+    return RunMetrics(
+        name=curve.name,
+        split=curve.split,
+        **errors,
+        final_loss_predicted=final,
+        final_loss=curve.final_loss_measured,
+    )
+
+
+def predict(result: FitResult, curves: Sequence[LossCurve]) -> tuple[np.ndarray, ...]:
+    """Predicted loss at each logged row of each run.
+
+    Args:
+      result: a fit.
+      curves: runs; only their steps, schedules and model sizes are read.
+
+    Returns:
+      One ``[rows]`` array a run; NaN where the fit leaves a parameter open.
+    """
+    with jax.enable_x64(True):
+        batch = pad(curves)
+        found = np.asarray(_predict(result.law, _batch_effects(result.law, batch), result.vector))
+    return tuple(row[: curve.step.size] for row, curve in zip(found, curves, strict=True))
+
+
+def evaluate(law: Law | str, curves: Sequence[LossCurve], *, train: Sequence[LossCurve], **options: Any) -> Evaluation:
+    """Fits a law on the runs ``train`` and predicts all of ``curves``.
+
+    Args:
+      law: a law, or its name.
+      curves: the runs to report on.
+      train: the runs to fit, among ``curves`` (see ``fmjax.runs.select``).
+      **options: as for ``fit``.
+
+    Raises:
+      ValueError: as for ``fit``; or an unseen run of another model size under a fit of one size.
+
+    >>> import fmjax
+    >>> curves = fmjax.datasets.proxy_runs()
+    >>> train = [curve for curve in curves if curve.split == "train"]
+    >>> errors = [evaluate(law, curves, train=train).test_mape_percent for law in ("lr-annealing", "chinchilla")]
+    >>> errors[0] < errors[1]
+    True
+    """
+    trained = tuple(curve.name for curve in train)
+    fitted = [curve.name in trained for curve in curves]
+    require(any(fitted), "expected at least one run to fit, found none")
+    chosen = FitOptions(**options)
+    with jax.enable_x64(True):
+        problem = prepare(law, curves, fitted=fitted, drop_warmup=chosen.drop_warmup)
+        found = fit_groups(problem, [fitted], chosen)[0]
+        vector = found.lanes.params[lanes.best(found.lanes)]
+        usable = [found.ok or (is_fitted and found.status != "non-finite") for is_fitted in fitted]
+        runs = measure(problem, vector, usable=usable)
+    of_fit = tuple(run for run, is_fitted in zip(runs, fitted, strict=True) if is_fitted)
+    return Evaluation(found.with_runs(of_fit), runs, trained)

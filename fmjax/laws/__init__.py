@@ -1,0 +1,41 @@
+"""Loss-curve laws, one file each; to add one, write its file and name its class in ``LAWS``."""
+
+from typing import Any
+
+from fmjax._checks import choose
+from fmjax.laws.base import Coefficient, Exponent, Law, Row
+from fmjax.laws.chinchilla import Chinchilla
+from fmjax.laws.forward_momentum import ForwardMomentum
+from fmjax.laws.forward_only import ForwardOnly
+from fmjax.laws.lr_annealing import LRAnnealing
+
+LAWS: dict[str, type[Law]] = {law.name: law for law in (ForwardMomentum, LRAnnealing, ForwardOnly, Chinchilla)}
+"""Laws by the name the command line and stored fits use."""
+
+__all__ = [
+    "LAWS",
+    "Chinchilla",
+    "Coefficient",
+    "Exponent",
+    "ForwardMomentum",
+    "ForwardOnly",
+    "LRAnnealing",
+    "Law",
+    "Row",
+    "make_law",
+]
+
+
+def make_law(name: str, **options: Any) -> Law:
+    """The law called ``name`` with the given options.
+
+    Raises:
+      ValueError: unknown law or option, with the nearest known name.
+
+    >>> make_law("lr-annealing", decay=0.99).options()["decay"]
+    0.99
+    """
+    law = LAWS[choose(name, LAWS, "law")]
+    for option in options:
+        choose(option, law.__dataclass_fields__, f"option of {name}")
+    return law(**options)

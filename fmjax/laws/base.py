@@ -1,0 +1,123 @@
+"""What a law is: effects of a schedule, and a loss that is linear in its coefficients given its exponents."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmjax import effects
+
+WARMUPS = ("as-scheduled", "as-peak")
+"""How a law counts warmup: at its own rates, or as if at the peak."""
+
+Row = dict[str, Any]
+"""Effects at one logged row, by name; ``log_N``, the log of the model size, is always there."""
+
+
+class Coefficient(NamedTuple):
+    """A parameter in which the loss is linear."""
+
+    name: str
+    lower: float = -np.inf
+    upper: float = np.inf
+
+
+class Exponent(NamedTuple):
+    """A parameter in which the loss is not linear, with the grid of starts to try."""
+
+    name: str
+    lower: float
+    upper: float
+    starts: tuple[float, ...]
+
+
+ALPHA = Exponent("alpha", 1e-3, 5.0, tuple(np.geomspace(0.05, 2.5, 24).tolist()))
+BETA = Exponent("beta", 1e-3, 5.0, (0.05, 0.1, 0.2, 0.35, 0.6, 1.0))
+
+
+@dataclass(frozen=True)
+class Law:
+    """loss(row) = sum_j c_j phi_j(row; theta): one schedule's effects by a recursion, one row's basis by a formula.
+
+    A subclass gives ``name``, ``coefficients``, ``exponents``, the recursion ``init``/``step``/``observe`` and
+    ``basis``. Everything is written for one schedule and one row; ``effects`` and ``predict`` hold the only ``scan``
+    and ``vmap``. Options are leaves of the pytree, so a batch of laws can be vmapped; these two are static:
+
+    Args:
+      warmup: "as-scheduled", or "as-peak" to count warmup as if at the peak rate.
+      sizes: whether terms in the model size N are there; ``fit`` sets it where the runs' sizes differ. With one size
+        they could not be told from L0.
+    """
+
+    name: ClassVar[str]
+    warmup: str = field(default="as-scheduled", kw_only=True, metadata={"static": True})
+    sizes: bool = field(default=False, kw_only=True, metadata={"static": True})
+
+    @property
+    def coefficients(self) -> tuple[Coefficient, ...]:
+        """Parameters in which the loss is linear."""
+        raise NotImplementedError
+
+    @property
+    def exponents(self) -> tuple[Exponent, ...]:
+        """Parameters in which it is not."""
+        raise NotImplementedError
+
+    def init(self, dtype: Any) -> Any:
+        """State before the first update."""
+        raise NotImplementedError
+
+    def step(self, state: Any, lr: Any) -> Any:
+        """State after one update at rate ``lr``."""
+        raise NotImplementedError
+
+    def observe(self, state: Any) -> Row:
+        """Effects that ``basis`` needs, read from the state."""
+        raise NotImplementedError
+
+    def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
+        """``[coefficients]`` phi of one row for given exponents."""
+        raise NotImplementedError
+
+    @property
+    def parameters(self) -> tuple[Coefficient | Exponent, ...]:
+        """All parameters in the order of parameter vectors: coefficients, then exponents."""
+        return (*self.coefficients, *self.exponents)
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of ``parameters``."""
+        return tuple(p.name for p in self.parameters)
+
+    def options(self) -> dict[str, Any]:
+        """Options as plain values, as they are stored with a fit."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def effects(self, lrs: jax.Array, at: jax.Array) -> Row:
+        """Effects of one schedule ``lrs[T]`` after the updates ``at[rows]``, each ``[rows]``."""
+
+        def advance(state: Any, lr: jax.Array) -> tuple[Any, Row]:
+            state = self.step(state, lr)
+            return state, self.observe(state)
+
+        history = jax.lax.scan(advance, self.init(lrs.dtype), lrs, unroll=effects.UNROLL)[1]
+        return {key: value[at] for key, value in history.items()}
+
+    def predict(self, rows: Row, params: jax.Array) -> jax.Array:
+        """Predicted loss ``[rows]`` for a parameter vector ``[parameters]``."""
+        split = len(self.coefficients)
+        phi = jax.vmap(self.basis, in_axes=(0, None))(rows, params[split:])
+        return phi @ params[:split]
+
+
+def safe_log(x: Any) -> jax.Array:
+    """Log x, with a large negative number (and no slope) at x <= 0 in place of -inf."""
+    return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1.0)), -80.0)
+
+
+def stack(*terms: Any) -> jax.Array:
+    """Terms of a basis as one array; plain numbers take the others' shape and dtype."""
+    return jnp.stack(jnp.broadcast_arrays(*map(jnp.asarray, terms)))

@@ -1,0 +1,72 @@
+"""``forward-momentum``: forward effect and Adam-style annealing momentum."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fmjax import effects
+from fmjax.laws.base import ALPHA, BETA, Coefficient, Exponent, Law, Row, safe_log, stack
+
+
+class ForwardMomentumState(NamedTuple):
+    """S and M so far."""
+
+    forward: effects.ForwardState
+    momentum: effects.MomentumState
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ForwardMomentum(Law):
+    r"""$L = L_0 + A S^{-\alpha} + B N^{-\beta} - C M$.
+
+    Args:
+      beta1: decay of M's first moment per update.
+      beta2: decay of M's second moment per update.
+      eps: added inside and outside the root of M's second moment.
+      second_moment_scale: scale of M's second moment.
+      rho: exponent on the rate in S; None is the plain sum, as published.
+
+    Reference: arXiv 2512.13705.
+    """
+
+    name: ClassVar[str] = "forward-momentum"
+    beta1: Any = 0.9
+    beta2: Any = 0.999
+    eps: Any = 1e-8
+    second_moment_scale: Any = 1e5
+    rho: Any = None
+
+    @property
+    def coefficients(self) -> tuple[Coefficient, ...]:
+        size = (Coefficient("B", 0.0),) if self.sizes else ()
+        return (Coefficient("L0", 0.0), Coefficient("A", 0.0), *size, Coefficient("C"))
+
+    @property
+    def exponents(self) -> tuple[Exponent, ...]:
+        return (ALPHA, BETA) if self.sizes else (ALPHA,)
+
+    def init(self, dtype: Any) -> ForwardMomentumState:
+        return ForwardMomentumState(effects.forward_init(dtype), effects.momentum_init(dtype))
+
+    def step(self, state: ForwardMomentumState, lr: Any) -> ForwardMomentumState:
+        return ForwardMomentumState(
+            effects.forward_step(state.forward, lr, rho=self.rho),
+            effects.momentum_step(
+                state.momentum,
+                lr,
+                beta1=self.beta1,
+                beta2=self.beta2,
+                eps=self.eps,
+                second_moment_scale=self.second_moment_scale,
+            ),
+        )
+
+    def observe(self, state: ForwardMomentumState) -> Row:
+        return {"log_S": safe_log(state.forward.total), "M": state.momentum.total}
+
+    def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
+        size = (jnp.exp(-exponents[1] * row["log_N"]),) if self.sizes else ()
+        return stack(1.0, jnp.exp(-exponents[0] * row["log_S"]), *size, -row["M"])

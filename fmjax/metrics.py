@@ -1,0 +1,36 @@
+"""How well predicted losses agree with measured ones."""
+
+from typing import Any
+
+import numpy as np
+
+
+def mape_percent(predicted: Any, loss: Any) -> float:
+    """Mean absolute percentage error, 100 mean |predicted/loss - 1|.
+
+    >>> mape_percent([1.1, 0.9], [1.0, 1.0])
+    10.0
+    """
+    return round_off(100 * np.mean(np.abs(np.divide(predicted, loss) - 1)))
+
+
+def worst_percent(predicted: Any, loss: Any) -> float:
+    """Largest absolute percentage error, 100 max |predicted/loss - 1|."""
+    return round_off(100 * np.max(np.abs(np.divide(predicted, loss) - 1)))
+
+
+def rmse(predicted: Any, loss: Any) -> float:
+    """Root mean squared error, in units of the loss."""
+    return float(np.sqrt(np.mean(np.square(np.subtract(predicted, loss)))))
+
+
+def r2(predicted: Any, loss: Any) -> float:
+    """Coefficient of determination, 1 - residual / total sum of squares; NaN where all losses are equal."""
+    total = np.sum(np.square(loss - np.mean(loss)))
+    residual = np.sum(np.square(np.subtract(predicted, loss)))
+    return float(1 - residual / total) if total > 0 else float("nan")
+
+
+def round_off(percent: Any) -> float:
+    """Drops digits below 1e-12 of a percentage, which depend on the order of summation."""
+    return float(np.round(percent, 12))

@@ -1,0 +1,102 @@
+"""A damped Newton method for many small box-bounded problems, as an Optax gradient transformation."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class Curvature(NamedTuple):
+    """Two models of an objective's curvature at a point, ``[p, p]`` each."""
+
+    newton: jax.Array
+    """The curvature itself, or close to it; fast near the optimum."""
+    majorizer: jax.Array
+    """A curvature at least as large everywhere; its steps are safe far from the optimum."""
+
+
+class DampedNewtonState(NamedTuple):
+    """The best point so far, the objective's model there, and the damping."""
+
+    point: jax.Array
+    value: jax.Array
+    grad: jax.Array
+    curvature: Curvature
+    damping: jax.Array
+    failed: jax.Array
+    """Whether the step before was rejected."""
+    decrement: jax.Array
+    """Predicted decrease of the objective left at ``point``, relative to its value; infinite before the first."""
+
+
+def damped_newton(
+    lower: jax.Array, upper: jax.Array, *, start_damping: float = 1.0, shrink: float = 0.1, grow: float = 8.0
+) -> optax.GradientTransformationExtraArgs:
+    """Newton steps damped by a majorizer: (newton + damping majorizer) step = -grad, within bounds.
+
+    The update proposes a point; if the objective there (``value`` of the next call) is not lower, or not finite, the
+    next update goes back to the best point and proposes a shorter step. One evaluation an iteration, no inner loop, so
+    that a ``vmap`` over lanes wastes nothing.
+
+    Args:
+      lower: ``[p]`` lower bounds; a parameter at its bound moves only inwards.
+      upper: ``[p]`` upper bounds.
+      start_damping: damping of the first step.
+      shrink: factor on the damping after two steps in turn that lowered the objective.
+      grow: factor on it after one that did not.
+
+    Returns:
+      A transformation whose ``update`` takes, beside the gradient, ``value`` and ``curvature`` (``Curvature``) at
+      ``params``.
+
+    Reference: Levenberg-Marquardt with gain-free damping; Nocedal and Wright, Numerical Optimization, ch. 10; bounds by
+    the projected Newton method of Bertsekas (1982).
+    """
+
+    def init(params: jax.Array) -> DampedNewtonState:
+        square = jnp.zeros((params.size, params.size), params.dtype)
+        infinite = jnp.full((), jnp.inf, params.dtype)
+        damping = jnp.full((), start_damping / shrink, params.dtype)
+        return DampedNewtonState(
+            params, infinite, jnp.zeros_like(params), Curvature(square, square), damping, jnp.array(False), infinite
+        )
+
+    def update(
+        grads: jax.Array, state: DampedNewtonState, params: Any = None, *, value: Any, curvature: Any, **_: Any
+    ) -> tuple[jax.Array, DampedNewtonState]:
+        better = value < state.value  # false for NaN
+        damping = state.damping * jnp.where(state.failed, 1.0, shrink)
+        best = DampedNewtonState(params, value, grads, curvature, damping, ~better, state.decrement)
+        last = state._replace(damping=state.damping * grow, failed=~better)
+        state = jax.tree.map(lambda new, old: jnp.where(better, new, old), best, last)
+        step, decrement = _step(state, lower, upper)
+        return state.point + step - params, state._replace(decrement=decrement / state.value)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _step(state: DampedNewtonState, lower: jax.Array, upper: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The damped step inside the bounds, and the decrease an undamped one promises."""
+    outward = jnp.where(state.grad > 0, state.point <= lower, state.point >= upper)
+    grad = jnp.where(outward, 0.0, state.grad)
+    newton, majorizer = (_restrict(matrix, outward) for matrix in state.curvature)
+    step = -solve(newton + state.damping * majorizer, grad)
+    undamped = -solve(newton + 1e-9 * majorizer, grad)
+    return jnp.clip(state.point + step, lower, upper) - state.point, -0.5 * grad @ undamped
+
+
+def _restrict(matrix: jax.Array, fixed: jax.Array) -> jax.Array:
+    """The matrix with the rows and columns of fixed parameters replaced by the identity's."""
+    free = jnp.where(fixed, 0.0, 1.0)
+    return matrix * free[:, None] * free[None, :] + jnp.diag(1.0 - free)
+
+
+def solve(matrix: jax.Array, vector: jax.Array) -> jax.Array:
+    """Solves a symmetric positive definite system after scaling its diagonal to one, so that units do not matter."""
+    diagonal = jnp.diagonal(matrix)
+    scale = jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1.0))
+    ridge = 4 * jnp.finfo(matrix.dtype).eps * jnp.eye(vector.size, dtype=matrix.dtype)
+    scaled = matrix * scale[:, None] * scale[None, :] + ridge + jnp.diag(jnp.where(diagonal > 0, 0.0, 1.0))
+    factor = jax.lax.linalg.cholesky(scaled)
+    return scale * jax.scipy.linalg.cho_solve((factor, True), scale * vector)

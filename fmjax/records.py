@@ -1,0 +1,185 @@
+"""What fits and evaluations return: immutable records that read and write JSON."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fmjax import lanes
+from fmjax._checks import require
+from fmjax.laws import Law, make_law
+
+FORMAT = 1
+"""Version of the JSON of a fit."""
+
+
+class RunMetrics(NamedTuple):
+    """How well one run is predicted, on the loss itself; rows before the end of warmup do not count."""
+
+    name: str
+    split: str | None
+    mape_percent: float
+    worst_percent: float
+    rmse: float
+    r2: float
+    final_loss_predicted: float
+    final_loss: float
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fitted law.
+
+    ``params`` holds NaN for parameters that the data do not determine. ``lanes`` has the outcome of every start.
+    """
+
+    law: Law
+    params: dict[str, float]
+    objective: float
+    rows: int
+    status: str
+    undetermined: tuple[str, ...]
+    at_bound: tuple[str, ...]
+    residual: str
+    delta: float
+    runs: tuple[RunMetrics, ...]
+    lanes: lanes.Lanes
+
+    @property
+    def ok(self) -> bool:
+        """Whether every parameter can be used."""
+        return self.status in ("converged", "at-bound")
+
+    @property
+    def vector(self) -> np.ndarray:
+        """Parameters as an array, in the law's order."""
+        return np.array([self.params[name] for name in self.law.parameter_names])
+
+    @property
+    def message(self) -> str:
+        """The status as a sentence."""
+        names = {"undetermined": self.undetermined, "at-bound": self.at_bound}.get(self.status, ())
+        return lanes.STATUS[self.status] + (f": {', '.join(names)}" if names else "")
+
+    def with_runs(self, runs: Sequence["RunMetrics"]) -> "FitResult":
+        """The same fit with metrics of its runs."""
+        return dataclasses.replace(self, runs=tuple(runs))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain values for JSON; NaN becomes None."""
+        record = {
+            "format": FORMAT,
+            "law": self.law.name,
+            "options": self.law.options(),
+            "params": self.params,
+            "objective": self.objective,
+            "rows": self.rows,
+            "status": self.status,
+            "message": self.message,
+            "undetermined": self.undetermined,
+            "at_bound": self.at_bound,
+            "residual": self.residual,
+            "delta": self.delta,
+            "runs": [run._asdict() for run in self.runs],
+            "lanes": {key: np.asarray(value).tolist() for key, value in self.lanes._asdict().items()},
+        }
+        return plain(record)
+
+    def to_json(self) -> str:
+        """The result as JSON text."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "FitResult":
+        """Reads what ``to_json`` wrote.
+
+        Raises:
+          ValueError: not such a file, another version of it, or an unknown law, option or parameter.
+        """
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not a fit file: invalid JSON ({error})") from None
+        require(isinstance(record, dict) and "params" in record and "law" in record, "not a fit file")
+        found = record.get("format")
+        require(found == FORMAT, f"fit file has format {found!r}, this fmjax reads format {FORMAT}; fit again")
+        law = make_law(record["law"], **record["options"])
+        expected, names = set(law.parameter_names), set(record["params"])
+        require(names == expected, f"fit file: {law.name} has parameters {sorted(expected)}, found {sorted(names)}")
+        nan = partial(_none_as, float("nan"))
+        return cls(
+            law=law,
+            params={name: nan(value) for name, value in record["params"].items()},
+            objective=nan(record["objective"]),
+            runs=tuple(
+                RunMetrics(**{key: _metric(key, value) for key, value in run.items()}) for run in record["runs"]
+            ),
+            lanes=lanes.Lanes(**{key: _array(value) for key, value in record["lanes"].items()}),
+            undetermined=tuple(record["undetermined"]),
+            at_bound=tuple(record["at_bound"]),
+            **{key: record[key] for key in ("rows", "status", "residual", "delta")},
+        )
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, NumPy and JAX scalars as numbers, and non-finite numbers as None: what strict JSON can hold."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return plain(np.asarray(value).tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _none_as(default: float, value: Any) -> float:
+    return default if value is None else float(value)
+
+
+def _metric(key: str, value: Any) -> Any:
+    return value if key in ("name", "split") else _none_as(float("nan"), value)
+
+
+def _array(value: Any) -> np.ndarray:
+    found = np.array(value, float)  # None becomes NaN
+    return np.where(np.isnan(found), np.inf, found)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A law fitted on some runs and used to predict all: ``runs`` in the given order, ``trained`` the fitted names."""
+
+    fit: FitResult
+    runs: tuple[RunMetrics, ...]
+    trained: tuple[str, ...]
+
+    @property
+    def train_mape_percent(self) -> float:
+        """Mean over fitted runs of the mean absolute percentage error."""
+        return _mean([run.mape_percent for run in self.runs if run.name in self.trained])
+
+    @property
+    def test_mape_percent(self) -> float:
+        """Mean over unseen runs of the mean absolute percentage error; NaN without any."""
+        return _mean([run.mape_percent for run in self.runs if run.name not in self.trained])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The evaluation as plain values for JSON."""
+        fit_keys = ("law", "options", "objective", "params", "status", "message")
+        record = {key: value for key, value in self.fit.to_dict().items() if key in fit_keys}
+        mapes = {key: getattr(self, key) for key in ("train_mape_percent", "test_mape_percent")}
+        return plain({**record, "trained": self.trained, "runs": [run._asdict() for run in self.runs], **mapes})
+
+    def to_json(self) -> str:
+        """The evaluation as JSON text."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")

@@ -1,0 +1,267 @@
+"""Runs from disk: a manifest ``runs.toml`` beside CSV or Parquet files of logged rows."""
+
+import csv
+import dataclasses
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmjax._checks import choose, finite, require, whole, within
+from fmjax.curves import LossCurve
+from fmjax.schedules import WSD, Constant, Cosine, Schedule, Step, Tabulated, check_schedule
+
+KINDS: dict[str, type] = {
+    "constant": Constant,
+    "cosine": Cosine,
+    "wsd": WSD,
+    "step": Step,
+}
+"""Schedules by the ``kind`` a manifest gives; the other keys of its table are the fields of the class."""
+
+_MOST_UPDATES = 10**8
+_UNKNOWN = Constant(peak_lr=1.0, total_steps=2**53)  # stands in until the logged rates are tabulated
+
+
+def load_runs(path: str | PathLike[str]) -> tuple[LossCurve, ...]:
+    r"""Reads every run of a manifest.
+
+    Each ``[[runs]]`` table has ``name`` and ``file`` (CSV, or Parquet by its ending; relative to the manifest), and may
+    have ``model_size``, ``tokens_per_step``, ``final_loss``, ``split`` and ``schedule``: ``kind`` (one of ``KINDS``)
+    with the fields of that class; "wsd" takes ``anneal_ratio`` or ``anneal_steps``. Files have the columns ``step`` and
+    ``loss``; without a schedule the column ``lr`` is interpolated linearly to every update from 0 to the last logged
+    step (``warmup_steps`` of the run then says how many of them are warmup).
+
+    Args:
+      path: the manifest, or the folder that holds it as ``runs.toml``.
+
+    Returns:
+      The runs in the manifest's order.
+
+    Raises:
+      ValueError: one sentence naming the manifest, the run and, for logged rows, the file and row (counted from 1).
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "a.csv").write_text("step,loss,lr\n0,4.0,1e-3\n10,3.5,5e-4\n")
+    ...     _ = Path(folder, "runs.toml").write_text("[[runs]]\nname = 'a'\nfile = 'a.csv'\n")
+    ...     runs = load_runs(folder)
+    >>> [(run.name, run.schedule.total_steps) for run in runs]
+    [('a', 11)]
+    """
+    manifest = Path(path) / "runs.toml" if Path(path).is_dir() else Path(path)
+    with within(manifest):
+        runs = [_run(i, table) for i, table in enumerate(_tables(manifest), start=1)]
+        _check_names([run["name"] for run in runs])
+        return tuple(_curve(run, manifest.parent) for run in runs)
+
+
+def select(curves: Sequence[LossCurve], selection: str) -> tuple[LossCurve, ...]:
+    """The runs that any of the comma-separated items picks, in their own order.
+
+    Args:
+      curves: the runs to choose from.
+      selection: items ``split:LABEL``, a run's name, or a glob over names.
+
+    Raises:
+      ValueError: naming an item that matches no run.
+
+    >>> runs = [LossCurve(name, [0], [3.0], Constant(1e-3, 10)) for name in ("cosine", "wsd_0.1", "wsd_0.2")]
+    >>> [run.name for run in select(runs, "wsd_0.2,cos*")]
+    ['cosine', 'wsd_0.2']
+    """
+    items = [item.strip() for item in selection.split(",")]
+    for item in items:
+        if not any(_matches(curve, item) for curve in curves):
+            _explain_no_match(curves, item)
+    return tuple(curve for curve in curves if any(_matches(curve, item) for item in items))
+
+
+def _matches(curve: LossCurve, item: str) -> bool:
+    if item.startswith("split:"):
+        return curve.split is not None and fnmatchcase(curve.split, item.removeprefix("split:"))
+    return curve.name == item or fnmatchcase(curve.name, item)
+
+
+def _explain_no_match(curves: Sequence[LossCurve], item: str) -> None:
+    splits = sorted({curve.split for curve in curves if curve.split is not None})
+    with within(f"selection {item!r} matches no run"):
+        if item.startswith("split:"):
+            require(splits, "no run has a split")
+            choose(item.removeprefix("split:"), splits, "split")
+        choose(item, [curve.name for curve in curves], "name or glob")
+
+
+def _tables(manifest: Path) -> list[Any]:
+    try:
+        content = tomllib.loads(manifest.read_text(encoding="utf-8-sig"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"expected a TOML manifest, but {error}") from None
+    for key in content:
+        choose(key, ["runs"], "top-level key")
+    tables = content.get("runs")
+    require(isinstance(tables, list) and tables, f"expected [[runs]] tables, found {tables or 'none'}")
+    return list(tables or ())
+
+
+def _check_names(names: list[str]) -> None:
+    for i, name in enumerate(names):
+        first = names.index(name)
+        require(first == i, f"run {i + 1}: name {name!r} is already taken by run {first + 1}, expected one name a run")
+
+
+def _run(number: int, table: Any) -> dict[str, Any]:
+    named = isinstance(table, Mapping) and isinstance(table.get("name"), str) and table["name"]
+    with within(f"run {table['name']!r}" if named else f"run {number}"):
+        optional = ("model_size", "tokens_per_step", "final_loss", "split", "schedule", "warmup_steps")
+        run = _fields(table, ("name", "file"), optional, "key")
+        beside = {"schedule", "warmup_steps"} <= run.keys()
+        require(not beside, "expected warmup_steps inside the schedule, found it beside")
+    return run
+
+
+def _fields(table: Any, required: Sequence[str], optional: Sequence[str], what: str) -> dict[str, Any]:
+    require(isinstance(table, Mapping), f"expected a table, got {table!r}")
+    for key in table:
+        choose(key, (*required, *optional), what)
+    for key in required:
+        require(key in table, f"missing key {key!r} (expected {', '.join(required)})")
+    return {key: _READERS[key](value, key) if key in _READERS else _number(value, key) for key, value in table.items()}
+
+
+def _text(value: Any, what: str) -> str:
+    require(isinstance(value, str) and value, f"{what}: expected a text in quotes, got {value!r}")
+    return str(value)
+
+
+def _number(value: Any, what: str) -> float:
+    require(type(value) in (int, float), f"{what}: expected a number, got {value!r}")  # true and false are ints too
+    return finite(value, what)
+
+
+def _count(value: Any, what: str) -> int:
+    return whole(_number(value, what), what)
+
+
+def _numbers(value: Any, what: str) -> tuple[float, ...]:
+    require(isinstance(value, list), f"{what}: expected a list of numbers, got {value!r}")
+    return tuple(_number(item, what) for item in value)
+
+
+def _schedule(table: Any, what: str) -> Schedule:
+    with within(what):
+        require(isinstance(table, Mapping), f"expected a table with kind and its fields, got {table!r}")
+        require("kind" in table, f"missing key 'kind' (known kinds: {', '.join(KINDS)})")
+        kind = KINDS[choose(table["kind"], KINDS, "schedule kind")]
+        fields = dataclasses.fields(kind)
+        required = [f.name for f in fields if f.default is dataclasses.MISSING]
+        optional = [f.name for f in fields if f.name not in required] + ["anneal_steps"] * (kind is WSD)
+        given = _fields({k: v for k, v in table.items() if k != "kind"}, required, optional, "schedule key")
+        schedule: Schedule = kind(**_with_anneal_ratio(given) if kind is WSD else given)
+        check_schedule(schedule)
+    return schedule
+
+
+def _with_anneal_ratio(given: dict[str, Any]) -> dict[str, Any]:
+    found = [key for key in ("anneal_ratio", "anneal_steps") if key in given]
+    require(len(found) == 1, f"expected one of anneal_ratio and anneal_steps, found {' and '.join(found) or 'neither'}")
+    if "anneal_steps" not in given:
+        return given
+    total, steps = given["total_steps"], given["anneal_steps"]
+    require(0 < steps <= total, f"expected anneal_steps above zero and up to total_steps = {total}, got {steps:g}")
+    return {k: v for k, v in given.items() if k != "anneal_steps"} | {"anneal_ratio": steps / total}
+
+
+_READERS: dict[str, Callable[[Any, str], Any]] = {
+    "name": _text,
+    "file": _text,
+    "split": _text,
+    "decay": _text,
+    "schedule": _schedule,
+    "total_steps": _count,
+    "warmup_steps": _count,
+    "boundaries": _numbers,
+    "lrs": _numbers,
+}  # every other key is a number
+
+
+def _curve(run: dict[str, Any], folder: Path) -> LossCurve:
+    meta = {key: value for key, value in run.items() if key not in ("file", "schedule", "warmup_steps")}
+    schedule, file = run.get("schedule"), folder / run["file"]
+    # one row that is always right: what fails here is the manifest's, what fails below is the file's
+    curve = LossCurve(step=[0], loss=[1.0], schedule=_UNKNOWN if schedule is None else schedule, **meta)
+    with within(f"{file}: run {curve.name!r}"):
+        rows = _read_rows(file, ("step", "loss") if schedule else ("step", "loss", "lr"))
+    with within(file):
+        curve = dataclasses.replace(curve, step=rows["step"], loss=rows["loss"])
+    if schedule is not None:
+        return curve
+    with within(f"{file}: run {curve.name!r}"):
+        lrs = _every_update(curve.step, rows)
+    return dataclasses.replace(curve, schedule=Tabulated(lrs, run.get("warmup_steps", 0)))
+
+
+def _every_update(kept: np.ndarray, rows: dict[str, np.ndarray]) -> np.ndarray:
+    """The logged rates of the kept steps, interpolated linearly to every update up to the last."""
+    logged, last = rows["lr"], int(kept[-1])
+    bad = ~(np.isfinite(logged) & (logged >= 0))
+    require(not bad.any(), f"row {np.argmax(bad) + 1}: lr must be a number of at least 0, got {logged[np.argmax(bad)]}")
+    require(logged.any(), "expected a rate above zero in column 'lr', found only zeros")
+    require(last < _MOST_UPDATES, f"expected fewer than {_MOST_UPDATES} updates, but the last step is {last}")
+    rate = dict(zip(rows["step"].tolist(), logged.tolist(), strict=True))  # of a repeated step the last
+    return np.interp(np.arange(last + 1), kept, [rate[step] for step in kept.tolist()])
+
+
+def _read_rows(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    read = _read_parquet if file.suffix.lower() == ".parquet" else _read_csv
+    columns = read(file, names)
+    require(len(columns["step"]), "expected at least one row, found only a header")
+    return {name: _floats(columns[name], name) for name in names}
+
+
+def _read_csv(file: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            lines = [line for line in csv.reader(text) if line]
+    except csv.Error as error:
+        raise ValueError(f"expected CSV rows, but {error}") from None
+    require(lines, f"expected a header with {', '.join(names)}, found an empty file")
+    header, rows = [cell.strip() for cell in lines[0]], lines[1:]
+    _check_header(header, names)
+    for i, row in enumerate(rows, start=1):
+        require(len(row) == len(header), f"row {i}: expected {len(header)} cells as in the header, found {len(row)}")
+    return {name: [row[header.index(name)] for row in rows] for name in names}
+
+
+def _read_parquet(file: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise ValueError("reading Parquet needs pyarrow: pip install 'fmjax[data]'") from None
+    try:
+        source = parquet.ParquetFile(file)
+    except ValueError:
+        raise ValueError("expected a Parquet file, found other bytes") from None
+    _check_header(source.schema_arrow.names, names)
+    return source.read(columns=list(names)).to_pydict()
+
+
+def _check_header(header: Sequence[str], names: Sequence[str]) -> None:
+    for name in names:
+        why = "; without a schedule in the manifest the rates come from it" if name == "lr" else ""
+        found = ", ".join(header)
+        require(header.count(name) == 1, f"expected one column {name!r} in the header, found: {found}{why}")
+
+
+def _floats(cells: list[Any], name: str) -> np.ndarray:
+    values = np.empty(len(cells))
+    for i, cell in enumerate(cells):
+        try:
+            values[i] = float(cell)
+        except (TypeError, ValueError):
+            raise ValueError(f"row {i + 1}: expected a number in column {name!r}, found {cell!r}") from None
+    return values

@@ -1,0 +1,306 @@
+"""Learning-rate schedules as JAX pytrees that are Optax schedules.
+
+Each schedule is a callable ``count -> learning rate`` with ``count = 0 ... total_steps - 1``, so any Optax optimiser
+takes it. Every field except a decay's name is a leaf, and the rate is written without Python branches: peak rate,
+annealing ratio, warmup, final rate and total steps may all be traced, batched with ``jax.vmap`` and differentiated.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmjax._checks import choose, finite, positive, require, whole
+
+Scalar: TypeAlias = float | jax.Array
+
+
+def _linear(x: Any, peak: Any, final: Any) -> Any:
+    return final + (peak - final) * (1 - x)
+
+
+def _cosine(x: Any, peak: Any, final: Any) -> Any:
+    return final + (peak - final) * (1 + jnp.cos(jnp.pi * x)) / 2
+
+
+def _one_minus_sqrt(x: Any, peak: Any, final: Any) -> Any:
+    # sqrt has no finite slope at 0: the inner where keeps NaN out of the gradient
+    root = jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
+    return final + (peak - final) * (1 - root)
+
+
+def _exponential(x: Any, peak: Any, final: Any) -> Any:
+    return peak * (final / peak) ** x
+
+
+DECAYS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "linear": _linear,
+    "cosine": _cosine,
+    "1-sqrt": _one_minus_sqrt,
+    "exponential": _exponential,
+}
+"""Decay shapes by name: (fraction x of the anneal done, peak rate, final rate) -> rate."""
+
+
+def _warmup(schedule: Any, count: Any) -> Any:
+    """init_lr + (peak_lr - init_lr) t / w for t < w, then peak_lr."""
+    warming = count < schedule.warmup_steps
+    fraction = count / jnp.where(warming, schedule.warmup_steps, 1)
+    return jnp.where(warming, schedule.init_lr + (schedule.peak_lr - schedule.init_lr) * fraction, schedule.peak_lr)
+
+
+def _anneal(schedule: Any, decay: str, count: Any, start: Any) -> Any:
+    """peak_lr up to ``start``, then the decay until ``total_steps``, then final_lr."""
+    length = schedule.total_steps - start
+    done = jnp.clip((count - start) / jnp.where(length > 0, length, 1), 0.0, 1.0)
+    return DECAYS[decay](done, schedule.peak_lr, schedule.final_lr)
+
+
+class Schedule(Protocol):
+    """What every schedule offers; all fields but the decay's name may be traced."""
+
+    @property
+    def total_steps(self) -> Any:
+        """Number of updates T."""
+
+    @property
+    def warmup_steps(self) -> Any:
+        """Updates of warmup."""
+
+    def __call__(self, count: Any) -> jax.Array:
+        """Learning rate of update ``count``."""
+
+
+def lrs(schedule: Callable[[Any], Any], total_steps: int | None = None) -> jax.Array:
+    """Learning rate of every update, ``[total_steps]``.
+
+    Args:
+      schedule: an fmjax or Optax schedule.
+      total_steps: number of updates; by default the schedule's own (which then must not be traced).
+
+    >>> lrs(WSD(peak_lr=1.0, total_steps=5, anneal_ratio=0.4)).tolist()
+    [1.0, 1.0, 1.0, 1.0, 0.5]
+    """
+    length = schedule.total_steps if total_steps is None else total_steps  # type: ignore[attr-defined]
+    rates = schedule(jnp.arange(length))
+    return jnp.broadcast_to(rates, (length,))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Constant:
+    """Constant rate after linear warmup: lr(t) = peak_lr for t >= warmup_steps.
+
+    Args:
+      peak_lr: peak learning rate.
+      total_steps: number of updates T.
+      warmup_steps: updates w of linear warmup, lr(t) = init_lr + (peak_lr - init_lr) t / w for t < w.
+      init_lr: rate of update 0 when there is a warmup.
+
+    >>> float(Constant(peak_lr=0.5, total_steps=10, warmup_steps=4)(2))
+    0.25
+    """
+
+    peak_lr: Scalar
+    total_steps: Scalar
+    warmup_steps: Scalar = 0
+    init_lr: Scalar = 0.0
+
+    def __call__(self, count: Any) -> jax.Array:
+        """Learning rate of update ``count``."""
+        return _warmup(self, count)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cosine:
+    """Cosine decay from the end of warmup to the end of the run.
+
+    lr(t) = final_lr + (peak_lr - final_lr)(1 + cos pi x)/2 with x = (t - w)/(T - w) for t >= w.
+
+    Args:
+      peak_lr: peak learning rate.
+      total_steps: number of updates T.
+      final_lr: rate the decay ends at (reached at count T, one after the last update).
+      warmup_steps: updates w of linear warmup from init_lr.
+      init_lr: rate of update 0 when there is a warmup.
+
+    >>> round(float(Cosine(peak_lr=1.0, total_steps=10)(5)), 6)
+    0.5
+    """
+
+    peak_lr: Scalar
+    total_steps: Scalar
+    final_lr: Scalar = 0.0
+    warmup_steps: Scalar = 0
+    init_lr: Scalar = 0.0
+
+    def __call__(self, count: Any) -> jax.Array:
+        """Learning rate of update ``count``."""
+        return jnp.minimum(_warmup(self, count), _anneal(self, "cosine", count, self.warmup_steps))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class WSD:
+    """Warmup, stable, decay: the rate holds at its peak, then anneals over the last A = R T updates.
+
+    With x = (t - (T - A))/A for t >= T - A, and the smaller rate where warmup and anneal overlap:
+
+    - linear: final_lr + (peak_lr - final_lr)(1 - x)
+    - cosine: final_lr + (peak_lr - final_lr)(1 + cos pi x)/2
+    - 1-sqrt: final_lr + (peak_lr - final_lr)(1 - sqrt x)
+    - exponential: peak_lr (final_lr/peak_lr)^x
+
+    Args:
+      peak_lr: peak learning rate.
+      total_steps: number of updates T.
+      anneal_ratio: annealing ratio R, the share of all updates spent annealing.
+      decay: shape of the anneal, one of ``DECAYS``; static under ``jit``.
+      final_lr: rate the anneal ends at (reached at count T, one after the last update).
+      warmup_steps: updates w of linear warmup from init_lr.
+      init_lr: rate of update 0 when there is a warmup.
+
+    Raises:
+      ValueError: at the first call, for an unknown ``decay``.
+
+    Reference: the WSD schedule of arXiv 2404.06395; decay shapes of arXiv 2405.18392.
+
+    >>> schedule = WSD(peak_lr=1e-3, total_steps=1000, anneal_ratio=0.2)
+    >>> import optax
+    >>> optimizer = optax.adamw(schedule)
+    >>> round(float(schedule(900)), 6)
+    0.0005
+    """
+
+    peak_lr: Scalar
+    total_steps: Scalar
+    anneal_ratio: Scalar = 0.2
+    decay: str = field(default="linear", metadata={"static": True})
+    final_lr: Scalar = 0.0
+    warmup_steps: Scalar = 0
+    init_lr: Scalar = 0.0
+
+    def __call__(self, count: Any) -> jax.Array:
+        """Learning rate of update ``count``."""
+        choose(self.decay, DECAYS, "decay")
+        start = self.total_steps - self.anneal_ratio * self.total_steps
+        return jnp.minimum(_warmup(self, count), _anneal(self, self.decay, count, start))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Step:
+    """Piecewise constant rates after linear warmup.
+
+    lr(t) = peak_lr for w <= t < boundaries[0], lrs[k] for boundaries[k] <= t < boundaries[k + 1].
+
+    Args:
+      peak_lr: rate between warmup and the first boundary.
+      total_steps: number of updates T.
+      boundaries: ``[k]`` update counts, rising, at which the rate changes.
+      lrs: ``[k]`` rate from each boundary on; may rise again (re-warming).
+      warmup_steps: updates w of linear warmup from init_lr.
+      init_lr: rate of update 0 when there is a warmup.
+
+    >>> Step(peak_lr=1.0, total_steps=6, boundaries=(2, 4), lrs=(0.5, 0.25))(jnp.arange(6)).tolist()
+    [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+    """
+
+    peak_lr: Scalar
+    total_steps: Scalar
+    boundaries: Any = ()
+    lrs: Any = ()
+    warmup_steps: Scalar = 0
+    init_lr: Scalar = 0.0
+
+    def __call__(self, count: Any) -> jax.Array:
+        """Learning rate of update ``count``."""
+        rate = _warmup(self, count)
+        for boundary, lr in zip(self.boundaries, self.lrs, strict=True):
+            rate = jnp.where(count < boundary, rate, lr)
+        return rate
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Tabulated:
+    """The rate of every update, given as an array.
+
+    lr(t) = lrs[t]; counts past the end keep the last rate.
+
+    Args:
+      lrs: ``[T]`` learning rate of each update.
+      warmup_steps: updates to regard as warmup; they do not change the rates.
+
+    >>> float(Tabulated(jnp.array([0.5, 1.0, 0.25]))(2))
+    0.25
+    """
+
+    lrs: Any
+    warmup_steps: Scalar = 0
+
+    @classmethod
+    def from_schedule(cls, schedule: Callable[[Any], Any], total_steps: int, warmup_steps: int = 0) -> "Tabulated":
+        """Tabulates any Optax schedule over ``total_steps`` updates."""
+        return cls(lrs(schedule, total_steps), warmup_steps)
+
+    @property
+    def total_steps(self) -> int:
+        """Number of updates T."""
+        return int(np.shape(self.lrs)[-1])
+
+    def __call__(self, count: Any) -> jax.Array:
+        """Learning rate of update ``count``."""
+        return jnp.asarray(self.lrs)[jnp.clip(count, 0, self.total_steps - 1)]
+
+
+def check_schedule(schedule: Any) -> None:
+    """Checks a schedule whose fields are concrete.
+
+    Raises:
+      ValueError: naming the field, what was expected and what was found.
+    """
+    require(
+        hasattr(schedule, "total_steps"),
+        f"expected an fmjax schedule, got {type(schedule).__name__}; an Optax "
+        "schedule becomes one by Tabulated.from_schedule",
+    )
+    total, warmup = whole(schedule.total_steps, "total_steps", least=1), whole(schedule.warmup_steps, "warmup_steps")
+    require(warmup <= total, f"warmup of {warmup} steps is longer than the run of {total}")
+    if isinstance(schedule, Tabulated):
+        return _check_rates(schedule.lrs, "lrs")
+    peak, init = positive(schedule.peak_lr, "peak_lr"), finite(schedule.init_lr, "init_lr")
+    require(0 <= init <= peak, f"init_lr: expected a rate in [0, peak_lr = {peak:g}], got {init:g}")
+    if hasattr(schedule, "final_lr"):
+        final = finite(schedule.final_lr, "final_lr")
+        require(0 <= final <= peak, f"final_lr: expected a rate in [0, peak_lr = {peak:g}], got {final:g}")
+    if isinstance(schedule, WSD):
+        _check_anneal(schedule)
+    if isinstance(schedule, Step):
+        _check_steps(schedule)
+
+
+def _check_anneal(schedule: WSD) -> None:
+    ratio = finite(schedule.anneal_ratio, "anneal_ratio")
+    require(0 < ratio <= 1, f"anneal_ratio must lie in (0, 1], got {ratio:g}")
+    choose(schedule.decay, DECAYS, "decay")
+    ends = schedule.decay != "exponential" or float(schedule.final_lr) > 0
+    require(ends, f"exponential decay needs a final_lr above zero, got {schedule.final_lr}")
+
+
+def _check_steps(schedule: Step) -> None:
+    at = [finite(boundary, "boundaries") for boundary in schedule.boundaries]
+    rates = len(schedule.lrs)
+    require(len(at) == rates, f"expected one of lrs for each boundary, got {rates} for {len(at)}")
+    rise = all(a < b for a, b in zip((-1, *at), at, strict=False))
+    require(rise, f"boundaries must rise and not be negative, got {at}")
+    _check_rates(schedule.lrs, "lrs")
+
+
+def _check_rates(rates: Any, what: str) -> None:
+    for i, rate in enumerate(np.asarray(rates, float)):
+        require(np.isfinite(rate) and rate >= 0, f"{what} must not be negative, got {rate:g} at index {i}")

@@ -1,0 +1,88 @@
+"""Runs simulated from known laws by plain NumPy loops, independent of the package's recursions."""
+
+import jax
+import numpy as np
+
+from fmjax.curves import LossCurve
+from fmjax.schedules import WSD, Constant, Cosine, lrs
+
+DECAY = 0.99
+TRUTH = {
+    "forward-momentum": {"L0": 2.5, "A": 0.4, "C": 0.15, "alpha": 0.45},
+    "lr-annealing": {"L0": 2.5, "A": 0.4, "C": 4.0, "alpha": 0.45},
+    "forward-only": {"L0": 2.5, "A": 0.4, "alpha": 0.45},
+    "chinchilla": {"L0": 2.5, "A": 9.0, "alpha": 0.45},
+}
+"""Parameters without model-size terms; ``DECAY`` is lr-annealing's memory."""
+SIZE_TERMS = {"B": 30.0, "beta": 0.25}
+SIZES = (1e6, 5e6, 2e7)
+
+
+def schedules(peak_lr=1e-3, total_steps=400):
+    """A handful of schedules by name; all but the first anneal."""
+    common = {"peak_lr": peak_lr, "total_steps": total_steps, "warmup_steps": 20}
+    return {
+        "constant": Constant(**common),
+        "cosine": Cosine(**common, final_lr=0.1 * peak_lr),
+        "wsd-0.2": WSD(**common, anneal_ratio=0.2),
+        "wsd-0.5": WSD(**common, anneal_ratio=0.5, decay="1-sqrt"),
+    }
+
+
+def rates(schedule):
+    """Rate of every update in float64."""
+    with jax.enable_x64(True):
+        return np.asarray(lrs(schedule))
+
+
+def area(rates, decay=DECAY):
+    """S2 after every update."""
+    m, total, out = 0.0, 0.0, []
+    for drop in np.concatenate([[0.0], -np.diff(rates)]):
+        m = decay * m + drop
+        total += m
+        out.append(total)
+    return np.array(out)
+
+
+def momentum(rates):
+    """M after every update, with the published constants."""
+    m = v = total = 0.0
+    out = []
+    for i, drop in enumerate(np.concatenate([[0.0], -np.diff(rates)]), start=1):
+        m, v = 0.9 * m + 0.1 * drop, 0.999 * v + 0.001 * drop**2
+        total += m / (1 - 0.9**i) / (np.sqrt(1e5 * v / (1 - 0.999**i) + 1e-8) + 1e-8)
+        out.append(total)
+    return np.array(out)
+
+
+def losses(law, params, rates, size=None):
+    """Loss after every update of a run under a law."""
+    seen = np.arange(1, rates.size + 1.0) if law == "chinchilla" else np.cumsum(rates)
+    power = np.where(seen > 0, np.where(seen > 0, seen, 1.0) ** -params["alpha"], np.inf)
+    memory = {"forward-momentum": momentum, "lr-annealing": area}.get(law, np.zeros_like)(rates)
+    out = params["L0"] + params["A"] * power - params.get("C", 0.0) * memory * (size or 1.0) ** params.get("gamma", 0)
+    return out if "B" not in params else out + params["B"] * size ** -params["beta"]
+
+
+def curve(name, schedule, law="lr-annealing", params=None, *, rows=30, size=None, **fields):
+    """One run, logged ``rows`` times from the end of warmup to the last update."""
+    step = np.linspace(schedule.warmup_steps, schedule.total_steps - 1, rows).astype(int)
+    loss = losses(law, params or TRUTH[law], rates(schedule), size)[step]
+    return LossCurve(name, step, loss, schedule, model_size=size, **fields)
+
+
+def runs(law="lr-annealing", params=None, *, peak_lr=1e-3, total_steps=400, size=None, prefix=""):
+    """One run of each of ``schedules``."""
+    named = schedules(peak_lr, total_steps).items()
+    return tuple(curve(prefix + name, schedule, law, params, size=size) for name, schedule in named)
+
+
+def sized_truth(law):
+    """Parameters with model-size terms."""
+    return {**TRUTH[law], **SIZE_TERMS, **({"gamma": 0.1, "C": 1.0} if law == "lr-annealing" else {})}
+
+
+def sized_runs(law, sizes=SIZES):
+    """``runs`` of several model sizes under ``sized_truth``."""
+    return tuple(run for n in sizes for run in runs(law, sized_truth(law), size=n, prefix=f"{n:g}-"))
