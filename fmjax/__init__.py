@@ -7,8 +7,10 @@ from fmjax.fitting import evaluate, fit, predict
 from fmjax.laws import Chinchilla, ForwardMomentum, ForwardOnly, LRAnnealing
 from fmjax.recommendation import recommend
 from fmjax.records import FitResult
+from fmjax.resampling import bootstrap
 from fmjax.runs import load_runs
 from fmjax.schedules import WSD, Constant, Cosine, Step, Tabulated
+from fmjax.selection import select
 from fmjax.sweep import search
 
 __version__ = "0.1.0"
@@ -28,6 +30,7 @@ __all__ = [
     "__version__",
     "annealing_area",
     "annealing_momentum",
+    "bootstrap",
     "datasets",
     "evaluate",
     "fit",
@@ -37,4 +40,5 @@ __all__ = [
     "predict",
     "recommend",
     "search",
+    "select",
 ]

@@ -57,15 +57,17 @@ def momentum_init(dtype: Any) -> MomentumState:
 
 
 def momentum_step(
-    state: MomentumState, lr: Any, *, beta1: Any, beta2: Any, eps: Any, second_moment_scale: Any
+    state: MomentumState, lr: Any, *, rate1: Any, rate2: Any, eps: Any, second_moment_scale: Any
 ) -> MomentumState:
-    """One update of arXiv 2512.13705's recursion; the first update has no rate before it and adds nothing."""
+    """One update of arXiv 2512.13705's recursion, ``rate`` for 1 - beta; the first update adds nothing.
+
+    x + rate (y - x) is beta x + (1 - beta) y, but keeps its digits in float32.
+    """
     delta = state.started * (state.lr - lr)
-    # x += (1 - beta)(y - x) is beta x + (1 - beta) y, but keeps 1 - beta exact in float32
-    first = state.first + (1 - beta1) * (delta - state.first)
-    second = state.second + (1 - beta2) * (delta**2 - state.second)
-    weight1 = state.weight1 + (1 - beta1) * (1 - state.weight1)
-    weight2 = state.weight2 + (1 - beta2) * (1 - state.weight2)
+    first = state.first + rate1 * (delta - state.first)
+    second = state.second + rate2 * (delta**2 - state.second)
+    weight1 = state.weight1 + rate1 * (1 - state.weight1)
+    weight2 = state.weight2 + rate2 * (1 - state.weight2)
     root = jnp.sqrt(second_moment_scale * second / weight2 + eps)
     total = state.total + first / weight1 / (root + eps)
     return MomentumState(jnp.ones_like(state.started), lr, first, second, weight1, weight2, total)
@@ -85,16 +87,16 @@ def area_init(dtype: Any) -> AreaState:
     return AreaState(*(jnp.zeros((), dtype) for _ in AreaState._fields))
 
 
-def area_step(state: AreaState, lr: Any, *, decay: Any) -> AreaState:
-    """m_i = lambda m_{i-1} + (lr_{i-1} - lr_i), with m_0 = 0."""
+def area_step(state: AreaState, lr: Any, *, rate: Any) -> AreaState:
+    """m_i = lambda m_{i-1} + (lr_{i-1} - lr_i), ``rate`` for 1 - lambda, with m_0 = 0."""
     first_lr = jnp.where(state.started > 0, state.first_lr, lr)
-    decayed = state.decayed - (1 - decay) * state.decayed + state.started * (state.lr - lr)
+    decayed = state.decayed - rate * state.decayed + state.started * (state.lr - lr)
     return AreaState(jnp.ones_like(state.started), first_lr, lr, decayed)
 
 
-def area_total(state: AreaState, *, decay: Any) -> jax.Array:
+def area_total(state: AreaState, *, rate: Any) -> jax.Array:
     """S2 = sum of all m so far; the recursion telescopes to (lr_0 - lr_t - lambda m_t)/(1 - lambda)."""
-    return (state.first_lr - state.lr - decay * state.decayed) / (1 - decay)
+    return (state.first_lr - state.lr - (1 - rate) * state.decayed) / rate
 
 
 def _scan(step: Any, total: Any, state: Any, lrs: jax.Array) -> jax.Array:
@@ -108,6 +110,11 @@ def _scan(step: Any, total: Any, state: Any, lrs: jax.Array) -> jax.Array:
 def _as_rates(lrs: Any) -> jax.Array:
     lrs = jnp.asarray(lrs)
     return lrs if jnp.issubdtype(lrs.dtype, jnp.floating) else lrs.astype(jnp.result_type(float))
+
+
+def _cast(lrs: jax.Array, *options: Any) -> tuple[jax.Array, ...]:
+    """Options in the dtype of the rates; 1 - beta has been taken before, in the options' own precision."""
+    return tuple(jnp.asarray(option, lrs.dtype) for option in options)
 
 
 def forward_effect(lrs: Any, *, rho: Any = None) -> jax.Array:
@@ -128,7 +135,8 @@ def forward_effect(lrs: Any, *, rho: Any = None) -> jax.Array:
     >>> forward_effect(jnp.array([0.5, 0.5, 0.25])).tolist()
     [0.5, 1.0, 1.25]
     """
-    return jnp.cumsum(forward_increment(_as_rates(lrs), rho))
+    lrs = _as_rates(lrs)
+    return jnp.cumsum(forward_increment(lrs, None if rho is None else jnp.asarray(rho, lrs.dtype)))
 
 
 def annealing_momentum(
@@ -145,7 +153,7 @@ def annealing_momentum(
       beta1: decay of the first moment per update.
       beta2: decay of the second moment per update.
       eps: added inside and outside the root. As it grows, M tends to ``annealing_area`` with lambda = beta1, times
-        (1 - beta1)/sqrt(eps) and up to bias correction.
+        (1 - beta1)/(sqrt(eps) + eps) and up to bias correction.
       second_moment_scale: c, scale of the second moment.
 
     Returns:
@@ -153,12 +161,17 @@ def annealing_momentum(
 
     Reference: arXiv 2512.13705, annealing momentum.
 
-    >>> annealing_momentum(jnp.full(4, 1e-3)).tolist()
-    [0.0, 0.0, 0.0, 0.0]
+    >>> float(jnp.abs(annealing_momentum(jnp.full(4, 1e-3))).max())
+    0.0
     """
     lrs = _as_rates(lrs)
-    step = partial(momentum_step, beta1=beta1, beta2=beta2, eps=eps, second_moment_scale=second_moment_scale)
-    return _scan(step, lambda state: state.total, momentum_init(lrs.dtype), lrs)
+    return _momentum(lrs, *_cast(lrs, 1 - beta1, 1 - beta2, eps, second_moment_scale))
+
+
+@jax.jit
+def _momentum(lrs: jax.Array, rate1: Any, rate2: Any, eps: Any, second_moment_scale: Any) -> jax.Array:
+    options = {"rate1": rate1, "rate2": rate2, "eps": eps, "second_moment_scale": second_moment_scale}
+    return _scan(partial(momentum_step, **options), lambda state: state.total, momentum_init(lrs.dtype), lrs)
 
 
 def annealing_area(lrs: Any, *, decay: Any = 0.999) -> jax.Array:
@@ -179,7 +192,12 @@ def annealing_area(lrs: Any, *, decay: Any = 0.999) -> jax.Array:
     [0.0, 0.5, 0.75]
     """
     lrs = _as_rates(lrs)
-    return _scan(partial(area_step, decay=decay), partial(area_total, decay=decay), area_init(lrs.dtype), lrs)
+    return _area(lrs, *_cast(lrs, 1 - decay))
+
+
+@jax.jit
+def _area(lrs: jax.Array, rate: Any) -> jax.Array:
+    return _scan(partial(area_step, rate=rate), partial(area_total, rate=rate), area_init(lrs.dtype), lrs)
 
 
 def hold_warmup(lrs: Any, warmup_steps: Any) -> jax.Array:

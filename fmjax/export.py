@@ -26,14 +26,23 @@ def optax_snippet(schedule: WSD) -> str:
     )
     """
     total, warmup = int(schedule.total_steps), int(schedule.warmup_steps)
-    steps = round(float(schedule.anneal_ratio) * total)
+    steps = max(1, round(float(schedule.anneal_ratio) * total))
     peak, final, init = (float(rate) for rate in (schedule.peak_lr, schedule.final_lr, schedule.init_lr))
-    anneal = _ANNEALS[schedule.decay].format(peak=peak, final=final, steps=steps)
-    pieces = [f"optax.constant_schedule({peak!r})", anneal]
-    boundaries = [total - steps]
-    if warmup:
-        pieces.insert(0, f"optax.linear_schedule({init!r}, {peak!r}, {warmup})")
-        boundaries.insert(0, warmup)
-    imports = "import jax.numpy as jnp\nimport optax" if "jnp" in anneal else "import optax"
-    listed = "".join(f"        {piece},\n" for piece in pieces)
-    return f"{imports}\n\nschedule = optax.join_schedules(\n    [\n{listed}    ],\n    boundaries={boundaries},\n)"
+    rise = f"optax.linear_schedule({init!r}, {peak!r}, {warmup})"
+    stable, anneal = f"optax.constant_schedule({peak!r})", _ANNEALS[schedule.decay].format(**locals())
+    if warmup <= total - steps:
+        pieces = ([(rise, warmup)] if warmup else []) + [(stable, total - steps), (anneal, total)]
+        return _imports(anneal) + "schedule = " + _join(pieces)
+    falling = "warmup = " + rise + "\nanneal = " + _join([(stable, total - steps), (anneal, total)])
+    both = "\n\n\ndef schedule(count):\n    return jnp.minimum(warmup(count), anneal(count))"
+    return _imports("jnp") + falling + both
+
+
+def _imports(code: str) -> str:
+    return ("import jax.numpy as jnp\n" if "jnp" in code else "") + "import optax\n\n"
+
+
+def _join(pieces: list[tuple[str, int]]) -> str:
+    """Optax code that joins (piece, the count it ends at)."""
+    listed = "".join(f"        {piece},\n" for piece, _ in pieces)
+    return f"optax.join_schedules(\n    [\n{listed}    ],\n    boundaries={[end for _, end in pieces[:-1]]},\n)"

@@ -14,6 +14,9 @@ from fmjax.laws import Law, Row, make_law
 from fmjax.laws.base import WARMUPS
 from fmjax.records import Evaluation, FitResult, RunMetrics
 
+END_SHARE = 0.1
+"""Share of a run, at its end, that ``end_weight`` applies to."""
+
 UNDETERMINED_BELOW = 1e-6
 """Singular value of the scaled Jacobian, relative to the largest, below which a direction counts as undetermined."""
 
@@ -25,6 +28,8 @@ class FitOptions(NamedTuple):
     delta: float = 1e-3
     over_weight: float = 1.0
     drop_warmup: bool = True
+    drop_before: int = 0
+    end_weight: float = 1.0
     starts: int = 8
     max_iterations: int = lanes.MAX_ITERATIONS
 
@@ -43,12 +48,23 @@ class Problem(NamedTuple):
     effects: dict[str, np.ndarray]
     """Effects at every row, ``[runs, rows]`` each, with ``log_N`` beside them."""
     keep: np.ndarray
-    """``[runs, rows]`` whether a row counts: real, and logged after warmup unless warmup is kept."""
+    """``[runs, rows]`` whether a row counts: real, and not dropped as early."""
+    weight: np.ndarray
+    """``[runs, rows]`` weight of each row."""
 
     def rows(self, used: np.ndarray) -> lanes.Rows:
-        """The counting rows of the runs marked in ``used[runs]``, flat."""
+        """The counting rows of the runs marked in ``used[runs]``, flat, as one set."""
         keep = self.keep & used[:, None]
-        return lanes.Rows({key: value[keep] for key, value in self.effects.items()}, self.batch.loss[keep])
+        effects = {key: value[keep][None] for key, value in self.effects.items()}
+        return lanes.Rows(effects, self.batch.loss[keep][None])
+
+    def row_weights(self, used: np.ndarray) -> np.ndarray:
+        """Weight of each of ``rows(used)``."""
+        return self.weight[self.keep & used[:, None]]
+
+    def rates(self, warmup: str) -> np.ndarray:
+        """``[runs, updates]`` rates as a law counts them under a warmup mode."""
+        return _hold_warmup(self.batch) if warmup == "as-peak" else self.batch.lrs
 
     def run_of_row(self, used: np.ndarray) -> np.ndarray:
         """Index of the run that each of ``rows(used)`` belongs to."""
@@ -71,12 +87,16 @@ def _relative_slopes(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
     return slopes / predicted[None, :]
 
 
-def prepare(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[bool], drop_warmup: bool) -> Problem:
+def prepare(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[bool], options: FitOptions) -> Problem:
     """Pads the runs and computes the law's effects at their rows; call inside ``jax.enable_x64(True)``."""
     law = adapt(law, [curve for curve, is_fitted in zip(curves, fitted, strict=True) if is_fitted], curves)
     batch = pad(curves)
-    after = batch.valid & (batch.at >= np.minimum(batch.warmup_steps[:, None], batch.at[:, -1:]))
-    return Problem(law, tuple(curves), batch, _batch_effects(law, batch), after if drop_warmup else batch.valid)
+    keep = batch.valid & (batch.at >= whole(options.drop_before, "drop_before"))
+    if options.drop_warmup:
+        keep &= batch.at >= np.minimum(batch.warmup_steps[:, None], batch.at[:, -1:])
+    late = batch.at >= (1 - END_SHARE) * batch.at[:, -1:]
+    weight = np.where(late, positive(options.end_weight, "end_weight"), 1.0)
+    return Problem(law, tuple(curves), batch, _batch_effects(law, batch), keep, weight)
 
 
 def adapt(law: Law | str, fitted: Sequence[LossCurve], curves: Sequence[LossCurve]) -> Law:
@@ -121,6 +141,8 @@ def fit(
     delta: float = 1e-3,
     over_weight: float = 1.0,
     drop_warmup: bool = True,
+    drop_before: int = 0,
+    end_weight: float = 1.0,
     starts: int = 8,
     max_iterations: int = lanes.MAX_ITERATIONS,
 ) -> FitResult:
@@ -136,6 +158,8 @@ def fit(
       delta: residual at which the Huber loss turns linear.
       over_weight: weight of rows that are over-estimated, relative to the others.
       drop_warmup: whether to leave out rows logged before the end of warmup.
+      drop_before: update before which rows are left out as well.
+      end_weight: weight of rows in the last tenth of each run, relative to the others.
       starts: number of starts to minimise from.
       max_iterations: evaluations after which a start is given up.
 
@@ -146,11 +170,11 @@ def fit(
       ValueError: no runs, no rows left, an unknown name, or an option out of range.
 
     >>> import fmjax
-    >>> result = fit("lr-annealing", fmjax.datasets.proxy_runs())
+    >>> result = fit(fmjax.LRAnnealing(decay=0.99), fmjax.datasets.proxy_runs(), drop_before=300)
     >>> result.status
     'converged'
     """
-    options = FitOptions(residual, delta, over_weight, drop_warmup, starts, max_iterations)
+    options = FitOptions(residual, delta, over_weight, drop_warmup, drop_before, end_weight, starts, max_iterations)
     return evaluate(law, curves, train=curves, **options._asdict()).fit
 
 
@@ -160,29 +184,21 @@ def fit_groups(problem: Problem, groups: Any, options: FitOptions) -> list[FitRe
     objective = lanes.Objective(positive(options.delta, "delta"), positive(options.over_weight, "over_weight"))
     groups = np.asarray(groups, bool)
     used = groups.any(axis=0)
-    rows, weights = problem.rows(used), groups[:, problem.run_of_row(used)].astype(float)
-    empty = np.flatnonzero(weights.sum(axis=1) == 0)
-    names = (
-        [curve.name for curve, chosen in zip(problem.curves, groups[empty[0]], strict=True) if chosen]
-        if empty.size
-        else []
-    )
-    require(not names, f"no row is left to fit of {names}: every row was logged before the end of warmup")
+    rows, weights = problem.rows(used), groups[:, problem.run_of_row(used)] * problem.row_weights(used)
+    for group in groups[weights.sum(axis=1) == 0]:
+        names = [curve.name for curve, chosen in zip(problem.curves, group, strict=True) if chosen]
+        raise ValueError(
+            f"no row is left to fit of {names}: every row was logged before the end of warmup or drop_before"
+        )
     keep = whole(options.starts, "starts", least=1)
-    starts = lanes.closed_form_starts(
-        law, rows, weights, objective, lanes.exponent_grid(law), residual=residual, keep=keep
-    )
+    sets, grid = np.zeros(len(groups), int), lanes.exponent_grid(law)
+    starts = lanes.closed_form_starts(law, rows, sets, weights, objective, grid, residual=residual, keep=keep)
     each = starts.shape[1]
-    found = lanes.minimise(
-        law,
-        rows,
-        np.repeat(weights, each, axis=0),
-        starts.reshape(-1, starts.shape[2]),
-        objective,
-        residual=residual,
-        max_iterations=options.max_iterations,
+    jobs = lanes.Jobs(
+        np.zeros(len(groups) * each, int), lambda i: weights[i // each], np.asarray(starts).reshape(-1, starts.shape[2])
     )
-    found = jax.tree.map(lambda x: np.asarray(x).reshape(len(groups), each, *x.shape[1:]), found)
+    found = lanes.minimise(law, rows, jobs, objective, residual=residual, max_iterations=options.max_iterations)
+    found = jax.tree.map(lambda x: x.reshape(len(groups), each, *x.shape[1:]), found)
     evidence = _Evidence.of(problem, used)
     return [
         _summarise(law, options, jax.tree.map(lambda x: x[g], found), evidence, weights[g])  # noqa: B023
@@ -227,7 +243,7 @@ class _Evidence(NamedTuple):
     @classmethod
     def of(cls, problem: Problem, used: np.ndarray) -> "_Evidence":
         held = problem._replace(effects=_batch_effects(problem.law, problem.batch, warmup="as-peak"))
-        return cls(problem.law, held.rows(used).effects)
+        return cls(problem.law, held.rows(used).of(0).effects)
 
     def undetermined(self, vector: np.ndarray, weights: np.ndarray) -> tuple[str, ...]:
         """Names of parameters that the rows of positive weight leave open at the point ``vector``."""
@@ -266,6 +282,13 @@ def _run_metrics(curve: LossCurve, predicted: np.ndarray, loss: np.ndarray, keep
         final_loss_predicted=final,
         final_loss=curve.final_loss_measured,
     )
+
+
+def with_measured_runs(problem: Problem, result: FitResult, group: Any) -> FitResult:
+    """The fit with metrics of the runs of its group ``[runs]``."""
+    vector = result.lanes.params[lanes.best(result.lanes)]
+    runs = measure(problem, vector, usable=np.asarray(group) & (result.status != "non-finite"))
+    return result.with_runs([run for run, is_fitted in zip(runs, group, strict=True) if is_fitted])
 
 
 def predict(result: FitResult, curves: Sequence[LossCurve]) -> tuple[np.ndarray, ...]:
@@ -308,7 +331,7 @@ def evaluate(law: Law | str, curves: Sequence[LossCurve], *, train: Sequence[Los
     require(any(fitted), "expected at least one run to fit, found none")
     chosen = FitOptions(**options)
     with jax.enable_x64(True):
-        problem = prepare(law, curves, fitted=fitted, drop_warmup=chosen.drop_warmup)
+        problem = prepare(law, curves, fitted=fitted, options=chosen)
         found = fit_groups(problem, [fitted], chosen)[0]
         vector = found.lanes.params[lanes.best(found.lanes)]
         usable = [found.ok or (is_fitted and found.status != "non-finite") for is_fitted in fitted]

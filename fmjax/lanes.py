@@ -1,19 +1,26 @@
 """The batch engine: the Huber objective of one lane, its closed-form starts, and the Optax loop over many lanes."""
 
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from fmjax.laws import Law, Row
-from fmjax.newton import Curvature, damped_newton
+from fmjax.newton import Curvature, DampedNewtonState, damped_newton
 
 RESIDUALS = ("log", "raw")
 MAX_ITERATIONS = 200
 TOLERANCE = 1e-13
 """A lane has converged when an undamped step promises less than this share of the objective."""
+
+STUCK = 1e-8
+"""A lane that stops with more than this still promised has not converged."""
 
 STATUS = {
     "converged": "converged",
@@ -28,12 +35,19 @@ CONVERGED, ITERATION_LIMIT, NON_FINITE, UNDETERMINED, AT_BOUND = range(5)
 
 
 class Rows(NamedTuple):
-    """All fitted rows of all runs, flat: what the objective needs of the data."""
+    """What the objective needs of the data, flat; a lane works on one of the sets.
+
+    Sets differ in the runs behind them or in the coefficients of the effects; all have the same number of rows.
+    """
 
     effects: Row
-    """Effects by name, ``[rows]`` each."""
+    """Effects by name, ``[sets, rows]`` each, or ``[1, rows]`` where all sets share them."""
     loss: Any
-    """``[rows]`` measured losses."""
+    """``[sets, rows]`` measured losses, or ``[1, rows]``."""
+
+    def of(self, index: Any) -> "Rows":
+        """The rows ``[rows]`` of one set."""
+        return jax.tree.map(lambda x: x[0] if len(x) == 1 else x[index], self)
 
 
 class Objective(NamedTuple):
@@ -58,6 +72,17 @@ class Lanes(NamedTuple):
     """``[lanes]`` evaluations spent."""
 
 
+class Jobs(NamedTuple):
+    """What sets one lane apart from the others."""
+
+    set: Any
+    """``[lanes]`` which of the sets of rows."""
+    weights: Any
+    """``[lanes, rows]`` weight of each row, or a function ``lanes -> [lanes, rows]`` that makes them when needed."""
+    start: Any
+    """``[lanes, parameters]``."""
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Objective: one lane
 # ---------------------------------------------------------------------------------------------------------------------
@@ -73,6 +98,14 @@ def linearise(law: Law, effects: Row, params: jax.Array) -> tuple[jax.Array, jax
 
     phi, slopes = basis(exponents), jax.jacfwd(basis)(exponents)
     return coefficients @ phi, jnp.concatenate([phi, jnp.einsum("jrk,j->kr", slopes, coefficients)])
+
+
+def value(law: Law, residual: str, rows: Rows, weights: jax.Array, options: Objective, params: jax.Array) -> jax.Array:
+    """Sum of weighted Huber losses, differentiable in everything."""
+    predicted = law.predict(rows.effects, params)
+    error = jnp.log(predicted) - jnp.log(rows.loss) if residual == "log" else predicted - rows.loss
+    weights = weights * jnp.where(error > 0, options.over_weight, 1.0)
+    return weights @ optax.losses.huber_loss(error, delta=options.delta)
 
 
 def _objective(
@@ -127,112 +160,232 @@ def _closed_form(law: Law, rows: Rows, weights: jax.Array, exponents: jax.Array)
 
 @partial(jax.jit, static_argnames=("residual", "keep"))
 def closed_form_starts(
-    law: Law, rows: Rows, weights: jax.Array, options: Objective, exponents: jax.Array, *, residual: str, keep: int
+    law: Law,
+    rows: Rows,
+    sets: jax.Array,
+    weights: jax.Array,
+    objective: Objective,
+    exponents: jax.Array,
+    *,
+    residual: str,
+    keep: int,
 ) -> jax.Array:
-    """The best closed-form starts over a grid of exponents, for each set of row weights.
+    """The best closed-form starts over a grid of exponents, for each problem (a set of rows with weights).
 
     Args:
       law: the law.
-      rows: rows shared by all sets.
-      weights: ``[sets, rows]`` weight of each row.
-      options: as for ``minimise``.
+      rows: sets of rows.
+      sets: ``[problems]`` which set.
+      weights: ``[problems, rows]`` weight of each row.
+      objective: as for ``minimise``.
       exponents: ``[grid, exponents]``.
       residual: as for ``minimise``.
-      keep: starts to return for each set.
+      keep: starts to return for each problem.
 
     Returns:
-      ``[sets, keep, parameters]``, best first; fewer where the grid is smaller.
+      ``[problems, keep, parameters]``, best first; fewer where the grid is smaller.
     """
     lower, upper = (jnp.asarray(b, rows.loss.dtype) for b in bounds(law))
 
-    def start(weights: jax.Array, exponents: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def start(rows: Rows, weights: jax.Array, exponents: jax.Array) -> tuple[jax.Array, jax.Array]:
         params = jnp.clip(_closed_form(law, rows, weights, exponents), lower, upper)
-        return params, _objective(law, residual, rows, weights, options, params)[0]
+        return params, _objective(law, residual, rows, weights, objective, params)[0]
 
-    def starts(weights: jax.Array) -> jax.Array:
-        params, values = jax.vmap(partial(start, weights))(exponents)
+    def starts(problem: tuple[jax.Array, jax.Array]) -> jax.Array:
+        index, weights = problem
+        params, values = jax.vmap(partial(start, rows.of(index), weights))(exponents)
         order = jnp.argsort(jnp.where(jnp.isfinite(values), values, jnp.inf))
         return params[order[:keep]]
 
-    return jax.lax.map(starts, weights)
+    return jax.lax.map(starts, (sets, weights))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The Optax loop over lanes
+# The Optax loop over the lanes of a block
 # ---------------------------------------------------------------------------------------------------------------------
-
 
 BLOCK_ELEMENTS = 32_768
 """Lanes x rows worked on at once, so that a block stays in the cache."""
 
+CHUNK_ELEMENTS = 2**22
+"""Lanes x rows handed to a device at once; memory is bounded by this, whatever the number of lanes."""
 
-@partial(jax.jit, static_argnames=("residual", "max_iterations"))
+FIRST_ROUND = 12
+"""Evaluations after which the lanes still running are gathered into new blocks."""
+
+
+class _Iterate(NamedTuple):
+    """One lane between evaluations."""
+
+    params: jax.Array
+    state: DampedNewtonState
+    running: jax.Array
+    evaluations: jax.Array
+
+
+def _advance(law: Law, residual: str, objective: Objective, tolerance: float, rows: Rows, lane: Any) -> _Iterate:
+    """One evaluation and Optax update of one lane; a lane that is done stays as it is."""
+    weights, (params, state, running, evaluations) = lane
+    newton = damped_newton(*(jnp.asarray(b, params.dtype) for b in bounds(law)))
+    value, grad, curvature = _objective(law, residual, rows, weights, objective, params)
+    updates, after = newton.update(grad, state, params, value=value, curvature=curvature)
+    state = jax.tree.map(lambda new, old: jnp.where(running, new, old), after, state)
+    params = jnp.where(running, optax.apply_updates(params, updates), params)
+    # written so that NaN stops a lane
+    go_on = running & jnp.isfinite(state.value) & ~(state.decrement <= tolerance) & (state.damping < 1e12)
+    return _Iterate(params, state, go_on, evaluations + running)
+
+
+def _finish(law: Law, lane: _Iterate) -> Lanes:
+    lower, upper = (jnp.asarray(b, lane.params.dtype) for b in bounds(law))
+    point, state = lane.state.point, lane.state
+    at_bound = jnp.any((point <= lower) | (point >= upper))
+    stuck = lane.running | ~(state.decrement <= STUCK)
+    status = jnp.where(stuck, ITERATION_LIMIT, jnp.where(at_bound, AT_BOUND, CONVERGED))
+    return Lanes(point, state.value, jnp.where(jnp.isfinite(state.value), status, NON_FINITE), lane.evaluations)
+
+
+@partial(jax.jit, static_argnames=("residual",))
+def _minimise(
+    law: Law, rows: Rows, jobs: Jobs, live: jax.Array, objective: Objective, limit: jax.Array, *, residual: str
+) -> Lanes:
+    """Minimises a chunk of lanes block by block; lanes not ``live`` cost nothing."""
+    lanes, width = jobs.weights.shape
+    size = block_size(lanes, width)
+    dtype = jobs.start.dtype
+    tolerance = max(TOLERANCE, 0.1 * float(jnp.finfo(dtype).eps))
+    newton = damped_newton(*(jnp.asarray(b, dtype) for b in bounds(law)))
+
+    def block(part: tuple[Jobs, jax.Array]) -> Lanes:
+        jobs, live = part
+        of_lane = rows.of(jobs.set)
+        own = jax.tree.map(lambda x: None if len(x) == 1 else 0, rows)
+        advance = jax.vmap(partial(_advance, law, residual, objective, tolerance), in_axes=(own, 0))
+        first = _Iterate(jobs.start, jax.vmap(newton.init)(jobs.start), live, jnp.zeros(size, jnp.int32))
+        last = jax.lax.while_loop(
+            lambda lane: jnp.any(lane.running & (lane.evaluations < limit)),
+            lambda lane: advance(of_lane, (jobs.weights, lane)),
+            first,
+        )
+        return jax.vmap(partial(_finish, law))(last)
+
+    blocks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (jobs, live))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(block, blocks))
+
+
+def block_size(lanes: int, rows: int) -> int:
+    """Lanes worked on at once: a power of two that divides ``lanes``."""
+    size = 1
+    while 2 * size * rows <= BLOCK_ELEMENTS and lanes % (2 * size) == 0:
+        size *= 2
+    return size
+
+
+def solve_one(law: Law, rows: Rows, objective: Objective, *, residual: str) -> jax.Array:
+    """Best parameters ``[parameters]`` for one set of rows ``[rows]`` of weight one; for use under ``jit``."""
+    weights, sets = jnp.ones((1, rows.loss.size), rows.loss.dtype), jax.tree.map(lambda x: x[None], rows)
+    one, grid = jnp.zeros(1, jnp.int32), jnp.asarray(exponent_grid(law), rows.loss.dtype)
+    start = closed_form_starts(law, sets, one, weights, objective, grid, residual=residual, keep=1)[0]
+    limit = jnp.asarray(MAX_ITERATIONS, jnp.int32)
+    return _minimise(
+        law, sets, Jobs(one, weights, start), jnp.ones(1, bool), objective, limit, residual=residual
+    ).params[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Any number of lanes, in chunks over all local devices
+# ---------------------------------------------------------------------------------------------------------------------
+
+
 def minimise(
     law: Law,
     rows: Rows,
-    weights: jax.Array,
-    starts: jax.Array,
-    options: Objective = Objective(),  # noqa: B008 - an immutable record
+    jobs: Jobs,
+    objective: Objective = Objective(),  # noqa: B008 - an immutable record
     *,
     residual: str = "log",
     max_iterations: int = MAX_ITERATIONS,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Lanes:
-    """Minimises the objective from many starts at once; a lane that fails changes no other.
+    """Minimises the objective of every lane; a lane that fails says so by status and changes no other lane's bits.
+
+    Lanes run in chunks of one shape, compiled once, on all local devices (on every core of a CPU). Those still running
+    after ``FIRST_ROUND`` evaluations are gathered and run on from where they are, so that few wait for another.
 
     Args:
       law: the law.
-      rows: rows shared by all lanes.
-      weights: ``[lanes, rows]`` weight of each row.
-      starts: ``[lanes, parameters]``.
-      options: Huber delta and over-estimate weight, shared by all lanes.
+      rows: sets of rows.
+      jobs: the lanes.
+      objective: Huber delta and over-estimate weight, shared by all lanes.
       residual: "log" for log predicted - log loss, "raw" for predicted - loss.
       max_iterations: evaluations after which a lane is given up.
+      progress: called with (lanes done, lanes in all).
+
+    Returns:
+      The outcome of each lane, as NumPy arrays.
     """
-    lanes = starts.shape[0]
-    size = max(1, min(lanes, BLOCK_ELEMENTS // weights.shape[1]))
-    index = jnp.minimum(jnp.arange(-(-lanes // size) * size), lanes - 1).reshape(-1, size)
-    solve = partial(_minimise_block, law, rows, options, residual, max_iterations)
-    found = jax.lax.map(lambda i: solve(weights[i], starts[i]), index)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:lanes], found)
+    lanes = len(jobs.start)
+    runner = _Runner(law, rows, jobs, objective, residual)
+    start = np.array(jobs.start)
+    found = Lanes(start, np.full(lanes, np.inf, start.dtype), np.full(lanes, ITERATION_LIMIT), np.zeros(lanes, int))
+    active = np.arange(lanes)
+    for limit in (min(FIRST_ROUND, max_iterations), max_iterations - FIRST_ROUND):
+        if limit > 0 and active.size:
+            for index, values in runner.run(active, found.params, limit):
+                values = values._replace(iterations=values.iterations + found.iterations[index])
+                for mine, new in zip(found, values, strict=True):
+                    mine[index] = new
+                if progress is not None:
+                    progress(int(np.sum(found.status != ITERATION_LIMIT)), lanes)
+            active = np.flatnonzero(found.status == ITERATION_LIMIT)
+    return found
 
 
-def _minimise_block(
-    law: Law,
-    rows: Rows,
-    options: Objective,
-    residual: str,
-    max_iterations: int,
-    weights: jax.Array,
-    starts: jax.Array,
-) -> Lanes:
-    lower, upper = (jnp.asarray(b, starts.dtype) for b in bounds(law))
-    tolerance = max(TOLERANCE, float(jnp.finfo(starts.dtype).eps) * 1e-1)
-    newton = damped_newton(lower, upper)
+class _Runner:
+    """Runs chunks of lanes on the local devices, each in a thread of its own."""
 
-    def advance(params: jax.Array, weights: jax.Array, state: Any, running: jax.Array) -> tuple[Any, Any, jax.Array]:
-        value, grad, curvature = _objective(law, residual, rows, weights, options, params)
-        step, after = newton.update(grad, state, params, value=value, curvature=curvature)
-        state = jax.tree.map(lambda new, old: jnp.where(running, new, old), after, state)
-        go_on = running & jnp.isfinite(state.value) & ~(state.decrement <= tolerance) & (state.damping < 1e12)
-        return jnp.where(running, params + step, params), state, go_on
+    def __init__(self, law: Law, rows: Rows, jobs: Jobs, objective: Objective, residual: str) -> None:
+        self.law, self.jobs, self.objective, self.residual = law, jobs, objective, residual
+        devices = jax.local_devices()
+        cores = (os.cpu_count() or 1) if devices[0].platform == "cpu" and len(devices) == 1 else 1
+        self.devices = devices * cores
+        self.rows = [jax.device_put(rows, device) for device in devices] * cores
+        self.size = _chunk_size(len(jobs.start), rows.loss.shape[1], len(self.devices))
 
-    def body(carry: Any) -> Any:
-        params, state, running, iterations, count = carry
-        iterations = iterations + running
-        params, state, running = jax.vmap(advance)(params, weights, state, running)
-        return params, state, running, iterations, count + 1
+    def run(self, active: np.ndarray, start: np.ndarray, limit: int) -> Iterator[tuple[np.ndarray, Lanes]]:
+        """Yields (lane indices, outcomes) chunk by chunk, in order."""
+        parts = [active[i : i + self.size] for i in range(0, active.size, self.size)]
+        x64 = jnp.result_type(float) == jnp.float64  # a thread begins with the default
 
-    lanes = starts.shape[0]
-    first = (starts, jax.vmap(newton.init)(starts), jnp.ones(lanes, bool), jnp.zeros(lanes, jnp.int32), 0)
-    _, state, running, iterations, _ = jax.lax.while_loop(
-        lambda carry: jnp.any(carry[2]) & (carry[4] < max_iterations), body, first
-    )
-    status = jnp.where(running, ITERATION_LIMIT, CONVERGED)
-    status = jnp.where(jnp.any((state.point <= lower[None]) | (state.point >= upper[None]), axis=-1), AT_BOUND, status)
-    status = jnp.where(jnp.isfinite(state.value), status, NON_FINITE)
-    return Lanes(state.point, state.value, status, iterations)
+        def work(k: int) -> Lanes:
+            with jax.enable_x64(x64):
+                return self._chunk(parts[k], start, limit, k % len(self.devices))
+
+        if len(parts) > 1:
+            self._chunk(parts[0][:0], start, 0, 0)  # compiles once, before the threads need it
+        with ThreadPoolExecutor(len(self.devices)) as pool:
+            yield from zip(parts, pool.map(work, range(len(parts))), strict=True)
+
+    def _chunk(self, index: np.ndarray, start: np.ndarray, limit: int, worker: int) -> Lanes:
+        padded = np.resize(index, self.size) if index.size else np.zeros(self.size, int)
+        weights = self.jobs.weights(padded) if callable(self.jobs.weights) else self.jobs.weights[padded]
+        jobs = Jobs(np.asarray(self.jobs.set)[padded], weights, start[padded])
+        jobs, live = jax.device_put((jobs, np.arange(self.size) < index.size), self.devices[worker])
+        found = _minimise(
+            self.law, self.rows[worker], jobs, live, self.objective, np.int32(limit), residual=self.residual
+        )
+        return jax.tree.map(lambda x: np.asarray(x)[: index.size], found)
+
+
+def _chunk_size(lanes: int, rows: int, workers: int) -> int:
+    """Lanes per chunk: even shares of the work in whole blocks, at most ``CHUNK_ELEMENTS`` in all."""
+    block = 1
+    while 2 * block * rows <= BLOCK_ELEMENTS and 2 * block <= lanes:
+        block *= 2
+    share = -(-lanes // workers) if lanes * rows > BLOCK_ELEMENTS else lanes
+    return block * max(1, min(-(-share // block), CHUNK_ELEMENTS // (rows * block)))
 
 
 def best(found: Lanes) -> int:
     """Index of the lane of least objective."""
-    return int(jnp.argmin(jnp.where(jnp.isnan(found.objective), jnp.inf, found.objective)))
+    return int(np.argmin(np.where(np.isnan(found.objective), np.inf, found.objective)))

@@ -264,15 +264,14 @@ def check_schedule(schedule: Any) -> None:
     Raises:
       ValueError: naming the field, what was expected and what was found.
     """
-    require(
-        hasattr(schedule, "total_steps"),
-        f"expected an fmjax schedule, got {type(schedule).__name__}; an Optax "
-        "schedule becomes one by Tabulated.from_schedule",
-    )
+    if isinstance(schedule, Tabulated):
+        _check_rates(schedule.lrs, "lrs")
+    made = "an Optax schedule becomes one by Tabulated.from_schedule"
+    require(hasattr(schedule, "total_steps"), f"expected an fmjax schedule, got {type(schedule).__name__}; {made}")
     total, warmup = whole(schedule.total_steps, "total_steps", least=1), whole(schedule.warmup_steps, "warmup_steps")
     require(warmup <= total, f"warmup of {warmup} steps is longer than the run of {total}")
     if isinstance(schedule, Tabulated):
-        return _check_rates(schedule.lrs, "lrs")
+        return
     peak, init = positive(schedule.peak_lr, "peak_lr"), finite(schedule.init_lr, "init_lr")
     require(0 <= init <= peak, f"init_lr: expected a rate in [0, peak_lr = {peak:g}], got {init:g}")
     if hasattr(schedule, "final_lr"):
@@ -296,11 +295,12 @@ def _check_steps(schedule: Step) -> None:
     at = [finite(boundary, "boundaries") for boundary in schedule.boundaries]
     rates = len(schedule.lrs)
     require(len(at) == rates, f"expected one of lrs for each boundary, got {rates} for {len(at)}")
-    rise = all(a < b for a, b in zip((-1, *at), at, strict=False))
+    rise = all(a < b for a, b in zip((-1, *at), at, strict=False)) and min(at, default=0) >= 0
     require(rise, f"boundaries must rise and not be negative, got {at}")
     _check_rates(schedule.lrs, "lrs")
 
 
 def _check_rates(rates: Any, what: str) -> None:
+    require(np.ndim(rates) == 1, f"{what}: expected one dimension, got shape {np.shape(rates)}")
     for i, rate in enumerate(np.asarray(rates, float)):
         require(np.isfinite(rate) and rate >= 0, f"{what} must not be negative, got {rate:g} at index {i}")

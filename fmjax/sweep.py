@@ -12,8 +12,9 @@ import numpy as np
 
 from fmjax._checks import choose, finite, positive, require, whole
 from fmjax.effects import UNROLL
-from fmjax.laws import Law
+from fmjax.laws import Law, Row
 from fmjax.records import FitResult, plain
+from fmjax.resampling import percentile_interval
 from fmjax.schedules import DECAYS, WSD
 
 CHUNK = 65_536
@@ -39,6 +40,10 @@ class Cell(NamedTuple):
     """Least and greatest ratio within ``NEAR`` of the best loss."""
     at_edge: bool
     """Whether the best ratio is the first or last one searched, so that a better one may lie outside."""
+    ratio_interval: tuple[float, float] | None = None
+    """Bootstrap interval of the best ratio, where samples were given."""
+    loss_interval: tuple[float, float] | None = None
+    """Bootstrap interval of the predicted loss at the best ratio, likewise."""
 
     def schedule(self, warmup_steps: int = 0, init_lr: float = 0.0) -> WSD:
         """The best schedule of the cell."""
@@ -78,9 +83,8 @@ class SearchResult:
 
 
 @partial(jax.jit, static_argnames=("decay", "as_peak"))
-def final_losses(
+def final_effects(
     law: Law,
-    vector: jax.Array,
     total_steps: jax.Array,
     candidates: dict[str, jax.Array],
     warmup_steps: Any,
@@ -89,12 +93,11 @@ def final_losses(
     *,
     decay: str,
     as_peak: bool,
-) -> jax.Array:
-    """Predicted loss after the last update of each candidate, ``[candidates]``; rates are never stored.
+) -> Row:
+    """Effects after the last update of each candidate, ``[candidates]``; rates are never stored.
 
     Args:
       law: the law.
-      vector: ``[parameters]``.
       total_steps: T, shared by the candidates.
       candidates: ``peak_lr``, ``anneal_ratio`` and ``final_lr``, ``[candidates]`` each.
       warmup_steps: updates of warmup, shared.
@@ -105,11 +108,12 @@ def final_losses(
     """
     dtype = candidates["peak_lr"].dtype
 
-    def one(candidate: dict[str, jax.Array]) -> jax.Array:
+    def one(candidate: dict[str, jax.Array]) -> Row:
         schedule = WSD(**candidate, total_steps=total_steps, warmup_steps=warmup_steps, init_lr=init_lr, decay=decay)
 
         def update(count: Any, state: Any) -> Any:
-            return law.step(state, schedule(jnp.maximum(count, warmup_steps) if as_peak else count))
+            counted = jnp.clip(count, warmup_steps, total_steps - 1) if as_peak else count
+            return law.step(state, schedule(counted))
 
         def block(i: Any, state: Any) -> Any:
             for k in range(UNROLL):
@@ -119,10 +123,15 @@ def final_losses(
         blocks = total_steps // UNROLL
         state = jax.lax.fori_loop(0, blocks, block, law.init(dtype))
         state = jax.lax.fori_loop(blocks * UNROLL, total_steps, lambda i, s: update(i.astype(dtype), s), state)
-        row = {key: value[None] for key, value in law.observe(state).items()}
-        return law.predict({**row, "log_N": jnp.full((1,), log_n, dtype)}, vector)[0]
+        return {**law.observe(state), "log_N": jnp.asarray(log_n, dtype)}
 
     return jax.vmap(one)(candidates)
+
+
+@jax.jit
+def _predict(law: Law, effects: Row, vectors: jax.Array) -> jax.Array:
+    """Losses ``[vectors, candidates]``."""
+    return jax.vmap(law.predict, in_axes=(None, 0))(effects, vectors)
 
 
 def search(
@@ -136,6 +145,7 @@ def search(
     warmup_steps: int = 0,
     init_lr: float = 0.0,
     model_size: float | None = None,
+    samples: np.ndarray | None = None,
     chunk: int = CHUNK,
     progress: Callable[[int, int], None] | None = None,
 ) -> SearchResult:
@@ -154,6 +164,7 @@ def search(
       warmup_steps: updates of linear warmup.
       init_lr: rate of update 0.
       model_size: number of parameters, for laws fitted over several sizes.
+      samples: ``[samples, parameters]`` bootstrap samples (``Bootstrap.params``), for intervals.
       chunk: candidates computed at once.
       progress: called with (candidates done, candidates in all) after each chunk.
 
@@ -181,14 +192,15 @@ def search(
         log_n=_log_size(result, model_size),
     )
     _check(grid)
-    losses = np.empty((len(grid.cells()), len(grid.anneal_ratio)))
+    vectors = result.vector[None] if samples is None else np.concatenate([result.vector[None], samples])
+    losses = np.empty((len(vectors), len(grid.cells()), len(grid.anneal_ratio)))
     with jax.enable_x64(True):
-        for done in _fill(losses, result, grid, whole(chunk, "chunk", least=1)):
+        for done in _fill(losses, result.law, vectors, grid, whole(chunk, "chunk", least=1)):
             if progress is not None:
-                progress(done, losses.size)
+                progress(done, losses[0].size)
     ratios = np.asarray(grid.anneal_ratio)
-    cells = tuple(_best(cell, ratios, row) for cell, row in zip(grid.cells(), losses, strict=True))
-    return SearchResult(cells, ratios, losses)
+    cells = tuple(_best(cell, ratios, losses[:, i]) for i, cell in enumerate(grid.cells()))
+    return SearchResult(cells, ratios, losses[0])
 
 
 class _Grid(NamedTuple):
@@ -231,16 +243,15 @@ def _check(grid: _Grid) -> None:
         require(ends, f"exponential decay needs a final_lr above zero, got {final:g}")
 
 
-def _fill(losses: np.ndarray, result: FitResult, grid: _Grid, chunk: int) -> Iterator[int]:
-    """Fills ``losses[cells, ratios]`` and yields the number of candidates done after each chunk."""
+def _fill(losses: np.ndarray, law: Law, vectors: np.ndarray, grid: _Grid, chunk: int) -> Iterator[int]:
+    """Fills ``losses[vectors, cells, ratios]`` and yields the number of candidates done after each chunk."""
     done, cells, ratios = 0, grid.cells(), np.asarray(grid.anneal_ratio)
-    as_peak = result.law.warmup == "as-peak"
     for total, decay in dict.fromkeys((cell[0], cell[2]) for cell in cells):
         group = np.array([i for i, cell in enumerate(cells) if (cell[0], cell[2]) == (total, decay)])
-        size = min(chunk, group.size * ratios.size)
-        for start in range(0, group.size * ratios.size, size):
-            flat = np.arange(start, start + size)
-            rows, columns = np.divmod(np.minimum(flat, group.size * ratios.size - 1), ratios.size)
+        count = group.size * ratios.size
+        size = min(chunk, count)
+        for start in range(0, count, size):
+            rows, columns = np.divmod(np.minimum(np.arange(start, start + size), count - 1), ratios.size)
             chosen = [cells[i] for i in group[rows]]
             candidates = {
                 "peak_lr": np.array([cell[1] for cell in chosen]),
@@ -248,15 +259,39 @@ def _fill(losses: np.ndarray, result: FitResult, grid: _Grid, chunk: int) -> Ite
                 "anneal_ratio": ratios[columns],
             }
             shared = (grid.warmup_steps, grid.init_lr, grid.log_n)
-            values = final_losses(result.law, result.vector, total, candidates, *shared, decay=decay, as_peak=as_peak)
-            losses[group[rows], columns] = np.asarray(values)
-            done += min(size, group.size * ratios.size - start)
+            effects = final_effects(law, total, candidates, *shared, decay=decay, as_peak=law.warmup == "as-peak")
+            losses[:, group[rows], columns] = np.asarray(_predict(law, effects, vectors))
+            done += min(size, count - start)
             yield done
 
 
 def _best(cell: tuple[int, float, str, float], ratios: np.ndarray, losses: np.ndarray) -> Cell:
-    require(np.isfinite(losses).all(), f"the fit predicts a loss that is not finite for peak_lr {cell[1]:g}")
-    best = int(np.argmin(losses))
-    near = ratios[losses <= losses[best] + NEAR]
+    """The best ratio of a cell, from its losses ``[vectors, ratios]`` under the fit and its samples."""
+    fitted, samples = losses[0], losses[1:]
+    require(np.isfinite(fitted).all(), f"the fit predicts a loss that is not finite for peak_lr {cell[1]:g}")
+    best = int(np.argmin(fitted))
+    near = ratios[fitted <= fitted[best] + NEAR]
     at_edge = ratios.size > 1 and ratios[best] in (ratios.min(), ratios.max())
-    return Cell(*cell, float(ratios[best]), float(losses[best]), (float(near.min()), float(near.max())), bool(at_edge))
+    found = Cell(*cell, float(ratios[best]), float(fitted[best]), (float(near.min()), float(near.max())), bool(at_edge))
+    if not len(samples):
+        return found
+    return found._replace(
+        ratio_interval=percentile_interval(continuous_best(ratios, samples)),
+        loss_interval=percentile_interval(samples[:, best]),
+    )
+
+
+def continuous_best(ratios: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Ratio of least loss for each row of ``losses[samples, ratios]``, between the grid's points by a parabola."""
+    order = np.argsort(ratios)
+    x, y = ratios[order], losses[:, order]
+    best = np.argmin(y, axis=1)
+    if x.size < 3:
+        return x[best]
+    i, each = np.clip(best, 1, x.size - 2), np.arange(len(y))
+    before, after = x[i] - x[i - 1], x[i + 1] - x[i]
+    fall, rise = (y[each, i] - y[each, i - 1]) / before, (y[each, i + 1] - y[each, i]) / after
+    bend = rise - fall
+    vertex = x[i] - (fall * after + rise * before) / np.where(bend > 0, 2 * bend, 1.0)
+    inside = (best == i) & (bend > 0)
+    return np.where(inside, np.clip(vertex, x[i - 1], x[i + 1]), x[best])

@@ -1,5 +1,7 @@
 """Runs simulated from known laws by plain NumPy loops, independent of the package's recursions."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 
@@ -18,9 +20,9 @@ SIZE_TERMS = {"B": 30.0, "beta": 0.25}
 SIZES = (1e6, 5e6, 2e7)
 
 
-def schedules(peak_lr=1e-3, total_steps=400):
+def schedules(peak_lr=1e-3):
     """A handful of schedules by name; all but the first anneal."""
-    common = {"peak_lr": peak_lr, "total_steps": total_steps, "warmup_steps": 20}
+    common = {"peak_lr": peak_lr, "total_steps": 400, "warmup_steps": 20}
     return {
         "constant": Constant(**common),
         "cosine": Cosine(**common, final_lr=0.1 * peak_lr),
@@ -65,17 +67,57 @@ def losses(law, params, rates, size=None):
     return out if "B" not in params else out + params["B"] * size ** -params["beta"]
 
 
-def curve(name, schedule, law="lr-annealing", params=None, *, rows=30, size=None, **fields):
-    """One run, logged ``rows`` times from the end of warmup to the last update."""
+def curve(name, schedule, law="lr-annealing", params=None, *, noise=0.0, size=None, rows=30, **fields):
+    """One run, logged from the end of warmup to the last update; ``noise`` is relative."""
     step = np.linspace(schedule.warmup_steps, schedule.total_steps - 1, rows).astype(int)
     loss = losses(law, params or TRUTH[law], rates(schedule), size)[step]
+    loss = loss * np.exp(noise * np.random.default_rng(len(name)).normal(size=step.size))
     return LossCurve(name, step, loss, schedule, model_size=size, **fields)
 
 
-def runs(law="lr-annealing", params=None, *, peak_lr=1e-3, total_steps=400, size=None, prefix=""):
+def runs(law="lr-annealing", params=None, *, peak_lr=1e-3, noise=0.0, size=None, prefix=""):
     """One run of each of ``schedules``."""
-    named = schedules(peak_lr, total_steps).items()
-    return tuple(curve(prefix + name, schedule, law, params, size=size) for name, schedule in named)
+    named = schedules(peak_lr).items()
+    return tuple(curve(prefix + name, schedule, law, params, noise=noise, size=size) for name, schedule in named)
+
+
+def constant_runs(peak_lrs=(5e-4, 1e-3, 2e-3, 4e-3), prefix="constant"):
+    """Runs without annealing."""
+    schedules = (Constant(peak_lr=lr, total_steps=400, warmup_steps=20) for lr in peak_lrs)
+    return tuple(curve(f"{prefix}-{i}", schedule, noise=1e-5) for i, schedule in enumerate(schedules))
+
+
+def five_runs(noise=1e-6):
+    """Four runs to train on and one to test with."""
+    test = curve("unseen", WSD(1e-3, 400, 0.35, warmup_steps=20), noise=noise, split="test")
+    return (*(replace(run, split="train") for run in runs(noise=noise)), test)
+
+
+def two_rates():
+    """Nearly noise-free runs at peak rates 1e-3 and 2e-3."""
+    return (*runs(prefix="low-", noise=1e-6), *runs(peak_lr=2e-3, prefix="high-", noise=1e-6))
+
+
+def final_losses(ratios, *, peak_lr, total_steps, decay="linear", warmup_steps=20):
+    """True final loss of lr-annealing at each annealing ratio."""
+    schedules = [WSD(peak_lr, total_steps, ratio, decay, warmup_steps=warmup_steps) for ratio in ratios]
+    return np.array([losses("lr-annealing", TRUTH["lr-annealing"], rates(schedule))[-1] for schedule in schedules])
+
+
+def write_manifest(folder, curves):
+    """Writes runs as CSV with a manifest; returns the folder."""
+    tables = []
+    for run in curves:
+        rows = "".join(f"{step},{loss!r}\n" for step, loss in zip(run.step.tolist(), run.loss.tolist(), strict=True))
+        (folder / f"{run.name}.csv").write_text("step,loss\n" + rows, encoding="utf-8")
+        keys = {"kind": type(run.schedule).__name__.lower(), **vars(run.schedule)}
+        schedule = ", ".join(f"{key} = {value!r}" for key, value in keys.items())
+        tables.append(
+            f"[[runs]]\nname = '{run.name}'\nfile = '{run.name}.csv'\nschedule = {{ {schedule} }}\n"
+            + (f"split = '{run.split}'\n" if run.split else "")
+        )
+    (folder / "runs.toml").write_text("\n".join(tables), encoding="utf-8")
+    return folder
 
 
 def sized_truth(law):
@@ -83,6 +125,6 @@ def sized_truth(law):
     return {**TRUTH[law], **SIZE_TERMS, **({"gamma": 0.1, "C": 1.0} if law == "lr-annealing" else {})}
 
 
-def sized_runs(law, sizes=SIZES):
+def sized_runs(law, noise=0.0):
     """``runs`` of several model sizes under ``sized_truth``."""
-    return tuple(run for n in sizes for run in runs(law, sized_truth(law), size=n, prefix=f"{n:g}-"))
+    return tuple(run for n in SIZES for run in runs(law, sized_truth(law), size=n, noise=noise, prefix=f"{n:g}-"))

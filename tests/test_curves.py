@@ -81,9 +81,9 @@ def test_a_clean_curve_does_not_warn():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": [4.0, 3.0]}, "run 'a': step and loss must be two arrays of one length"),
-        ({"step": 0, "loss": 4.0}, "run 'a': step and loss must be two arrays"),
-        ({"step": [[0, 1]], "loss": [[4.0, 3.0]]}, "run 'a': step and loss must be two arrays"),
+        ({"loss": [4.0, 3.0]}, "run 'a': expected as many losses as steps, got 2 for 3"),
+        ({"step": 0, "loss": 4.0}, "run 'a': step: expected one dimension"),
+        ({"step": [[0, 1]], "loss": [[4.0, 3.0]]}, "run 'a': step: expected one dimension"),
         ({"step": [], "loss": []}, "run 'a': expected at least one row, found none"),
         ({"loss": [4.0, np.nan, 3.0]}, "run 'a', row 2: loss must be a positive number, got nan"),
         ({"loss": [4.0, 3.5, np.inf]}, "run 'a', row 3: loss must be a positive number, got inf"),
@@ -103,11 +103,11 @@ def test_a_clean_curve_does_not_warn():
         ({"schedule": Constant(1e-3, 99.5)}, "run 'a': total_steps: expected a whole number >= 1, got 99.5"),
         ({"schedule": Constant(1e-3, 100, 101)}, "run 'a': warmup of 101 steps is longer than the run of 100"),
         ({"schedule": Constant(1e-3, 100, -1)}, "run 'a': warmup_steps: expected a whole number >= 0, got -1"),
-        ({"schedule": Constant(1e-3, 100, 5, -1e-4)}, "run 'a': init_lr must not be negative, got -0.0001"),
-        ({"schedule": Cosine(1e-3, 100, -1e-4)}, "run 'a': final_lr must not be negative, got -0.0001"),
+        ({"schedule": Constant(1e-3, 100, 5, -1e-4)}, "run 'a': init_lr: expected a rate in [0, peak_lr = 0.001], got -0.0001"),
+        ({"schedule": Cosine(1e-3, 100, -1e-4)}, "run 'a': final_lr: expected a rate in [0, peak_lr = 0.001], got -0.0001"),
         ({"schedule": WSD(1e-3, 100, 0.0)}, "run 'a': anneal_ratio must lie in (0, 1], got 0"),
         ({"schedule": WSD(1e-3, 100, 1.5)}, "run 'a': anneal_ratio must lie in (0, 1], got 1.5"),
-        ({"schedule": WSD(1e-3, 100, np.nan)}, "run 'a': anneal_ratio must lie in (0, 1], got nan"),
+        ({"schedule": WSD(1e-3, 100, np.nan)}, "run 'a': anneal_ratio: expected a finite number, got nan"),
     ],
     ids=[
         "lengths", "scalars", "two-axes", "no-rows", "nan-loss", "inf-loss", "zero-loss", "negative-loss",

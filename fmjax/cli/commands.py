@@ -253,7 +253,7 @@ def recommend(
     Example:
       fmjax recommend runs.toml --total-steps 50000 --peak-lr 5e-4,1e-3,2e-3 --plot plan.png
     """
-    law, curves = _law(law_name, law_options), select(load_runs(runs), train)
+    law, curves = _law(law_name, law_options) if law_options else law_name, select(load_runs(runs), train)
     _recommend(curves, plot, as_json, target, law=law, **options)
 
 

@@ -100,8 +100,8 @@ def print_search(result: SearchResult) -> None:
         click.echo(f"... and {len(result.cells) - MOST_CELLS} more cells; --json or -o has all")
 
 
-def _interval(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:.3g} ... {interval[1]:.3g}"
+def _interval(interval: tuple[float, float] | None, form: str = ".3g") -> str:
+    return "-" if interval is None else f"{interval[0]:{form}} ... {interval[1]:{form}}"
 
 
 def print_recommendation(found: Recommendation) -> None:
@@ -113,11 +113,23 @@ def print_recommendation(found: Recommendation) -> None:
         f"({_interval(cell.interval)} is within 0.001), {cell.decay}, from peak rate {cell.peak_lr:.4g}: "
         f"predicted final loss {cell.loss:.4f}"
     )
-    columns = ("peak rate", "decay", "best ratio", "near-optimal", "predicted loss", "left-out error %", "fitted on")
+    columns = (
+        "peak rate",
+        "decay",
+        "best ratio",
+        "90 % interval",
+        "near-optimal",
+        "predicted loss",
+        "90 % interval",
+        "left-out error %",
+        "fitted on",
+    )
     table = _table(f"{found.law.name}, {found.total_steps} updates", columns, text=0)
     for choice in found.choices:
         fitted = f"{len(choice.fit.runs)} runs" + (" at this rate" if choice.per_rate else "")
-        values = (f"{choice.cell.best_ratio:.3g}", _interval(choice.cell.interval), f"{choice.cell.loss:.4f}")
+        ratio = (f"{choice.cell.best_ratio:.3g}", _interval(choice.cell.ratio_interval, ".2f"))
+        loss = (f"{choice.cell.loss:.4f}", _interval(choice.cell.loss_interval, ".4f"))
+        values = (*ratio, _interval(choice.cell.interval), *loss)
         error = number(choice.held_out_mape_percent, ".3f")
         table.add_row(f"{choice.cell.peak_lr:.4g}", choice.cell.decay, *values, error, fitted)
     out.print(table)

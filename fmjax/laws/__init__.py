@@ -1,5 +1,6 @@
 """Loss-curve laws, one file each; to add one, write its file and name its class in ``LAWS``."""
 
+import dataclasses
 from typing import Any
 
 from fmjax._checks import choose
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 
-def make_law(name: str, **options: Any) -> Law:
+def make_law(name: str, /, **options: Any) -> Law:
     """The law called ``name`` with the given options.
 
     Raises:
@@ -36,6 +37,7 @@ def make_law(name: str, **options: Any) -> Law:
     0.99
     """
     law = LAWS[choose(name, LAWS, "law")]
+    known = [field.name for field in dataclasses.fields(law)]
     for option in options:
-        choose(option, law.__dataclass_fields__, f"option of {name}")
+        choose(option, known, f"option of {name}")
     return law(**options)

@@ -35,6 +35,9 @@ class Exponent(NamedTuple):
 
 
 ALPHA = Exponent("alpha", 1e-3, 5.0, tuple(np.geomspace(0.05, 2.5, 24).tolist()))
+RHOS = (0.5, 0.6, 0.7, 0.85, 1.0)
+"""Exponents on the rate in S that ``select`` tries."""
+
 BETA = Exponent("beta", 1e-3, 5.0, (0.05, 0.1, 0.2, 0.35, 0.6, 1.0))
 
 
@@ -53,6 +56,8 @@ class Law:
     """
 
     name: ClassVar[str]
+    choices: ClassVar[dict[str, tuple[float, ...]]] = {}
+    """Options worth choosing on the data, with the values ``select`` tries; all lie in (0, 1)."""
     warmup: str = field(default="as-scheduled", kw_only=True, metadata={"static": True})
     sizes: bool = field(default=False, kw_only=True, metadata={"static": True})
 

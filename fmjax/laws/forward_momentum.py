@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import effects
-from fmjax.laws.base import ALPHA, BETA, Coefficient, Exponent, Law, Row, safe_log, stack
+from fmjax.laws.base import ALPHA, BETA, RHOS, Coefficient, Exponent, Law, Row, safe_log, stack
 
 
 class ForwardMomentumState(NamedTuple):
@@ -33,6 +33,12 @@ class ForwardMomentum(Law):
     """
 
     name: ClassVar[str] = "forward-momentum"
+    choices: ClassVar[dict[str, tuple[float, ...]]] = {
+        "beta1": (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999),
+        "beta2": (0.99, 0.999, 0.9999),
+        "eps": (1e-8, 1e-6, 1e-5, 1e-4, 1e-3),
+        "rho": RHOS,
+    }
     beta1: Any = 0.9
     beta2: Any = 0.999
     eps: Any = 1e-8
@@ -57,8 +63,8 @@ class ForwardMomentum(Law):
             effects.momentum_step(
                 state.momentum,
                 lr,
-                beta1=self.beta1,
-                beta2=self.beta2,
+                rate1=1 - self.beta1,
+                rate2=1 - self.beta2,
                 eps=self.eps,
                 second_moment_scale=self.second_moment_scale,
             ),

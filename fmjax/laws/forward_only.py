@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import effects
-from fmjax.laws.base import ALPHA, BETA, Coefficient, Exponent, Law, Row, safe_log, stack
+from fmjax.laws.base import ALPHA, BETA, RHOS, Coefficient, Exponent, Law, Row, safe_log, stack
 
 
 @jax.tree_util.register_dataclass
@@ -22,6 +22,7 @@ class ForwardOnly(Law):
     """
 
     name: ClassVar[str] = "forward-only"
+    choices: ClassVar[dict[str, tuple[float, ...]]] = {"rho": RHOS}
     rho: Any = None
 
     @property

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import effects
-from fmjax.laws.base import ALPHA, BETA, Coefficient, Exponent, Law, Row, safe_log, stack
+from fmjax.laws.base import ALPHA, BETA, RHOS, Coefficient, Exponent, Law, Row, safe_log, stack
 
 
 class LRAnnealingState(NamedTuple):
@@ -30,6 +30,10 @@ class LRAnnealing(Law):
     """
 
     name: ClassVar[str] = "lr-annealing"
+    choices: ClassVar[dict[str, tuple[float, ...]]] = {
+        "decay": (0.9, 0.95, 0.98, 0.99, 0.995, 0.997, 0.998, 0.9985, 0.999, 0.9993, 0.9997),
+        "rho": RHOS,
+    }
     decay: Any = 0.999
     rho: Any = None
 
@@ -47,11 +51,12 @@ class LRAnnealing(Law):
 
     def step(self, state: LRAnnealingState, lr: Any) -> LRAnnealingState:
         return LRAnnealingState(
-            effects.forward_step(state.forward, lr, rho=self.rho), effects.area_step(state.area, lr, decay=self.decay)
+            effects.forward_step(state.forward, lr, rho=self.rho),
+            effects.area_step(state.area, lr, rate=1 - self.decay),
         )
 
     def observe(self, state: LRAnnealingState) -> Row:
-        return {"log_S": safe_log(state.forward.total), "S2": effects.area_total(state.area, decay=self.decay)}
+        return {"log_S": safe_log(state.forward.total), "S2": effects.area_total(state.area, rate=1 - self.decay)}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         power = jnp.exp(-exponents[0] * row["log_S"])

@@ -1,0 +1,39 @@
+"""Trains a grid of small language models that differ in their schedules, and writes their loss curves."""
+
+import argparse
+from pathlib import Path
+
+from benchmarks.proxy_runs.config import RunConfig
+from benchmarks.proxy_runs.grids import GRIDS
+from benchmarks.proxy_runs.manifest import Rows, csv_text, manifest_text
+from benchmarks.proxy_runs.runner import train_grid
+from benchmarks.proxy_runs.store import write_atomically
+
+
+def main() -> None:
+    """Trains a grid and publishes its curves."""
+    arguments = _parser().parse_args()
+    grid = GRIDS[arguments.grid]()
+    rows = train_grid(grid, arguments.work)
+    publish(grid, rows, arguments.out or arguments.work / arguments.grid)
+
+
+def publish(grid: list[RunConfig], rows: dict[str, Rows], folder: Path) -> None:
+    """Writes the grid's curves and their manifest."""
+    for run in grid:
+        write_atomically(folder / f"{run.name}.csv", csv_text(rows[run.name]).encode())
+    write_atomically(folder / "runs.toml", manifest_text(grid, rows).encode())
+    print(f"{len(grid)} curves and runs.toml in {folder}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks.proxy_runs", description=__doc__)
+    parser.add_argument("grid", choices=GRIDS, nargs="?", default="core", help="which runs to train (default: core)")
+    work = "checkpoints and finished curves; a run that was stopped goes on from here (default: build/proxy_runs)"
+    parser.add_argument("--work", type=Path, default=Path("build/proxy_runs"), help=work)
+    parser.add_argument("--out", type=Path, help="where the CSV files and runs.toml go (default: WORK/GRID)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

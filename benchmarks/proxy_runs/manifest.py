@@ -1,0 +1,61 @@
+"""Loss curves as CSV files, and the manifest that names them."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.proxy_runs import model
+from benchmarks.proxy_runs.config import RunConfig
+from fmjax.schedules import Schedule
+
+Rows = list[tuple[int, float]]
+"""Step and validation loss of every logged row; a row of step s has seen updates 0 ... s."""
+
+FIELDS = ("total_steps", "anneal_ratio", "decay", "final_lr", "boundaries", "lrs", "warmup_steps", "init_lr", "peak_lr")
+
+
+def csv_text(rows: Rows) -> str:
+    """The rows as a CSV file with columns step and loss."""
+    return "step,loss\n" + "".join(f"{step},{loss:.6f}\n" for step, loss in rows)
+
+
+def read_rows(path: Path) -> Rows:
+    """The rows of a file that ``csv_text`` wrote."""
+    return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(io.StringIO(path.read_text()))]
+
+
+def manifest_text(grid: list[RunConfig], rows: dict[str, Rows]) -> str:
+    """The runs as a TOML file with one ``[[runs]]`` table each."""
+    return "\n".join(_entry(run, rows[run.name][-1][1]) for run in grid)
+
+
+def _entry(run: RunConfig, final_loss: float) -> str:
+    values = {
+        "name": run.name,
+        "file": f"{run.name}.csv",
+        "model_size": _model_size(run),
+        "tokens_per_step": run.setup.tokens_per_step,
+        "final_loss": round(final_loss, 6),
+        "split": run.split,
+        "schedule": {"kind": type(run.schedule).__name__.lower(), **_settings(run.schedule)},
+    }
+    return "[[runs]]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+
+
+def _model_size(run: RunConfig) -> int:
+    return model.size(jax.eval_shape(lambda: model.init(run.setup.model, run.setup.seed)))
+
+
+def _settings(schedule: Schedule) -> dict[str, Any]:
+    return {name: getattr(schedule, name) for name in FIELDS if hasattr(schedule, name)}
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return f'"{value}"' if isinstance(value, str) else repr(value)

@@ -1,0 +1,322 @@
+"""``select``: the coefficients of a law's effects, chosen on the fitted runs alone."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fmjax import lanes
+from fmjax._checks import choose, require
+from fmjax.curves import LossCurve
+from fmjax.fitting import FitOptions, Problem, evaluate, prepare
+from fmjax.laws import Law, Row
+from fmjax.laws.base import WARMUPS
+from fmjax.records import FitResult, plain
+from fmjax.resampling import leave_one_out_groups
+
+CRITERIA = ("objective", "leave-one-out", "rollout")
+"""What candidates are compared by: training objective, runs left out, or the last part of each run left out."""
+
+ROLLOUT = 0.6
+"""Share of each run's updates that "rollout" fits."""
+
+FLAT = 0.02
+"""Candidates within this share of the best score count as equally good."""
+
+STARTS = 3
+"""Closed-form starts tried for each candidate."""
+
+EFFECT_BYTES = 2**26
+"""Bound on the effects of every update held at once while candidates are prepared."""
+
+REFINE_STEPS = 30
+"""L-BFGS iterations of the refinement."""
+
+
+class Candidate(NamedTuple):
+    """One choice of options and its score, lower is better."""
+
+    options: dict[str, Any]
+    score: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The law with the options chosen, its fit, and what else was tried."""
+
+    fit: FitResult
+    by: str
+    score: float
+    """Score of the chosen options, comparable with the candidates' where ``by`` is "objective"."""
+    candidates: tuple[Candidate, ...]
+    """Every candidate of the grid, best first."""
+    flat: dict[str, tuple[Any, Any]]
+    """Least and greatest value of each option among candidates within ``FLAT`` of the best."""
+
+    @property
+    def law(self) -> Law:
+        """The law with the chosen options."""
+        return self.fit.law
+
+    def to_dict(self) -> dict[str, Any]:
+        """The selection as plain values for JSON, with the twenty best candidates."""
+        best = [candidate._asdict() for candidate in self.candidates[:20]]
+        found = {"by": self.by, "score": self.score, "flat": self.flat, "candidates": best}
+        return plain({"law": self.law.name, "options": self.law.options(), **found, "fit": self.fit.to_dict()})
+
+    def to_json(self) -> str:
+        """The selection as JSON text."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+
+def select(
+    law: Law | str,
+    curves: Sequence[LossCurve],
+    *,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    by: str = "objective",
+    refine: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Selection:
+    """Chooses the coefficients of a law's effects (such as beta1, beta2, eps, lambda, rho) on the runs to be fitted.
+
+    Fits the law for every combination of the grid, all as lanes of one batch, and compares them by the objective of the
+    fit, by runs left out one at a time (mean error), or by rollout: the rest of each run as predicted from its first
+    part. The best combination is then refined by L-BFGS on the objective's profile, with gradients through the scan.
+
+    Args:
+      law: a law, or its name; its own options are the defaults of what the grid does not name.
+      curves: the runs to fit; no other run is looked at.
+      grid: values to try by option; by default the law's ``choices``. May name "warmup".
+      by: one of ``CRITERIA``.
+      refine: whether to refine the best combination; only for "objective".
+      progress: called with (lanes done, lanes in all).
+      **options: as for ``fit``.
+
+    Raises:
+      ValueError: as for ``fit``; an unknown option or criterion; no candidate that can be fitted.
+
+    >>> import fmjax
+    >>> found = select("lr-annealing", fmjax.datasets.proxy_runs(), grid={"decay": (0.98, 0.99, 0.999)}, refine=False)
+    >>> found.law.decay < 0.999
+    True
+    """
+    chosen = FitOptions(**options)
+    with jax.enable_x64(True):
+        problem = prepare(law, curves, fitted=[True] * len(curves), options=chosen)
+        ranked = rank(problem, chosen, grid=grid, by=by, progress=progress)
+        best = dict(ranked[0].options)
+        if refine and by == "objective" and best:
+            best |= _refine(problem, best, chosen)
+    result = evaluate(dataclasses.replace(problem.law, **best), curves, train=curves, **chosen._asdict()).fit
+    score = result.objective if by == "objective" else ranked[0].score
+    return Selection(result, by, score, ranked, _flat(ranked))
+
+
+def rank(
+    problem: Problem,
+    options: FitOptions,
+    *,
+    groups: Any = None,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    by: str = "objective",
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Candidate, ...]:
+    """Every combination of options with its score, best first; see ``select``.
+
+    With ``groups[groups, runs]``, each group of runs is fitted by itself and the objectives are summed.
+    """
+    law = problem.law
+    choose(by, CRITERIA, "criterion")
+    combinations = _combinations(law, law.choices if grid is None else grid)
+    groups = np.ones((1, len(problem.curves)), bool) if groups is None else np.asarray(groups, bool)
+    parts = _by_warmup(law, combinations)
+    scores = np.concatenate([_scores(problem, mode, part, groups, by, options, progress) for mode, part in parts])
+    require(np.isfinite(scores).any(), f"no choice of options lets {law.name} be fitted to these runs")
+    return tuple(Candidate(combinations[i], float(scores[i])) for i in np.argsort(scores, kind="stable"))
+
+
+def _combinations(law: Law, grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every combination of the grid, those of one warmup mode together."""
+    for name in grid:
+        choose(name, law.options(), f"option of {law.name}")
+    for mode in grid.get("warmup", ()):
+        choose(mode, WARMUPS, "warmup mode")
+    axes = {name: tuple(values) for name, values in sorted(grid.items(), key=lambda item: item[0] != "warmup")}
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def _by_warmup(law: Law, combinations: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    grouped = itertools.groupby(combinations, key=lambda options: options.get("warmup", law.warmup))
+    return [(mode, list(part)) for mode, part in grouped]
+
+
+def _flat(ranked: Sequence[Candidate]) -> dict[str, tuple[Any, Any]]:
+    near = [candidate.options for candidate in ranked if candidate.score <= ranked[0].score * (1 + FLAT)]
+    return {name: (min(o[name] for o in near), max(o[name] for o in near)) for name in ranked[0].options}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Candidates as lanes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _scores(
+    problem: Problem,
+    warmup: str,
+    combinations: Sequence[dict[str, Any]],
+    groups: np.ndarray,
+    by: str,
+    options: FitOptions,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """Score of each combination; infinite where a fit fails."""
+    everything = np.ones(len(problem.curves), bool)
+    rows = _rows_of_candidates(problem, warmup, combinations)
+    weights, tested = _weights(problem, groups, by)
+    objective = lanes.Objective(options.delta, options.over_weight)
+    law, sets = problem.law, np.repeat(np.arange(len(combinations)), len(weights))
+    tiled = np.tile(weights, (len(combinations), 1))
+    keep, grid = min(STARTS, options.starts), lanes.exponent_grid(law)
+    starts = lanes.closed_form_starts(law, rows, sets, tiled, objective, grid, residual=options.residual, keep=keep)
+    each = starts.shape[1]
+    jobs = lanes.Jobs(
+        np.repeat(sets, each), lambda i: tiled[i // each], np.asarray(starts).reshape(-1, starts.shape[2])
+    )
+    found = lanes.minimise(law, rows, jobs, objective, residual=options.residual, progress=progress)
+    values = np.where(found.status == lanes.NON_FINITE, np.inf, found.objective).reshape(-1, each)
+    best = values.argmin(axis=1)
+    if by == "objective":
+        return values.min(axis=1).reshape(len(combinations), -1).sum(axis=1)
+    params = found.params.reshape(len(sets), each, -1)[np.arange(len(sets)), best]
+    errors = np.asarray(_relative_errors(law, rows, sets, params))
+    run = problem.run_of_row(everything)
+    held_out = [_mean_by_run(error, run, tested[k % len(weights)]) for k, error in enumerate(errors)]
+    return np.mean(np.reshape(held_out, (len(combinations), len(weights))), axis=1)
+
+
+def _weights(problem: Problem, groups: np.ndarray, by: str) -> tuple[np.ndarray, np.ndarray]:
+    """Row weights of each fit a criterion needs, ``[fits, rows]``, and the rows it is tested on."""
+    everything = np.ones(len(problem.curves), bool)
+    run = problem.run_of_row(everything)
+    if by == "objective":
+        return groups[:, run] * problem.row_weights(everything), groups[:, run]
+    if by == "leave-one-out":
+        require(len(problem.curves) > 1, "leaving one run out needs at least two runs")
+        fitted = leave_one_out_groups(everything)[:, run]
+    else:
+        ends = problem.batch.at[:, -1:]
+        fitted = (problem.batch.at < ROLLOUT * ends)[problem.keep][None]
+    return fitted * problem.row_weights(everything), ~fitted
+
+
+def _mean_by_run(errors: np.ndarray, run: np.ndarray, tested: np.ndarray) -> float:
+    """100 x the mean over runs of the mean relative error of their tested rows."""
+    counts = np.bincount(run[tested])
+    sums = np.bincount(run[tested], weights=errors[tested])
+    return float(100 * np.mean(sums[counts > 0] / counts[counts > 0]))
+
+
+@jax.jit
+def _relative_errors(law: Law, rows: lanes.Rows, sets: jax.Array, params: jax.Array) -> jax.Array:
+    def errors(lane: tuple[jax.Array, jax.Array]) -> jax.Array:
+        of_lane = rows.of(lane[0])
+        return jnp.abs(law.predict(of_lane.effects, lane[1]) / of_lane.loss - 1)
+
+    return jax.lax.map(errors, (sets, params))
+
+
+def _rows_of_candidates(problem: Problem, warmup: str, combinations: Sequence[dict[str, Any]]) -> lanes.Rows:
+    """One set of rows for each combination of options."""
+    rates, at = problem.rates(warmup), problem.batch.at
+    stacked = jax.tree.map(lambda *x: np.array(x, float), *(_with(problem.law, o) for o in combinations))
+    bytes_each = 8 * rates.size * len(problem.effects)
+    size = max(1, min(len(combinations), EFFECT_BYTES // bytes_each))
+    found = _candidate_effects(stacked, rates, at, size=size)
+    log_n = problem.effects["log_N"]
+    effects = {key: np.asarray(value)[:, problem.keep] for key, value in found.items()}
+    effects["log_N"] = np.tile(log_n[problem.keep], (len(combinations), 1))
+    return lanes.Rows(effects, np.tile(problem.batch.loss[problem.keep], (len(combinations), 1)))
+
+
+def _with(law: Law, options: Mapping[str, Any]) -> Law:
+    return dataclasses.replace(law, **{name: value for name, value in options.items() if name != "warmup"})
+
+
+@partial(jax.jit, static_argnames="size")
+def _candidate_effects(laws: Law, lrs: jax.Array, at: jax.Array, *, size: int) -> Row:
+    return jax.lax.map(lambda law: jax.vmap(law.effects)(lrs, at), laws, batch_size=size)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Refinement: L-BFGS on the profile of the objective
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _refine(problem: Problem, best: Mapping[str, Any], options: FitOptions) -> dict[str, float]:
+    """Options that lower the objective's profile further, started from the best of the grid."""
+    names = [name for name in best if name != "warmup"]
+    law = dataclasses.replace(problem.law, **best)
+    rates = problem.rates(law.warmup)
+    start = np.array([_free(name, best[name]) for name in names])
+    objective = lanes.Objective(options.delta, options.over_weight)
+    args = (law, rates, problem.batch.at, problem.batch.loss[problem.keep], np.nonzero(problem.keep))
+    z = _descend(start, *args, problem.effects["log_N"][problem.keep], objective, tuple(names), options.residual)
+    return {name: float(_bound(name, value)) for name, value in zip(names, np.asarray(z), strict=True)}
+
+
+def _free(name: str, value: Any) -> float:
+    """Options on the line: log(1 - beta) for decays near one, log for the others."""
+    return float(np.log(1 - value) if name in ("beta1", "beta2", "decay") else np.log(value))
+
+
+def _bound(name: str, z: Any) -> Any:
+    return 1 - jnp.exp(jnp.minimum(z, -1e-6)) if name in ("beta1", "beta2", "decay") else jnp.exp(z)
+
+
+@partial(jax.jit, static_argnames=("names", "residual"))
+def _descend(
+    start: jax.Array,
+    law: Law,
+    rates: jax.Array,
+    at: jax.Array,
+    loss: jax.Array,
+    keep: Any,
+    log_n: jax.Array,
+    objective: lanes.Objective,
+    names: tuple[str, ...],
+    residual: str,
+) -> jax.Array:
+    """Minimises log min_params objective(params, options) over free options by L-BFGS."""
+
+    def rows_at(z: jax.Array) -> lanes.Rows:
+        here = dataclasses.replace(law, **{name: _bound(name, z[i]) for i, name in enumerate(names)})
+        effects = {key: value[keep] for key, value in jax.vmap(here.effects)(rates, at).items()}
+        return lanes.Rows({**effects, "log_N": log_n}, loss)
+
+    def profile(z: jax.Array) -> jax.Array:
+        rows = rows_at(z)
+        params = lanes.solve_one(law, jax.lax.stop_gradient(rows), objective, residual=residual)
+        weights = jnp.ones_like(loss)
+        return jnp.log(lanes.value(law, residual, rows, weights, objective, jax.lax.stop_gradient(params)))
+
+    solver = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(profile)
+
+    def step(carry: Any, _: Any) -> tuple[Any, None]:
+        z, state = carry
+        value, grad = value_and_grad(z, state=state)
+        updates, state = solver.update(grad, state, z, value=value, grad=grad, value_fn=profile)
+        after = optax.apply_updates(z, updates)
+        return (jnp.where(jnp.all(jnp.isfinite(after)), after, z), state), None
+
+    return jax.lax.scan(step, (start, solver.init(start)), length=REFINE_STEPS)[0][0]

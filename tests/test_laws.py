@@ -1,0 +1,187 @@
+"""One suite for every law: what makes it a law, and what its effects and losses are in plain NumPy."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import synthetic
+
+from fmjax.laws import LAWS, Coefficient, Exponent, LRAnnealing, make_law
+from fmjax.laws.base import safe_log
+from fmjax.schedules import WSD
+
+SCHEDULE = WSD(peak_lr=1e-3, total_steps=60, anneal_ratio=0.4, warmup_steps=10, init_lr=1e-4)
+AT = np.array([0, 5, 10, 33, 59])
+SIZE = 5e6
+LAWS_AND_SIZES = {
+    f"{name}{'-sizes' if sizes else ''}": dataclasses.replace(law(), sizes=sizes)
+    for name, law in LAWS.items()
+    for sizes in (False, True)
+}
+each_law = pytest.mark.parametrize("law", LAWS_AND_SIZES.values(), ids=LAWS_AND_SIZES.keys())
+
+
+def remembering(law):
+    """The law with the memory that ``synthetic`` gives it."""
+    return dataclasses.replace(law, decay=synthetic.DECAY) if isinstance(law, LRAnnealing) else law
+
+
+def truth(law):
+    params = synthetic.sized_truth(law.name) if law.sizes else synthetic.TRUTH[law.name]
+    return jnp.array([params[name] for name in law.parameter_names])
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Effects of one schedule at ``AT`` by law name, in float64."""
+    with jax.enable_x64(True):
+        lrs = synthetic.rates(SCHEDULE)
+        found = {name: jax.jit(remembering(law()).effects)(lrs, AT) for name, law in LAWS.items()}
+        return {name: {**row, "log_N": jnp.full(AT.size, np.log(SIZE))} for name, row in found.items()}
+
+
+# ------------------------------------------------------------------------------------------------ what a law is
+
+
+@each_law
+def test_names_and_bounds(law):
+    assert len(set(law.parameter_names)) == len(law.parameter_names) == len(law.parameters)
+    assert all(isinstance(p, Coefficient) for p in law.coefficients)
+    assert all(isinstance(p, Exponent) for p in law.exponents)
+    assert all(p.lower < p.upper for p in law.parameters)
+    assert all(e.lower < start < e.upper for e in law.exponents for start in e.starts)
+
+
+@each_law
+def test_size_terms_are_there_only_with_sizes(law):
+    assert ("B" in law.parameter_names) == ("beta" in law.parameter_names) == law.sizes
+
+
+@each_law
+def test_basis_is_linear_in_the_coefficients(law, rows, x64):
+    row, (first, second) = rows[law.name], np.random.default_rng(0).uniform(0.1, 1, (2, len(law.coefficients)))
+    exponents = truth(law)[len(law.coefficients) :]
+
+    def predict(coefficients):
+        return law.predict(row, jnp.concatenate([jnp.asarray(coefficients), exponents]))
+
+    together = predict(2 * first - 3 * second)
+    np.testing.assert_allclose(together, 2 * predict(first) - 3 * predict(second), rtol=1e-10)
+    columns = np.stack([predict(unit) for unit in np.eye(len(law.coefficients))], axis=-1)
+    np.testing.assert_allclose(columns @ first, predict(first), rtol=1e-12)
+
+
+@each_law
+def test_slopes_are_finite_differences(law, rows, x64):
+    row, params = rows[law.name], np.asarray(truth(law))
+    nudges = 1e-6 * np.diag(np.maximum(np.abs(params), 1e-2))
+    values = jax.jit(jax.vmap(law.predict, (None, 0)))(row, np.concatenate([params + nudges, params - nudges]))
+    expected = np.subtract(*np.split(np.asarray(values), 2)) / (2 * nudges.sum(axis=1, keepdims=True))
+    slopes = jax.jit(jax.jacfwd(law.predict, argnums=1))(row, params)
+    np.testing.assert_allclose(slopes.T, expected, rtol=1e-6, atol=1e-8)
+    assert (np.abs(slopes).max(axis=0) > 0).all()
+
+
+@each_law
+def test_losses_are_the_formula(law, rows, x64):
+    params = dict(zip(law.parameter_names, truth(law).tolist(), strict=True))
+    expected = synthetic.losses(law.name, params, synthetic.rates(SCHEDULE), SIZE)[AT]
+    np.testing.assert_allclose(law.predict(rows[law.name], truth(law)), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_effects_are_gathered_after_each_update(name, rows):
+    lrs = synthetic.rates(SCHEDULE)
+    known = {
+        "log_S": np.log(np.cumsum(lrs)),
+        "log_t": np.log(np.arange(1, lrs.size + 1)),
+        "M": synthetic.momentum(lrs),
+        "S2": synthetic.area(lrs),
+    }
+    found = {key: value for key, value in rows[name].items() if key != "log_N"}
+    assert found
+    for key, value in found.items():
+        np.testing.assert_allclose(value, known[key][AT], rtol=1e-10, atol=1e-13, err_msg=key)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_float32_rates_give_float32_losses(name, x64):
+    law = LAWS[name]()
+
+    def loss(lrs, params):
+        return law.predict(law.effects(lrs, jnp.array([3])), params)
+
+    shapes = jax.ShapeDtypeStruct((9,), jnp.float32), jax.ShapeDtypeStruct((len(law.parameters),), jnp.float32)
+    assert jax.eval_shape(loss, *shapes).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ["forward-momentum", "lr-annealing", "forward-only"])
+def test_rho_reaches_the_forward_effect(name, x64):
+    lrs = synthetic.rates(SCHEDULE)
+    found = jax.jit(LAWS[name](rho=0.65).effects)(lrs, AT)["log_S"]
+    np.testing.assert_allclose(found, np.log(np.cumsum(1e-3 * (lrs / 1e-3) ** 0.65))[AT], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["forward-momentum", "lr-annealing", "forward-only"])
+def test_a_rate_of_zero_predicts_a_number(name):
+    law = LAWS[name]()
+    value, slope = jax.jit(jax.value_and_grad(lambda lrs: law.effects(lrs, jnp.array([2]))["log_S"][0]))(jnp.zeros(3))
+    assert np.isfinite(value)
+    assert np.isfinite(slope).all()
+    assert safe_log(0.0) == -80.0
+
+
+# ------------------------------------------------------------------------------------------------ options
+
+
+@each_law
+def test_options_round_trip(law):
+    assert make_law(law.name, **law.options()) == law
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("forward-momentum", {"beta1": 0.5, "beta2": 0.9, "eps": 1e-4, "second_moment_scale": 1.0, "rho": 0.5}),
+        ("lr-annealing", {"decay": 0.99, "rho": 0.65, "warmup": "as-peak"}),
+        ("forward-only", {"rho": 0.65}),
+        ("chinchilla", {"sizes": True}),
+    ],
+    ids=list(LAWS),
+)
+def test_options_are_kept(name, options):
+    law = make_law(name, **options)
+    assert options.items() <= law.options().items()
+    assert law.name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("lr-anealing", {}, "unknown law 'lr-anealing'; did you mean 'lr-annealing'"),
+        ("power", {}, "unknown law 'power'.*known: forward-momentum"),
+        ("lr-annealing", {"decy": 0.9}, "unknown option of lr-annealing 'decy'; did you mean 'decay'"),
+        ("chinchilla", {"rho": 0.9}, "unknown option of chinchilla 'rho'"),
+    ],
+    ids=["near-law", "no-law", "near-option", "other-laws-option"],
+)
+def test_unknown_names(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_law(name, **options)
+
+
+def test_a_batch_of_memories_is_vmapped(x64):
+    lrs, decays = synthetic.rates(SCHEDULE), [0.0, 0.9, synthetic.DECAY]
+    batch = LRAnnealing(decay=jnp.array(decays))
+    found = jax.jit(jax.vmap(lambda law: law.effects(lrs, AT)["S2"]))(batch)
+    expected = [synthetic.area(lrs, decay)[AT] for decay in decays]
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_warmup_and_sizes_are_static(name):
+    leaves, structure = jax.tree.flatten(make_law(name, warmup="as-peak", sizes=True))
+    assert not {"as-peak", True} & set(leaves)
+    assert jax.tree.unflatten(structure, leaves).options() == make_law(name, warmup="as-peak", sizes=True).options()

@@ -1,0 +1,82 @@
+"""Pictures: what is drawn on which axes, and the file that is written."""
+
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from synthetic import DECAY, runs
+
+from fmjax import plotting
+from fmjax.laws import LRAnnealing
+from fmjax.recommendation import recommend
+
+mpl.use("Agg")
+from matplotlib import pyplot
+
+
+@pytest.fixture(scope="module")
+def curves():
+    return runs(noise=1e-4)
+
+
+@pytest.fixture(scope="module")
+def found(curves):
+    ratios = np.linspace(0.05, 0.95, 19)
+    return recommend(curves, law=LRAnnealing(decay=DECAY), total_steps=400, peak_lr=[1e-3, 2e-3], anneal_ratio=ratios)
+
+
+@pytest.fixture
+def ax():
+    figure, ax = pyplot.subplots()
+    yield ax
+    pyplot.close(figure)
+
+
+def test_curves_and_fits(found, curves, ax):
+    assert plotting.curves_and_fits(found.best.fit, curves, ax) is ax
+    assert len(ax.lines) == 2 * len(curves)
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {run.name for run in curves}
+    dots, line = ax.lines[0].get_xydata(), ax.lines[1].get_xydata()
+    assert dots.shape == line.shape == (30, 2)
+    np.testing.assert_allclose(dots, line, rtol=1e-2)
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_at_most_so_many_curves(found, curves, ax, most):
+    plotting.curves_and_fits(found.best.fit, curves, ax, most=most)
+    assert len(ax.lines) == 2 * most
+
+
+def test_loss_against_ratio(found, ax):
+    assert plotting.loss_against_ratio(found, ax) is ax
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["peak 0.001, linear", "peak 0.002, linear"]
+    low, high = ax.get_ylim()
+    for choice, line, mark in zip(found.choices, ax.lines[::2], ax.lines[1::2], strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), choice.losses)
+        assert mark.get_xydata().tolist() == [[choice.cell.best_ratio, choice.cell.loss]]
+        assert low < choice.cell.loss
+    assert high < max(choice.losses.max() for choice in found.choices)
+
+
+@pytest.mark.parametrize("name", ["plan.png", "plan.svg"])
+def test_save_recommendation(found, curves, tmp_path, name):
+    before, style = pyplot.get_fignums(), dict(mpl.rcParams)
+    plotting.save_recommendation(found, curves, tmp_path / name)
+    data = (tmp_path / name).read_bytes()
+    assert data.startswith(b"\x89PNG" if name.endswith("png") else b"<?xml")
+    assert len(data) > 20_000
+    assert pyplot.get_fignums() == before
+    assert dict(mpl.rcParams) == style
+
+
+def test_a_picture_that_cannot_be_written_leaves_no_figure_open(found, curves, tmp_path):
+    with pytest.raises(ValueError, match="not supported"):
+        plotting.save_recommendation(found, curves, tmp_path / "plan.xyz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_matplotlib(found, curves, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ValueError, match=r"pip install 'fmjax\[plots\]'"):
+        plotting.save_recommendation(found, curves, tmp_path / "plan.png")

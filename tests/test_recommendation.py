@@ -1,0 +1,159 @@
+"""Recommendations against the optimum of the law that made the curves."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from synthetic import DECAY, constant_runs, curve, final_losses, runs, two_rates
+
+from fmjax.laws import LRAnnealing
+from fmjax.recommendation import recommend
+from fmjax.schedules import WSD
+from fmjax.sweep import NEAR
+
+LAW = LRAnnealing(decay=DECAY)
+PEAKS = (1e-3, 2e-3, 1.5e-3)
+
+
+@pytest.fixture(scope="module")
+def curves():
+    return two_rates()
+
+
+@pytest.fixture(scope="module")
+def found(curves):
+    return recommend(curves, law=LAW, total_steps=600, peak_lr=PEAKS)
+
+
+def choose(curves, **options):
+    return recommend(curves, **{"law": LAW, "total_steps": 400, "peak_lr": 1e-3, **options})
+
+
+@pytest.mark.parametrize("index", range(3), ids=["low", "high", "between"])
+def test_the_ratio_is_the_true_optimum(found, index):
+    choice = found.choices[index]
+    truth = final_losses(found.anneal_ratio, peak_lr=PEAKS[index], total_steps=600)
+    best = int(np.argmin(truth))
+    assert 0 < best < truth.size - 1
+    assert abs(choice.cell.best_ratio - found.anneal_ratio[best]) < 0.011
+    assert choice.cell.loss == pytest.approx(truth[best], rel=1e-5)
+    np.testing.assert_allclose(choice.losses, truth, rtol=1e-5)
+    near = found.anneal_ratio[truth <= truth[best] + NEAR]
+    assert choice.cell.interval == pytest.approx((near.min(), near.max()), abs=0.011)
+
+
+def test_the_shape_of_the_anneal_is_searched(curves):
+    found = choose(curves, decay=["linear", "cosine"])
+    assert [choice.cell.decay for choice in found.choices] == ["linear", "cosine"]
+    for choice in found.choices:
+        truth = final_losses(found.anneal_ratio, peak_lr=1e-3, total_steps=400, decay=choice.cell.decay)
+        np.testing.assert_allclose(choice.losses, truth, rtol=1e-5)
+    assert found.best.cell.loss == min(choice.cell.loss for choice in found.choices)
+
+
+def test_rates_with_runs_of_their_own_are_predicted_by_them(found):
+    assert [choice.per_rate for choice in found.choices] == [True, True, False]
+    assert [len(choice.fit.runs) for choice in found.choices] == [4, 4, 8]
+    assert {run.name.split("-")[0] for run in found.choices[1].fit.runs} == {"high"}
+
+
+def test_own_runs_that_leave_a_parameter_open_give_way_to_all_runs():
+    curves = (*runs(prefix="low-", noise=1e-6), *constant_runs((2e-3,) * 4))
+    low, high = recommend(curves, law=LAW, total_steps=400, peak_lr=[1e-3, 2e-3]).choices
+    assert (low.per_rate, high.per_rate) == (True, False)
+    assert "fitted jointly over peak rates 0.001 ... 0.002" in high.notes
+    assert high.cell.loss == pytest.approx(
+        final_losses([high.cell.best_ratio], peak_lr=2e-3, total_steps=400)[0], rel=1e-4
+    )
+
+
+def test_runs_are_left_out_one_at_a_time(found):
+    for choice in found.choices:
+        assert [run.name for run in choice.held_out] == [run.name for run in choice.fit.runs]
+        assert 0 < choice.held_out_mape_percent < 0.01
+
+
+def test_the_schedule_is_the_one_recommended(found):
+    for choice in found.choices:
+        schedule = choice.schedule
+        assert (schedule.peak_lr, schedule.anneal_ratio) == (choice.cell.peak_lr, choice.cell.best_ratio)
+        assert (schedule.total_steps, schedule.warmup_steps, schedule.final_lr) == (600, 20, 0.0)
+    assert found.best.cell.loss == min(choice.cell.loss for choice in found.choices)
+
+
+def test_notes_on_what_is_extrapolated(found):
+    longer = "extrapolates to 1.5 x the longest fitted run (400 updates)"
+    assert found.choices[0].notes == (longer,)
+    assert found.choices[2].notes == (longer, "no run has this peak rate; fitted on 0.001 ... 0.002")
+
+
+def test_no_notes_where_nothing_is_extrapolated(curves):
+    assert choose(curves).best.notes == ()
+
+
+def test_a_note_on_the_edge(curves):
+    (choice,) = choose(curves, anneal_ratio=[0.01, 0.02, 0.03]).choices
+    assert choice.cell.at_edge
+    assert choice.notes == ("the best ratio lies at the edge of those searched",)
+
+
+def test_a_run_shorter_than_the_warmup_of_the_others(curves):
+    assert choose(curves, total_steps=10).best.schedule.warmup_steps == 10
+
+
+def test_one_run_is_not_left_out():
+    found = choose([curve("one", WSD(1e-3, 400, 0.5, warmup_steps=20), noise=1e-6, rows=120)], starts=8)
+    assert found.best.held_out == ()
+    assert math.isnan(found.best.held_out_mape_percent)
+    assert json.loads(found.to_json())["choices"][0]["held_out_mape_percent"] is None
+
+
+def test_stages_are_told(curves):
+    told = []
+    choose(curves, progress=told.append)
+    assert told == ["fitting 8 runs, and again without each", "searching 99 ratios at peak rate 0.001"]
+
+
+def test_json(found):
+    record = json.loads(found.to_json())
+    assert (record["law"], record["options"]["decay"]) == ("lr-annealing", DECAY)
+    best = record["choices"][record["best"]]
+    assert best["loss"] == min(choice["loss"] for choice in record["choices"])
+    assert best["best_ratio"] == found.best.cell.best_ratio
+    assert best["optax"].startswith("import optax")
+    assert best["params"] == pytest.approx(found.best.fit.params)
+    assert {"interval", "notes", "held_out", "fitted", "warmup_steps", "per_rate"} <= set(best)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"total_steps": 0}, "total_steps: expected a whole number >= 1, got 0"),
+        ({"peak_lr": []}, "at least one peak_lr, found none"),
+        ({"peak_lr": -1e-3}, "peak_lr: expected a number above zero"),
+        ({"peak_lr": math.nan}, "peak_lr: expected a finite number"),
+        ({"anneal_ratio": [0.5, 1.5]}, r"anneal_ratio must lie in \(0, 1\], got 1.5"),
+        ({"anneal_ratio": []}, "at least one value on every axis"),
+        ({"decay": "liner"}, "unknown decay 'liner'; did you mean 'linear'"),
+        ({"final_lr": 1.0}, "final_lr: expected a rate in"),
+        ({"warmup_steps": 700}, "warmup of 700 steps is longer than the run of 400"),
+        ({"law": "lr-aneal"}, "unknown law 'lr-aneal'"),
+    ],
+    ids=["steps", "no-peak", "peak", "nan", "ratio", "no-ratio", "decay", "final", "warmup", "law"],
+)
+def test_wrong_targets(curves, options, message):
+    with pytest.raises(ValueError, match=message):
+        choose(curves, **options)
+
+
+def test_runs_that_determine_nothing():
+    with pytest.raises(ValueError, match=r"no fit can predict peak_lr 0.001: the data do not determine .*: C"):
+        choose(constant_runs((1e-3,) * 4 + (2e-3,) * 4))
+
+
+@pytest.mark.xfail(strict=True, reason="the median of no warmups is taken before the runs are counted")
+@pytest.mark.filterwarnings("ignore")
+def test_no_runs():
+    with pytest.raises(ValueError, match="at least one run"):
+        choose([])
