@@ -10,8 +10,7 @@ import numpy as np
 from fmjax import lanes, metrics
 from fmjax._checks import choose, positive, require, whole
 from fmjax.curves import CurveBatch, LossCurve, pad
-from fmjax.laws import Law, Row, make_law
-from fmjax.laws.base import WARMUPS
+from fmjax.laws import Law, Row, check_options, make_law
 from fmjax.records import Evaluation, FitResult, RunMetrics
 
 END_SHARE = 0.1
@@ -102,7 +101,7 @@ def prepare(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[boo
 def adapt(law: Law | str, fitted: Sequence[LossCurve], curves: Sequence[LossCurve]) -> Law:
     """The law with its model-size terms switched on where the fitted runs' sizes differ."""
     law = make_law(law) if isinstance(law, str) else law
-    choose(law.warmup, WARMUPS, "warmup mode")
+    check_options(law)
     sizes = {curve.model_size for curve in fitted}
     law = dataclasses.replace(law, sizes=len(sizes) > 1)
     for curve in curves:
@@ -182,7 +181,7 @@ def fit_groups(problem: Problem, groups: Any, options: FitOptions) -> list[FitRe
     """Fits each group of a problem's runs, ``groups[groups, runs]``, in one batch; their ``runs`` are left empty."""
     law, residual = problem.law, choose(options.residual, lanes.RESIDUALS, "residual")
     objective = lanes.Objective(positive(options.delta, "delta"), positive(options.over_weight, "over_weight"))
-    groups = np.asarray(groups, bool)
+    groups, limit = np.asarray(groups, bool), whole(options.max_iterations, "max_iterations", least=1)
     used = groups.any(axis=0)
     rows, weights = problem.rows(used), groups[:, problem.run_of_row(used)] * problem.row_weights(used)
     for group in groups[weights.sum(axis=1) == 0]:
@@ -197,7 +196,7 @@ def fit_groups(problem: Problem, groups: Any, options: FitOptions) -> list[FitRe
     jobs = lanes.Jobs(
         np.zeros(len(groups) * each, int), lambda i: weights[i // each], np.asarray(starts).reshape(-1, starts.shape[2])
     )
-    found = lanes.minimise(law, rows, jobs, objective, residual=residual, max_iterations=options.max_iterations)
+    found = lanes.minimise(law, rows, jobs, objective, residual=residual, max_iterations=limit)
     found = jax.tree.map(lambda x: x.reshape(len(groups), each, *x.shape[1:]), found)
     evidence = _Evidence.of(problem, used)
     return [
@@ -326,8 +325,12 @@ def evaluate(law: Law | str, curves: Sequence[LossCurve], *, train: Sequence[Los
     >>> errors[0] < errors[1]
     True
     """
-    trained = tuple(curve.name for curve in train)
-    fitted = [curve.name in trained for curve in curves]
+    names, trained = [curve.name for curve in curves], tuple(curve.name for curve in train)
+    for name in names:
+        require(names.count(name) == 1, f"expected one name a run, found {name!r} {names.count(name)} times")
+    for name in trained:
+        choose(name, names, "run to fit")
+    fitted = [name in trained for name in names]
     require(any(fitted), "expected at least one run to fit, found none")
     chosen = FitOptions(**options)
     with jax.enable_x64(True):

@@ -223,24 +223,34 @@ class _Iterate(NamedTuple):
     evaluations: jax.Array
 
 
-def _advance(law: Law, residual: str, objective: Objective, tolerance: float, rows: Rows, lane: Any) -> _Iterate:
+def _newton(law: Law, dtype: Any) -> optax.GradientTransformationExtraArgs:
+    return damped_newton(*(jnp.asarray(b, dtype) for b in bounds(law)))
+
+
+def _settled(state: DampedNewtonState, tolerance: float, rows: int) -> jax.Array:
+    """Whether what is left to gain is a small share of the objective, or of the size of its rounding errors."""
+    eps = float(jnp.finfo(state.value.dtype).eps)
+    return state.decrement <= max(tolerance, 0.1 * eps) * state.value + rows * (8 * eps) ** 2
+
+
+def _advance(law: Law, residual: str, objective: Objective, rows: Rows, lane: Any) -> _Iterate:
     """One evaluation and Optax update of one lane; a lane that is done stays as it is."""
     weights, (params, state, running, evaluations) = lane
-    newton = damped_newton(*(jnp.asarray(b, params.dtype) for b in bounds(law)))
+    newton = _newton(law, params.dtype)
     value, grad, curvature = _objective(law, residual, rows, weights, objective, params)
     updates, after = newton.update(grad, state, params, value=value, curvature=curvature)
     state = jax.tree.map(lambda new, old: jnp.where(running, new, old), after, state)
     params = jnp.where(running, optax.apply_updates(params, updates), params)
-    # written so that NaN stops a lane
-    go_on = running & jnp.isfinite(state.value) & ~(state.decrement <= tolerance) & (state.damping < 1e12)
+    go_on = running & jnp.isfinite(state.value) & (state.damping < 1e12)  # NaN stops a lane
+    go_on &= ~_settled(state, TOLERANCE, rows.loss.size)
     return _Iterate(params, state, go_on, evaluations + running)
 
 
-def _finish(law: Law, lane: _Iterate) -> Lanes:
+def _finish(law: Law, rows: int, lane: _Iterate) -> Lanes:
     lower, upper = (jnp.asarray(b, lane.params.dtype) for b in bounds(law))
     point, state = lane.state.point, lane.state
     at_bound = jnp.any((point <= lower) | (point >= upper))
-    stuck = lane.running | ~(state.decrement <= STUCK)
+    stuck = lane.running | ~_settled(state, STUCK, rows)
     status = jnp.where(stuck, ITERATION_LIMIT, jnp.where(at_bound, AT_BOUND, CONVERGED))
     return Lanes(point, state.value, jnp.where(jnp.isfinite(state.value), status, NON_FINITE), lane.evaluations)
 
@@ -252,22 +262,20 @@ def _minimise(
     """Minimises a chunk of lanes block by block; lanes not ``live`` cost nothing."""
     lanes, width = jobs.weights.shape
     size = block_size(lanes, width)
-    dtype = jobs.start.dtype
-    tolerance = max(TOLERANCE, 0.1 * float(jnp.finfo(dtype).eps))
-    newton = damped_newton(*(jnp.asarray(b, dtype) for b in bounds(law)))
+    newton = _newton(law, jobs.start.dtype)
 
     def block(part: tuple[Jobs, jax.Array]) -> Lanes:
         jobs, live = part
         of_lane = rows.of(jobs.set)
         own = jax.tree.map(lambda x: None if len(x) == 1 else 0, rows)
-        advance = jax.vmap(partial(_advance, law, residual, objective, tolerance), in_axes=(own, 0))
+        advance = jax.vmap(partial(_advance, law, residual, objective), in_axes=(own, 0))
         first = _Iterate(jobs.start, jax.vmap(newton.init)(jobs.start), live, jnp.zeros(size, jnp.int32))
         last = jax.lax.while_loop(
             lambda lane: jnp.any(lane.running & (lane.evaluations < limit)),
             lambda lane: advance(of_lane, (jobs.weights, lane)),
             first,
         )
-        return jax.vmap(partial(_finish, law))(last)
+        return jax.vmap(partial(_finish, law, width))(last)
 
     blocks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (jobs, live))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(block, blocks))
@@ -387,5 +395,8 @@ def _chunk_size(lanes: int, rows: int, workers: int) -> int:
 
 
 def best(found: Lanes) -> int:
-    """Index of the lane of least objective."""
-    return int(np.argmin(np.where(np.isnan(found.objective), np.inf, found.objective)))
+    """Index of the lane of least objective; among equally good ones, of one that settled."""
+    objective = np.where(np.isnan(found.objective), np.inf, found.objective)
+    settled = np.isin(found.status, (CONVERGED, AT_BOUND))
+    as_good = settled & (objective <= objective.min() * (1 + 1e-6) + np.finfo(float).tiny)
+    return int(np.argmin(np.where(as_good, objective, np.inf) if as_good.any() else objective))

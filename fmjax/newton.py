@@ -27,11 +27,16 @@ class DampedNewtonState(NamedTuple):
     failed: jax.Array
     """Whether the step before was rejected."""
     decrement: jax.Array
-    """Predicted decrease of the objective left at ``point``, relative to its value; infinite before the first."""
+    """Decrease of the objective that an undamped step from ``point`` promises; infinite at first."""
 
 
 def damped_newton(
-    lower: jax.Array, upper: jax.Array, *, start_damping: float = 1.0, shrink: float = 0.1, grow: float = 8.0
+    lower: jax.Array,
+    upper: jax.Array,
+    *,
+    start_damping: float = 1.0,
+    shrink: float = 0.1,
+    grow: float = 8.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Newton steps damped by a majorizer: (newton + damping majorizer) step = -grad, within bounds.
 
@@ -71,7 +76,7 @@ def damped_newton(
         last = state._replace(damping=state.damping * grow, failed=~better)
         state = jax.tree.map(lambda new, old: jnp.where(better, new, old), best, last)
         step, decrement = _step(state, lower, upper)
-        return state.point + step - params, state._replace(decrement=decrement / state.value)
+        return state.point + step - params, state._replace(decrement=decrement)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -143,6 +143,7 @@ def recommend(
     >>> 0 < found.best.cell.best_ratio <= 1
     True
     """
+    require(len(curves) > 0, "expected at least one run, found none")
     steps = whole(total_steps, "total_steps", least=1)
     peaks = [positive(lr, "peak_lr") for lr in ([peak_lr] if np.ndim(peak_lr) == 0 else peak_lr)]
     require(peaks, "expected at least one peak_lr, found none")

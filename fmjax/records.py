@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from fmjax import lanes
-from fmjax._checks import require
+from fmjax._checks import choose, require
 from fmjax.laws import Law, make_law
 
 FORMAT = 1
@@ -104,15 +104,23 @@ class FitResult:
         """
         try:
             record = json.loads(text)
+            require(isinstance(record, dict) and "params" in record and "law" in record, "not a fit file")
+            found = record.get("format")
+            require(found == FORMAT, f"fit file has format {found!r}, this fmjax reads format {FORMAT}; fit again")
+            return cls._from_dict(record)
         except json.JSONDecodeError as error:
             raise ValueError(f"not a fit file: invalid JSON ({error})") from None
-        require(isinstance(record, dict) and "params" in record and "law" in record, "not a fit file")
-        found = record.get("format")
-        require(found == FORMAT, f"fit file has format {found!r}, this fmjax reads format {FORMAT}; fit again")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"damaged fit file: {type(error).__name__} {error}") from None
+
+    @classmethod
+    def _from_dict(cls, record: dict[str, Any]) -> "FitResult":
         law = make_law(record["law"], **record["options"])
         expected, names = set(law.parameter_names), set(record["params"])
         require(names == expected, f"fit file: {law.name} has parameters {sorted(expected)}, found {sorted(names)}")
+        choose(record["status"], lanes.STATUS, "status")
         nan = partial(_none_as, float("nan"))
+        read: dict[str, Any] = {"params": _floats, "objective": _floats, "status": np.array, "iterations": np.array}
         return cls(
             law=law,
             params={name: nan(value) for name, value in record["params"].items()},
@@ -120,7 +128,7 @@ class FitResult:
             runs=tuple(
                 RunMetrics(**{key: _metric(key, value) for key, value in run.items()}) for run in record["runs"]
             ),
-            lanes=lanes.Lanes(**{key: _array(value) for key, value in record["lanes"].items()}),
+            lanes=lanes.Lanes(**{key: read[key](value) for key, value in record["lanes"].items()}),
             undetermined=tuple(record["undetermined"]),
             at_bound=tuple(record["at_bound"]),
             **{key: record[key] for key in ("rows", "status", "residual", "delta")},
@@ -146,7 +154,7 @@ def _metric(key: str, value: Any) -> Any:
     return value if key in ("name", "split") else _none_as(float("nan"), value)
 
 
-def _array(value: Any) -> np.ndarray:
+def _floats(value: Any) -> np.ndarray:
     found = np.array(value, float)  # None becomes NaN
     return np.where(np.isnan(found), np.inf, found)
 

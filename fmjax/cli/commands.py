@@ -1,7 +1,6 @@
 """The verbs of the ``fmjax`` command."""
 
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from platformdirs import user_cache_path
 
 import fmjax
 from fmjax import plotting
-from fmjax._checks import within
+from fmjax._checks import require, within
 from fmjax.cli import output
 from fmjax.cli.parameters import LAW_OPTION, NAMES, NUMBERS, RATES
 from fmjax.curves import LossCurve
@@ -21,40 +20,6 @@ from fmjax.laws import LAWS, Law, make_law
 from fmjax.records import FitResult
 from fmjax.runs import load_runs, select
 from fmjax.sweep import RATIOS
-
-RUNS = click.argument("runs", type=click.Path(path_type=Path))
-LAW = click.option("--law", "law_name", default="lr-annealing", show_default=True, help=" | ".join(LAWS))
-LAW_OPTIONS = click.option(
-    "--law-option",
-    "law_options",
-    type=LAW_OPTION,
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Option of the law, such as decay=0.995 or warmup=as-peak; may be repeated.",
-)
-RESIDUAL = click.option("--residual", default="log", show_default=True, help="Residual of the fit: log or raw.")
-TRAIN = click.option(
-    "--train", default="*", show_default=True, help="Runs to fit: split:LABEL, names and globs, separated by commas."
-)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
-OUTPUT = click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="File to write the JSON to.")
-PEAK = click.option("--peak-lr", type=RATES, required=True, help="Peak rates; a range is geometric.")
-RATIO = click.option(
-    "--anneal-ratio",
-    type=NUMBERS,
-    default=RATIOS,
-    show_default="0.01:0.99:99",
-    help="Annealing ratios; a range is linear.",
-)
-DECAY = click.option(
-    "--decay",
-    type=NAMES,
-    default="linear",
-    show_default=True,
-    help="Shapes of the anneal: linear, cosine, 1-sqrt, exponential.",
-)
-INIT = click.option("--init-lr", type=float, default=0.0, show_default=True, help="Rate of update 0.")
-SIZE = click.option("--model-size", type=float, help="Parameters of the target, for fits over several sizes.")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -90,19 +55,34 @@ def _use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _write(target: Path | None, text: str) -> None:
+def _writable(ctx: click.Context, param: click.Parameter, target: Path | None) -> Path | None:
+    """Refuses a file that could not be written, before any work is done."""
+    if target is not None and not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
+        raise click.BadParameter(f"{target}: cannot be written, no writable folder {target.parent}")
+    return target
+
+
+def _write(target: Path, write: Callable[[Path], None]) -> None:
     """Writes a file whole or not at all."""
-    if target is None:
-        return
-    with within(target):
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-        os.replace(name, target)
+    part = target.with_name(f".{os.getpid()}.{target.name}")  # keeps the suffix, which names the format of a picture
+    try:
+        write(part)
+        os.replace(part, target)
+    except OSError as error:
+        raise ValueError(f"{target}: cannot be written: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(f"{target}: {error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _report(result: Any, *, as_json: bool, target: Path | None, show: Callable[[Any], None]) -> None:
-    _write(target, result.to_json())
+    if target is not None:
+        _write(target, lambda part: _write_text(part, result.to_json()))
     if as_json:
         click.echo(result.to_json())
     else:
@@ -110,13 +90,45 @@ def _report(result: Any, *, as_json: bool, target: Path | None, show: Callable[[
 
 
 def _law(name: str, options: Sequence[tuple[str, Any]]) -> Law:
-    return make_law(name, **dict(options))
+    chosen = dict(options)
+    require("sizes" not in chosen, "the option sizes is set by the fit, from the runs")
+    return make_law(name, **chosen)
 
 
-def _plot(path: Path | None, draw: Callable[[Path], None]) -> None:
-    if path is not None:
-        with within(path):
-            draw(path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+RUNS = click.argument("runs", type=click.Path(path_type=Path))
+LAW = click.option("--law", "law_name", default="lr-annealing", show_default=True, help=" | ".join(LAWS))
+LAW_OPTIONS = click.option(
+    "--law-option",
+    "law_options",
+    type=LAW_OPTION,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Option of the law, such as decay=0.995 or warmup=as-peak; may be repeated.",
+)
+RESIDUAL = click.option("--residual", default="log", show_default=True, help="Residual of the fit: log or raw.")
+TRAIN = click.option(
+    "--train", default="*", show_default=True, help="Runs to fit: split:LABEL, names and globs, separated by commas."
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
+OUTPUT = click.option("-o", "--output", "target", type=FILE, callback=_writable, help="File to write the JSON to.")
+PEAK = click.option("--peak-lr", type=RATES, required=True, help="Peak rates; a range is geometric.")
+RATIO = click.option(
+    "--anneal-ratio",
+    type=NUMBERS,
+    default=RATIOS,
+    show_default="0.01:0.99:99",
+    help="Annealing ratios; a range is linear.",
+)
+DECAY = click.option(
+    "--decay",
+    type=NAMES,
+    default="linear",
+    show_default=True,
+    help="Shapes of the anneal: linear, cosine, 1-sqrt, exponential.",
+)
+INIT = click.option("--init-lr", type=float, default=0.0, show_default=True, help="Rate of update 0.")
+SIZE = click.option("--model-size", type=float, help="Parameters of the target, for fits over several sizes.")
 
 
 @click.group(
@@ -234,7 +246,7 @@ def search(fit_file: Path, as_json: bool, target: Path | None, chunk: int | None
 @INIT
 @SIZE
 @click.option("--train", default="*", show_default=True, help="Runs to use: split:LABEL, names and globs.")
-@click.option("--plot", type=click.Path(path_type=Path), help="File to draw curves, fits and loss against ratio to.")
+@click.option("--plot", type=FILE, callback=_writable, help="File to draw curves, fits and loss against ratio to.")
 @JSON
 @OUTPUT
 def recommend(
@@ -258,7 +270,7 @@ def recommend(
 
 
 @app.command()
-@click.option("--plot", type=click.Path(path_type=Path), help="File to draw curves, fits and loss against ratio to.")
+@click.option("--plot", type=FILE, callback=_writable, help="File to draw curves, fits and loss against ratio to.")
 @JSON
 def demo(plot: Path | None, as_json: bool) -> None:
     """Run the main job on the curves that ship with fmjax.
@@ -281,5 +293,6 @@ def _recommend(
 ) -> None:
     with output.stages("reading") as stage:
         found = fmjax.recommend(curves, progress=stage, **options)
-    _plot(plot, lambda path: plotting.save_recommendation(found, curves, path))
+    if plot is not None:
+        _write(plot, lambda part: plotting.save_recommendation(found, curves, part))
     _report(found, as_json=as_json, target=target, show=output.print_recommendation)

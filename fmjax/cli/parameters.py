@@ -29,7 +29,11 @@ class Numbers(click.ParamType):
 
     def _range(self, text: str) -> tuple[float, ...]:
         low, high, count = text.split(":")
-        if int(count) < 1 or (self.geometric and min(float(low), float(high)) <= 0):
+        if (
+            int(count) < 1
+            or not np.isfinite([float(low), float(high)]).all()
+            or (self.geometric and min(float(low), float(high)) <= 0)
+        ):
             raise ValueError(text)
         space = np.geomspace if self.geometric else np.linspace
         return tuple(float(f"{x:.12g}") for x in space(float(low), float(high), int(count)))

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from fmjax._checks import choose
-from fmjax.laws.base import Coefficient, Exponent, Law, Row
+from fmjax._checks import choose, finite, require
+from fmjax.laws.base import WARMUPS, Coefficient, Exponent, Law, Row
 from fmjax.laws.chinchilla import Chinchilla
 from fmjax.laws.forward_momentum import ForwardMomentum
 from fmjax.laws.forward_only import ForwardOnly
@@ -23,6 +23,7 @@ __all__ = [
     "LRAnnealing",
     "Law",
     "Row",
+    "check_options",
     "make_law",
 ]
 
@@ -40,4 +41,22 @@ def make_law(name: str, /, **options: Any) -> Law:
     known = [field.name for field in dataclasses.fields(law)]
     for option in options:
         choose(option, known, f"option of {name}")
-    return law(**options)
+    made = law(**options)
+    check_options(made)
+    return made
+
+
+def check_options(law: Law) -> None:
+    """Checks a law's options: decays in [0, 1), the others positive.
+
+    Raises:
+      ValueError: naming the law and the option.
+    """
+    choose(law.warmup, WARMUPS, "warmup mode")
+    for option, value in law.options().items():
+        if option in ("warmup", "sizes") or value is None:
+            continue
+        number = finite(value, f"{law.name}: {option}")
+        decays = option in ("beta1", "beta2", "decay")
+        ok, range_ = (0 <= number < 1, "in [0, 1)") if decays else (number > 0, "above zero")
+        require(ok, f"{law.name}: {option}: expected a number {range_}, got {number:g}")
