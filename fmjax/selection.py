@@ -37,6 +37,12 @@ STARTS = 3
 EFFECT_BYTES = 2**26
 """Bound on the effects of every update held at once while candidates are prepared."""
 
+DECAYS = ("beta1", "beta2", "decay")
+"""Options that are decays per update."""
+
+REFINE_BOUNDS = {"decay": (0.5, 0.99999), "eps": (1e-12, 1.0), "rho": (0.3, 1.5)}
+"""Range of each kind of option in the refinement."""
+
 REFINE_STEPS = 30
 """L-BFGS iterations of the refinement."""
 
@@ -276,11 +282,13 @@ def _refine(problem: Problem, best: Mapping[str, Any], options: FitOptions) -> d
 
 def _free(name: str, value: Any) -> float:
     """Options on the line: log(1 - beta) for decays near one, log for the others."""
-    return float(np.log(1 - value) if name in ("beta1", "beta2", "decay") else np.log(value))
+    return float(np.log(1 - value) if name in DECAYS else np.log(value))
 
 
 def _bound(name: str, z: Any) -> Any:
-    return 1 - jnp.exp(jnp.minimum(z, -1e-6)) if name in ("beta1", "beta2", "decay") else jnp.exp(z)
+    """The option at a point of the line, kept within ``REFINE_BOUNDS``."""
+    bounds = REFINE_BOUNDS["decay" if name in DECAYS else name]
+    return jnp.clip(1 - jnp.exp(z) if name in DECAYS else jnp.exp(z), *bounds)
 
 
 @partial(jax.jit, static_argnames=("names", "residual"))

@@ -14,9 +14,10 @@ FLOORS = (
     ("curves", "laws", "export"),
     ("runs", "lanes"),
     ("records", "datasets"),
-    ("fitting", "sweep"),
+    ("fitting",),
     ("resampling",),
-    ("recommendation", "selection"),
+    ("sweep", "selection"),
+    ("recommendation",),
     ("plotting",),
     ("cli",),
 )

@@ -14,11 +14,13 @@ import fmjax
 from fmjax import plotting
 from fmjax._checks import require, within
 from fmjax.cli import output
-from fmjax.cli.parameters import LAW_OPTION, NAMES, NUMBERS, RATES
+from fmjax.cli.parameters import GRID_AXIS, LAW_OPTION, NAMES, NUMBERS, RATES
 from fmjax.curves import LossCurve
 from fmjax.laws import LAWS, Law, make_law
 from fmjax.records import FitResult
+from fmjax.resampling import METHODS
 from fmjax.runs import load_runs, select
+from fmjax.selection import CRITERIA
 from fmjax.sweep import RATIOS
 
 
@@ -282,10 +284,83 @@ def demo(plot: Path | None, as_json: bool) -> None:
     curves = fmjax.datasets.proxy_runs()
     train, steps = select(curves, "split:train"), 2 * max(int(curve.schedule.total_steps) for curve in curves)
     if not as_json:
-        click.echo(f"1. Fit on {', '.join(c.name for c in train)}; predict the others.\n")
-        output.print_evaluation(fmjax.evaluate("lr-annealing", curves, train=train))
-        click.echo(f"\n2. Use all {len(curves)} runs to plan one of {steps} updates.\n")
+        with output.progress(f"choosing on {len(train)} runs") as report:
+            law = fmjax.select("lr-annealing", train, progress=report).law
+        click.echo(f"1. Fit {', '.join(curve.name for curve in train)}; predict the other runs.\n")
+        output.print_evaluation(fmjax.evaluate(law, curves, train=train))
+        click.echo(f"\n2. Plan a run of {steps} updates from all {len(curves)} runs of {steps // 2}.\n")
     _recommend(curves, plot, as_json, None, total_steps=steps, peak_lr=train[0].peak_lr)
+
+
+@app.command(name="select")
+@RUNS
+@LAW
+@LAW_OPTIONS
+@click.option("--grid", type=GRID_AXIS, multiple=True, metavar="NAME=A,B,...", help="Values to try; may be repeated.")
+@click.option("--by", default="objective", show_default=True, help=" | ".join(CRITERIA))
+@click.option("--refine/--no-refine", default=True, show_default=True, help="Refine the best of the grid by gradient.")
+@TRAIN
+@JSON
+@OUTPUT
+def select_(
+    runs: Path,
+    law_name: str,
+    law_options: Sequence[tuple[str, Any]],
+    grid: Sequence[tuple[str, Any]],
+    by: str,
+    refine: bool,
+    train: str,
+    as_json: bool,
+    target: Path | None,
+) -> None:
+    """Choose the coefficients of a law's effects on the runs to fit; report the error on the others.
+
+    -o writes the fit with the chosen coefficients, for search.
+
+    \b
+    Example:
+      fmjax select runs.toml --law forward-momentum --train split:train -o fit.json
+    """
+    law, curves = _law(law_name, law_options), load_runs(runs)
+    chosen = select(curves, train)
+    with output.progress(f"choosing on {len(chosen)} runs") as report:
+        found = fmjax.select(law, chosen, grid=dict(grid) or None, by=by, refine=refine, progress=report)
+    evaluation = fmjax.evaluate(found.law, curves, train=chosen)
+    if target is not None:
+        _write(target, lambda part: _write_text(part, found.fit.to_json()))
+    _report(found, as_json=as_json, target=None, show=lambda _: output.print_selection(found, evaluation))
+
+
+@app.command()
+@RUNS
+@LAW
+@LAW_OPTIONS
+@TRAIN
+@click.option("--samples", type=int, default=200, show_default=True, help="Bootstrap samples.")
+@click.option("--method", default="noise", show_default=True, help=" | ".join(METHODS))
+@click.option("--block", type=int, default=10, show_default=True, help="Rows of a block.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+@JSON
+@OUTPUT
+def bootstrap(
+    runs: Path,
+    law_name: str,
+    law_options: Sequence[tuple[str, Any]],
+    train: str,
+    as_json: bool,
+    target: Path | None,
+    **options: Any,
+) -> None:
+    """Fit a law to runs and to bootstrap samples of them, for intervals of its parameters.
+
+    \b
+    Example:
+      fmjax bootstrap runs.toml --law lr-annealing --law-option decay=0.99 --samples 1000
+    """
+    law, curves = _law(law_name, law_options), select(load_runs(runs), train)
+    with output.progress(f"fitting {options['samples']} samples") as report:
+        found = fmjax.bootstrap(law, curves, progress=report, **options)
+    _report(found, as_json=as_json, target=target, show=output.print_bootstrap)
 
 
 def _recommend(

@@ -12,6 +12,8 @@ from rich.table import Table
 from fmjax.export import optax_snippet
 from fmjax.recommendation import Recommendation
 from fmjax.records import Evaluation, FitResult, RunMetrics
+from fmjax.resampling import Bootstrap
+from fmjax.selection import Selection
 from fmjax.sweep import SearchResult
 
 MOST_CELLS = 40
@@ -85,6 +87,34 @@ def _runs_table(title: str, runs: Sequence[RunMetrics]) -> Table:
         errors = (number(run.mape_percent, ".3f"), number(run.worst_percent, ".3f"), number(run.r2))
         table.add_row(run.name, *errors, number(run.final_loss), number(run.final_loss_predicted))
     return table
+
+
+def print_selection(selection: Selection, evaluation: Evaluation) -> None:
+    """The chosen options, the runners-up, how flat the choice is, and the error on unseen runs."""
+    out, names = console(), list(selection.flat)
+    out.print(f"[bold]{selection.law.name}[/bold], chosen by {selection.by}: {selection.score:.6g}")
+    options = selection.law.options()
+    table = _table("Best of the grid", (*names, "score"), text=0)
+    for candidate in selection.candidates[:6]:
+        table.add_row(*(f"{candidate.options[name]}" for name in names), f"{candidate.score:.6g}")
+    out.print(table)
+    for name in names:
+        low, high = selection.flat[name]
+        value = options[name] if isinstance(options[name], str) else f"{options[name]:.6g}"
+        span = f"as good from {low} to {high}" if low != high else "no other value of the grid is as good"
+        out.print(f"{name} = {value} ({span})")
+    means = (evaluation.train_mape_percent, evaluation.test_mape_percent)
+    out.print(f"mean error: fitted {number(means[0], '.3f')} %, unseen {number(means[1], '.3f')} %")
+
+
+def print_bootstrap(found: Bootstrap) -> None:
+    """The table of parameters with their intervals."""
+    table = _table(f"{found.fit.law.name}: {len(found.params)} samples", ("parameter", "value", "90 % interval"))
+    for name, value in found.fit.params.items():
+        table.add_row(name, f"{value:.6g}", _interval(found.interval(name), ".6g"))
+    console().print(table)
+    if found.failed:
+        click.echo(f"{found.failed} samples could not be fitted and do not count")
 
 
 def print_search(result: SearchResult) -> None:

@@ -67,7 +67,23 @@ class LawOption(click.ParamType):
             return key, text
 
 
+class GridAxis(click.ParamType):
+    """NAME=A,B,...: the values of an option to try."""
+
+    name = "name=values"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """The option's name and its values, numbers where they read as such."""
+        if not isinstance(value, str):
+            return value
+        key, equals, text = value.partition("=")
+        if not equals:
+            self.fail(f"expected NAME=A,B,..., got {value!r}", param, ctx)
+        return key, tuple(LAW_OPTION.convert(f"{key}={item}", param, ctx)[1] for item in text.split(","))
+
+
 RATES = Numbers(geometric=True)
 NUMBERS = Numbers()
 NAMES = Names()
 LAW_OPTION = LawOption()
+GRID_AXIS = GridAxis()

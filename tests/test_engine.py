@@ -1,0 +1,348 @@
+"""Lanes beside bad lanes to the last bit, options of the objective by hand, compile counts, and float32."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from synthetic import DECAY, TRUTH, runs
+
+from fmjax import lanes
+from fmjax.fitting import END_SHARE, FitOptions, fit, predict, prepare
+from fmjax.laws import LRAnnealing, make_law
+from fmjax.runs import load_runs
+
+LAW = LRAnnealing(decay=DECAY)
+BEST = np.array([TRUTH["lr-annealing"][name] for name in LAW.parameter_names])
+LANES, SETS = 300, 8
+SET = np.arange(LANES) % SETS
+
+
+def problem_of(law, curves, **options):
+    with jax.enable_x64(True):
+        return prepare(law, curves, fitted=[True] * len(curves), options=FitOptions(**options))
+
+
+def rows_of(law, curves):
+    return problem_of(law, curves).rows(np.ones(len(curves), bool))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Eight sets of 120 rows: two memories of the annealing area, four draws of the noise."""
+    sets = [rows_of(dataclasses.replace(LAW, decay=decay), runs()) for decay in (0.99, 0.98) * (SETS // 2)]
+    found = jax.tree.map(lambda *x: np.concatenate(x), *sets)
+    noise = np.random.default_rng(0).normal(size=found.loss.shape)
+    return found._replace(loss=found.loss * np.exp(3e-3 * noise))
+
+
+@pytest.fixture(scope="module")
+def jobs():
+    """Lanes that share sets and differ in weights and starts."""
+    rng = np.random.default_rng(1)
+    return lanes.Jobs(SET, rng.exponential(size=(LANES, 120)), BEST * 10 ** rng.uniform(-0.3, 0.3, (LANES, 4)))
+
+
+def minimise(rows, jobs, which=slice(None), **options):
+    with jax.enable_x64(True):
+        return lanes.minimise(LAW, rows, lanes.Jobs(*(x[which] for x in jobs)), **options)
+
+
+@pytest.fixture(scope="module")
+def clean(rows, jobs):
+    return minimise(rows, jobs)
+
+
+def pick(found, which):
+    return lanes.Lanes(*(x[which] for x in found))
+
+
+def assert_same_bits(one, other):
+    for name, a, b in zip(lanes.Lanes._fields, one, other, strict=True):
+        assert np.array_equal(a, b), name
+
+
+def assert_same(one, other):
+    settled = one.status != lanes.ITERATION_LIMIT
+    np.testing.assert_array_equal(one.status, other.status)
+    np.testing.assert_allclose(one.objective[settled], other.objective[settled], rtol=1e-13)
+    np.testing.assert_allclose(one.params[settled], other.params[settled], rtol=1e-8)
+
+
+# ------------------------------------------------------------------------------------------------ lanes among bad lanes
+
+
+def spoil(rows, where, change):
+    loss = rows.loss.copy()
+    loss[where] = change(loss[where])
+    return rows._replace(loss=loss)
+
+
+def test_the_clean_batch_runs_two_rounds(clean):
+    assert (clean.iterations > lanes.FIRST_ROUND).any()
+    assert (clean.iterations < lanes.FIRST_ROUND).any()
+    assert (clean.status == lanes.CONVERGED).mean() > 0.95
+
+
+FATAL = {
+    "all-nan": (np.s_[3], lambda x: np.nan * x),
+    "one-nan": (np.s_[3, 17], lambda x: np.nan),
+    "infinite": (np.s_[3, 17], lambda x: np.inf),
+    "zero": (np.s_[3, 17], lambda x: 0.0),
+    "negative": (np.s_[3, 17], lambda x: -x),
+}
+HARSH = {
+    "all-equal": (np.s_[3], lambda x: 0 * x + 2.0),
+    "outlier": (np.s_[3, 17], lambda x: 1e6 * x),
+    "many-outliers": (np.s_[3, ::7], lambda x: 1e6 * x),
+    "vanishing": (np.s_[3, 17], lambda x: 1e-6 * x),
+}
+
+
+@pytest.mark.parametrize(("where", "change"), FATAL.values(), ids=FATAL.keys())
+def test_losses_that_cannot_be_fitted_flag_their_lanes_alone(rows, jobs, clean, where, change):
+    found = minimise(spoil(rows, where, change), jobs)
+    assert np.array_equal(found.status == lanes.NON_FINITE, SET == 3)
+    assert not np.isfinite(found.objective[SET == 3]).any()
+    assert_same_bits(pick(found, SET != 3), pick(clean, SET != 3))
+
+
+@pytest.mark.parametrize(("where", "change"), HARSH.values(), ids=HARSH.keys())
+def test_absurd_losses_are_fitted_and_change_no_other_lane(rows, jobs, clean, where, change):
+    found = minimise(spoil(rows, where, change), jobs)
+    assert np.isfinite(found.objective).all()
+    assert not (found.status == lanes.NON_FINITE).any()
+    assert (found.objective[SET == 3] != clean.objective[SET == 3]).all()
+    assert_same_bits(pick(found, SET != 3), pick(clean, SET != 3))
+
+
+@pytest.mark.parametrize("kept", [[5], [5, 90], []], ids=["one-row", "two-rows", "no-row"])
+def test_lanes_of_hardly_any_weight_change_no_other(rows, jobs, clean, kept):
+    weights, odd = jobs.weights.copy(), np.isin(np.arange(LANES), [0, 10, 299])
+    weights[odd] = 0
+    weights[np.ix_(odd, kept)] = 1
+    found = minimise(rows, jobs._replace(weights=weights))
+    assert (found.objective[odd] < 1e-12).all()
+    assert not (found.status == lanes.NON_FINITE).any()
+    assert_same_bits(pick(found, ~odd), pick(clean, ~odd))
+
+
+def test_bad_lanes_of_every_kind_at_once(rows, jobs, clean):
+    spoilt = rows
+    for k, (where, change) in enumerate((*FATAL.values(), *HARSH.values())):
+        at = (k % SETS, *where[1:]) if isinstance(where, tuple) else k % SETS
+        spoilt = spoil(spoilt, at, change) if k < SETS - 1 else spoilt
+    found = minimise(spoilt, jobs)
+    assert np.array_equal(found.status == lanes.NON_FINITE, np.isin(SET, range(len(FATAL))))
+    assert_same_bits(pick(found, SET == SETS - 1), pick(clean, SET == SETS - 1))
+
+
+# ------------------------------------------------------------------------------------------------ lanes of other batches
+
+
+def test_the_order_of_lanes_changes_no_bit(rows, jobs, clean):
+    order = np.random.default_rng(2).permutation(LANES)
+    assert_same_bits(minimise(rows, jobs, order), pick(clean, order))
+
+
+@pytest.mark.parametrize("count", [7, 64])
+def test_the_number_of_lanes_does_not_matter(rows, jobs, clean, count):
+    assert_same(minimise(rows, jobs, np.s_[:count]), pick(clean, np.s_[:count]))
+
+
+def test_chunks_and_blocks_of_another_size(rows, jobs, clean, monkeypatch):
+    sizes, chunk = [], lanes._chunk_size  # a chunk of 96 lanes is compiled here alone, with blocks of this size
+    monkeypatch.setattr(lanes, "_chunk_size", lambda *shape: sizes.append(chunk(*shape)) or sizes[-1])
+    monkeypatch.setattr(lanes, "BLOCK_ELEMENTS", 32 * 120)
+    monkeypatch.setattr(lanes, "CHUNK_ELEMENTS", 96 * 120)
+    found = minimise(rows, jobs)
+    assert sizes == [96]
+    assert_same(found, clean)
+
+
+def test_weights_as_a_function_are_those_of_the_array(rows, jobs, clean):
+    asked = []
+
+    def weights(index):
+        asked.append(len(index))
+        return jobs.weights[index]
+
+    with jax.enable_x64(True):
+        found = lanes.minimise(LAW, rows, jobs._replace(weights=weights))
+    assert_same_bits(found, clean)
+    assert max(asked) < LANES
+
+
+def test_lanes_over_several_sets_are_separate_fits(rows, jobs, clean):
+    for k in range(SETS):
+        only = jax.tree.map(lambda x: np.repeat(x[k : k + 1], SETS, axis=0), rows)  # noqa: B023
+        mine = np.arange(k, LANES, SETS)
+        assert_same(minimise(only, jobs, mine), pick(clean, mine))
+
+
+@pytest.mark.parametrize("limit", [5, 9, 12])
+def test_a_limit_stops_the_lanes_that_need_more_and_no_other(rows, jobs, clean, limit):
+    found = minimise(rows, jobs, max_iterations=limit)
+    done = clean.iterations <= limit
+    assert 0 < np.sum(~done)
+    assert_same_bits(pick(found, done), pick(clean, done))
+    assert set(found.status[~done]) == {lanes.ITERATION_LIMIT}
+    assert set(found.iterations[~done]) == {limit}
+
+
+def progress_of(rows, jobs, which, **options):
+    told = []
+    minimise(rows, jobs, which, progress=lambda done, total: told.append((done, total)), **options)
+    return told
+
+
+def test_progress_rises_to_the_total(rows, jobs, clean):
+    settled = np.flatnonzero(clean.status != lanes.ITERATION_LIMIT)[:280]
+    told = progress_of(rows, jobs, settled)
+    assert len(told) > 2
+    assert told == sorted(told)
+    assert told[-1] == (280, 280)
+
+
+@pytest.mark.xfail(strict=True, reason="lanes given up at the limit never count as done")
+def test_progress_reaches_the_total_at_the_limit(rows, jobs):
+    assert progress_of(rows, jobs, slice(None), max_iterations=3)[-1] == (LANES, LANES)
+
+
+def test_the_same_shapes_compile_once(rows, jobs, clean):
+    before = lanes._minimise._cache_size()
+    other = jobs._replace(start=jobs.start * 1.01, weights=jobs.weights + 0.1)
+    found = minimise(rows, other, objective=lanes.Objective(delta=2e-3, over_weight=3.0), max_iterations=50)
+    assert lanes._minimise._cache_size() == before
+    assert (found.objective != clean.objective).all()
+
+
+# ------------------------------------------------------------------------------------------------ options of a fit
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return runs(noise=3e-3)
+
+
+def log_errors(found, curves):
+    pairs = zip(predict(found, curves), curves, strict=True)
+    return [np.log(predicted) - np.log(curve.loss) for predicted, curve in pairs]
+
+
+def huber(error, delta=1e-3):
+    size = np.abs(error)
+    return np.where(size <= delta, error**2 / 2, delta * (size - delta / 2))
+
+
+def by_hand(found, curves, over_weight=1.0, end_weight=1.0, drop_before=0):
+    total = 0.0
+    for error, curve in zip(log_errors(found, curves), curves, strict=True):
+        late = curve.step >= (1 - END_SHARE) * (curve.schedule.total_steps - 1)
+        weight = np.where(late, end_weight, 1.0) * np.where(error > 0, over_weight, 1.0)
+        total += np.sum((weight * huber(error))[curve.step >= drop_before])
+    return total
+
+
+OPTIONS = {
+    "none": {},
+    "over": {"over_weight": 30.0},
+    "under": {"over_weight": 0.1},
+    "end": {"end_weight": 100.0},
+    "drop": {"drop_before": 200},
+    "all": {"over_weight": 3.0, "end_weight": 5.0, "drop_before": 200},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+def test_the_objective_is_the_sum_by_hand(noisy, options):
+    found = fit(LAW, noisy, **options)
+    assert found.objective == pytest.approx(by_hand(found, noisy, **options), rel=1e-9)
+    assert found.objective <= by_hand(fit(LAW, noisy), noisy, **options) * (1 + 1e-9)
+
+
+def test_end_weight_weighs_the_last_tenth_of_each_run(noisy):
+    weights = problem_of(LAW, noisy, end_weight=4.0).row_weights(np.ones(4, bool))
+    expected = np.concatenate([np.where(curve.step >= 0.9 * 399, 4.0, 1.0) for curve in noisy])
+    np.testing.assert_array_equal(weights, expected)
+    assert np.sum(weights == 4.0) == 12
+
+
+def test_end_weight_improves_the_final_rows():
+    wrong, curves = LRAnnealing(decay=0.9), runs()
+
+    def late(found):
+        return np.mean([np.abs(error[-3:]) for error in log_errors(found, curves)])
+
+    assert late(fit(wrong, curves, end_weight=1000.0)) < 0.7 * late(fit(wrong, curves))
+
+
+def test_over_weight_lowers_the_share_of_over_estimates(noisy):
+    weights = (0.1, 1.0, 10.0, 100.0)
+    shares = [np.mean(np.concatenate(log_errors(fit(LAW, noisy, over_weight=w), noisy)) > 0) for w in weights]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.8
+    assert 0.3 < shares[1] < 0.7
+    assert shares[-1] < 0.1
+
+
+def test_drop_before_leaves_out_rows(noisy):
+    found = fit(LAW, noisy, drop_before=200)
+    late = [curve.step >= 200 for curve in noisy]
+    cut = [
+        dataclasses.replace(curve, step=curve.step[keep], loss=curve.loss[keep])
+        for curve, keep in zip(noisy, late, strict=True)
+    ]
+    assert found.rows == np.sum(late) < 120
+    assert found.params == pytest.approx(fit(LAW, cut).params, rel=1e-9)
+    edge = problem_of(LAW, noisy, drop_before=int(noisy[0].step[10]))
+    np.testing.assert_array_equal(edge.keep.sum(axis=1), 20)
+
+
+# ------------------------------------------------------------------------------------------------ float32
+
+GOLDEN = ("lr-annealing", "forward-momentum", "forward-only")
+
+
+def golden_records(shared, law):
+    records = json.loads((shared / "golden" / "fits.json").read_text())["fits"]
+    return [record for record in records if record["law"].partition(" ")[0] == law]
+
+
+def golden_rows(law, curves, records):
+    """One set of rows for each record; the data set is picked by weights."""
+    sets = []
+    for record in records:
+        decay = record["law"].partition("lambda=")[2]
+        made = dataclasses.replace(law, warmup=record["warmup"], **({"decay": float(decay)} if decay else {}))
+        sets.append(rows_of(made, curves))
+    return jax.tree.map(lambda *x: np.concatenate(x), *sets)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_float32_comes_near_the_golden_objectives(shared, name):
+    law, records = make_law(name), golden_records(shared, name)
+    folders = sorted({record["data"] for record in records})
+    curves, origin = [], []
+    for data in folders:
+        chosen = [run for run in load_runs(shared / "data" / data) if run.name in records[0]["train"]]
+        curves += [dataclasses.replace(run, model_size=None) for run in chosen]
+        origin += [data] * len(chosen)
+    problem, rows = problem_of(law, curves), golden_rows(law, curves, records)
+    origin = np.array(origin)[problem.run_of_row(np.ones(len(curves), bool))]
+    weights = np.array([origin == record["data"] for record in records], float)
+    small = jax.tree.map(lambda x: x.astype(np.float32), (rows, weights))
+    sets, grid, objective = np.arange(len(records)), lanes.exponent_grid(law).astype(np.float32), lanes.Objective()
+    with jax.enable_x64(False):
+        starts = lanes.closed_form_starts(law, small[0], sets, small[1], objective, grid, residual="log", keep=8)
+        start = np.asarray(starts).reshape(-1, starts.shape[2])
+        found = lanes.minimise(law, small[0], lanes.Jobs(np.repeat(sets, 8), lambda i: small[1][i // 8], start))
+    assert found.params.dtype == found.objective.dtype == np.float32
+    for k, record in enumerate(records):
+        one = pick(found, np.s_[8 * k : 8 * k + 8])
+        with jax.enable_x64(True):
+            params = jnp.asarray(one.params[lanes.best(one)], float)
+            value = lanes.value(law, "log", rows.of(k), weights[k], lanes.Objective(), params)
+        assert float(value) == pytest.approx(record["objective_sum"], rel=1e-3)
