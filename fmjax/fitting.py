@@ -11,6 +11,7 @@ from fmjax import lanes, metrics
 from fmjax._checks import choose, positive, require, whole
 from fmjax.curves import CurveBatch, LossCurve, pad
 from fmjax.laws import Law, Row, check_options, make_law
+from fmjax.objective import RESIDUALS, Objective, Rows, bounds, closed_form_starts, exponent_grid, linearise
 from fmjax.records import Evaluation, FitResult, RunMetrics
 
 END_SHARE = 0.1
@@ -51,11 +52,11 @@ class Problem(NamedTuple):
     weight: np.ndarray
     """``[runs, rows]`` weight of each row."""
 
-    def rows(self, used: np.ndarray) -> lanes.Rows:
+    def rows(self, used: np.ndarray) -> Rows:
         """The counting rows of the runs marked in ``used[runs]``, flat, as one set."""
         keep = self.keep & used[:, None]
         effects = {key: value[keep][None] for key, value in self.effects.items()}
-        return lanes.Rows(effects, self.batch.loss[keep][None])
+        return Rows(effects, self.batch.loss[keep][None])
 
     def row_weights(self, used: np.ndarray) -> np.ndarray:
         """Weight of each of ``rows(used)``."""
@@ -82,7 +83,7 @@ def _predict(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
 
 @jax.jit
 def _relative_slopes(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
-    predicted, slopes = lanes.linearise(law, effects, vector)
+    predicted, slopes = linearise(law, effects, vector)
     return slopes / predicted[None, :]
 
 
@@ -179,8 +180,8 @@ def fit(
 
 def fit_groups(problem: Problem, groups: Any, options: FitOptions) -> list[FitResult]:
     """Fits each group of a problem's runs, ``groups[groups, runs]``, in one batch; their ``runs`` are left empty."""
-    law, residual = problem.law, choose(options.residual, lanes.RESIDUALS, "residual")
-    objective = lanes.Objective(positive(options.delta, "delta"), positive(options.over_weight, "over_weight"))
+    law, residual = problem.law, choose(options.residual, RESIDUALS, "residual")
+    objective = Objective(positive(options.delta, "delta"), positive(options.over_weight, "over_weight"))
     groups, limit = np.asarray(groups, bool), whole(options.max_iterations, "max_iterations", least=1)
     used = groups.any(axis=0)
     rows, weights = problem.rows(used), groups[:, problem.run_of_row(used)] * problem.row_weights(used)
@@ -190,15 +191,15 @@ def fit_groups(problem: Problem, groups: Any, options: FitOptions) -> list[FitRe
             f"no row is left to fit of {names}: every row was logged before the end of warmup or drop_before"
         )
     keep = whole(options.starts, "starts", least=1)
-    sets, grid = np.zeros(len(groups), int), lanes.exponent_grid(law)
-    starts = lanes.closed_form_starts(law, rows, sets, weights, objective, grid, residual=residual, keep=keep)
+    sets, grid = np.zeros(len(groups), int), exponent_grid(law)
+    starts = closed_form_starts(law, rows, sets, weights, objective, grid, residual=residual, keep=keep)
     each = starts.shape[1]
     jobs = lanes.Jobs(
         np.zeros(len(groups) * each, int), lambda i: weights[i // each], np.asarray(starts).reshape(-1, starts.shape[2])
     )
     found = lanes.minimise(law, rows, jobs, objective, residual=residual, max_iterations=limit)
     found = jax.tree.map(lambda x: x.reshape(len(groups), each, *x.shape[1:]), found)
-    evidence = _Evidence.of(problem, used)
+    evidence = Evidence.of(problem, used)
     return [
         _summarise(law, options, jax.tree.map(lambda x: x[g], found), evidence, weights[g])  # noqa: B023
         for g in range(len(groups))
@@ -206,10 +207,10 @@ def fit_groups(problem: Problem, groups: Any, options: FitOptions) -> list[FitRe
 
 
 def _summarise(
-    law: Law, options: FitOptions, found: lanes.Lanes, evidence: "_Evidence", weights: np.ndarray
+    law: Law, options: FitOptions, found: lanes.Lanes, evidence: "Evidence", weights: np.ndarray
 ) -> FitResult:
     best = lanes.best(found)
-    names, (lower, upper), vector = law.parameter_names, lanes.bounds(law), found.params[best]
+    names, (lower, upper), vector = law.parameter_names, bounds(law), found.params[best]
     status = list(lanes.STATUS)[int(found.status[best])]
     failed = status == "non-finite"
     open_ = () if failed else evidence.undetermined(vector, weights)
@@ -230,7 +231,7 @@ def _summarise(
     )
 
 
-class _Evidence(NamedTuple):
+class Evidence(NamedTuple):
     """Rows from which to tell what data determine.
 
     Warmup is held at the peak for this question: its transient alone would otherwise pass for evidence on annealing.
@@ -240,7 +241,8 @@ class _Evidence(NamedTuple):
     effects: Row
 
     @classmethod
-    def of(cls, problem: Problem, used: np.ndarray) -> "_Evidence":
+    def of(cls, problem: Problem, used: np.ndarray) -> "Evidence":
+        """The rows of the runs marked in ``used[runs]``."""
         held = problem._replace(effects=_batch_effects(problem.law, problem.batch, warmup="as-peak"))
         return cls(problem.law, held.rows(used).of(0).effects)
 

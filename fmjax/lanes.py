@@ -1,4 +1,4 @@
-"""The batch engine: the Huber objective of one lane, its closed-form starts, and the Optax loop over many lanes."""
+"""The batch engine: the Optax loop over many lanes, in chunks over all local devices."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fmjax.laws import Law, Row
-from fmjax.newton import Curvature, DampedNewtonState, damped_newton
+from fmjax.laws import Law
+from fmjax.newton import DampedNewtonState, damped_newton
+from fmjax.objective import Objective, Rows, bounds, closed_form_starts, exponent_grid, model
 
-RESIDUALS = ("log", "raw")
 MAX_ITERATIONS = 200
 TOLERANCE = 1e-13
 """A lane has converged when an undamped step promises less than this share of the objective."""
@@ -24,7 +24,7 @@ STUCK = 1e-8
 
 STATUS = {
     "converged": "converged",
-    "iteration-limit": "stopped at the iteration limit before the objective settled",
+    "iteration-limit": "stopped before the objective settled",
     "non-finite": "no start gave a finite objective: the data or options are outside what the law can describe",
     "undetermined": "the data do not determine every parameter",
     "at-bound": "a parameter lies at its bound",
@@ -32,31 +32,6 @@ STATUS = {
 """What can be said of a fit, by status; lanes carry the index."""
 
 CONVERGED, ITERATION_LIMIT, NON_FINITE, UNDETERMINED, AT_BOUND = range(5)
-
-
-class Rows(NamedTuple):
-    """What the objective needs of the data, flat; a lane works on one of the sets.
-
-    Sets differ in the runs behind them or in the coefficients of the effects; all have the same number of rows.
-    """
-
-    effects: Row
-    """Effects by name, ``[sets, rows]`` each, or ``[1, rows]`` where all sets share them."""
-    loss: Any
-    """``[sets, rows]`` measured losses, or ``[1, rows]``."""
-
-    def of(self, index: Any) -> "Rows":
-        """The rows ``[rows]`` of one set."""
-        return jax.tree.map(lambda x: x[0] if len(x) == 1 else x[index], self)
-
-
-class Objective(NamedTuple):
-    """Options of the objective that may differ from lane to lane."""
-
-    delta: Any = 1e-3
-    """Residual at which the Huber loss turns from quadratic to linear."""
-    over_weight: Any = 1.0
-    """Weight of rows that the law over-estimates, relative to the others."""
 
 
 class Lanes(NamedTuple):
@@ -82,127 +57,6 @@ class Jobs(NamedTuple):
     start: Any
     """``[lanes, parameters]``."""
 
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Objective: one lane
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def linearise(law: Law, effects: Row, params: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Predicted losses ``[rows]`` and their derivatives ``[parameters, rows]``."""
-    split = len(law.coefficients)
-    coefficients, exponents = params[:split], params[split:]
-
-    def basis(exponents: jax.Array) -> jax.Array:
-        return jax.vmap(law.basis, in_axes=(0, None), out_axes=-1)(effects, exponents)
-
-    phi, slopes = basis(exponents), jax.jacfwd(basis)(exponents)
-    return coefficients @ phi, jnp.concatenate([phi, jnp.einsum("jrk,j->kr", slopes, coefficients)])
-
-
-def value(law: Law, residual: str, rows: Rows, weights: jax.Array, options: Objective, params: jax.Array) -> jax.Array:
-    """Sum of weighted Huber losses, differentiable in everything."""
-    predicted = law.predict(rows.effects, params)
-    error = jnp.log(predicted) - jnp.log(rows.loss) if residual == "log" else predicted - rows.loss
-    weights = weights * jnp.where(error > 0, options.over_weight, 1.0)
-    return weights @ optax.losses.huber_loss(error, delta=options.delta)
-
-
-def _objective(
-    law: Law, residual: str, rows: Rows, weights: jax.Array, options: Objective, params: jax.Array
-) -> tuple[jax.Array, jax.Array, Curvature]:
-    """Sum of weighted Huber losses with its gradient and curvatures."""
-    predicted, slopes = linearise(law, rows.effects, params)
-    predicted = jnp.where(weights > 0, predicted, rows.loss)  # what weighs nothing may not turn the sums into NaN
-    if residual == "log":
-        error = jnp.log(predicted) - jnp.log(rows.loss)  # NaN where predicted <= 0: never accepted
-        slopes = slopes / predicted[None, :]
-    else:
-        error = predicted - rows.loss
-    weights = weights * jnp.where(error > 0, options.over_weight, 1.0)
-    size, delta = jnp.abs(error), options.delta
-    quadratic = size <= delta
-    # Huber: error^2/2 within delta, delta (|error| - delta/2) beyond
-    huber = jnp.where(quadratic, 0.5 * error**2, delta * (size - 0.5 * delta))
-    grad = slopes @ (weights * jnp.clip(error, -delta, delta))
-    newton = (slopes * (weights * quadratic)[None, :]) @ slopes.T
-    safe = jnp.where(quadratic, 1.0, delta / jnp.maximum(size, delta))
-    majorizer = (slopes * (weights * safe)[None, :]) @ slopes.T
-    return weights @ huber, grad, Curvature(newton, majorizer)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Starts: for given exponents the best coefficients of the relative error are linear least squares
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def bounds(law: Law) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper bounds ``[parameters]``."""
-    return np.array([p.lower for p in law.parameters]), np.array([p.upper for p in law.parameters])
-
-
-def exponent_grid(law: Law) -> np.ndarray:
-    """Every combination of the exponents' starts, ``[starts, exponents]``."""
-    axes = np.meshgrid(*(e.starts for e in law.exponents), indexing="ij")
-    return np.stack([axis.ravel() for axis in axes], axis=-1)
-
-
-def _closed_form(law: Law, rows: Rows, weights: jax.Array, exponents: jax.Array) -> jax.Array:
-    """Parameter vector with the least-squares coefficients of predicted/loss - 1 for given exponents."""
-    phi = jax.vmap(law.basis, in_axes=(0, None), out_axes=-1)(rows.effects, exponents)
-    phi = phi / rows.loss[None, :]
-    scale = jnp.sqrt(jnp.maximum(phi**2 @ weights, jnp.finfo(phi.dtype).tiny))
-    phi = phi / scale[:, None]
-    gram = (phi * weights[None, :]) @ phi.T + 1e-10 * jnp.eye(phi.shape[0], dtype=phi.dtype)
-    coefficients = jnp.linalg.solve(gram, phi @ weights) / scale
-    return jnp.concatenate([coefficients, exponents])
-
-
-@partial(jax.jit, static_argnames=("residual", "keep"))
-def closed_form_starts(
-    law: Law,
-    rows: Rows,
-    sets: jax.Array,
-    weights: jax.Array,
-    objective: Objective,
-    exponents: jax.Array,
-    *,
-    residual: str,
-    keep: int,
-) -> jax.Array:
-    """The best closed-form starts over a grid of exponents, for each problem (a set of rows with weights).
-
-    Args:
-      law: the law.
-      rows: sets of rows.
-      sets: ``[problems]`` which set.
-      weights: ``[problems, rows]`` weight of each row.
-      objective: as for ``minimise``.
-      exponents: ``[grid, exponents]``.
-      residual: as for ``minimise``.
-      keep: starts to return for each problem.
-
-    Returns:
-      ``[problems, keep, parameters]``, best first; fewer where the grid is smaller.
-    """
-    lower, upper = (jnp.asarray(b, rows.loss.dtype) for b in bounds(law))
-
-    def start(rows: Rows, weights: jax.Array, exponents: jax.Array) -> tuple[jax.Array, jax.Array]:
-        params = jnp.clip(_closed_form(law, rows, weights, exponents), lower, upper)
-        return params, _objective(law, residual, rows, weights, objective, params)[0]
-
-    def starts(problem: tuple[jax.Array, jax.Array]) -> jax.Array:
-        index, weights = problem
-        params, values = jax.vmap(partial(start, rows.of(index), weights))(exponents)
-        order = jnp.argsort(jnp.where(jnp.isfinite(values), values, jnp.inf))
-        return params[order[:keep]]
-
-    return jax.lax.map(starts, (sets, weights))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The Optax loop over the lanes of a block
-# ---------------------------------------------------------------------------------------------------------------------
 
 BLOCK_ELEMENTS = 32_768
 """Lanes x rows worked on at once, so that a block stays in the cache."""
@@ -237,7 +91,7 @@ def _advance(law: Law, residual: str, objective: Objective, rows: Rows, lane: An
     """One evaluation and Optax update of one lane; a lane that is done stays as it is."""
     weights, (params, state, running, evaluations) = lane
     newton = _newton(law, params.dtype)
-    value, grad, curvature = _objective(law, residual, rows, weights, objective, params)
+    value, grad, curvature = model(law, residual, rows, weights, objective, params)
     updates, after = newton.update(grad, state, params, value=value, curvature=curvature)
     state = jax.tree.map(lambda new, old: jnp.where(running, new, old), after, state)
     params = jnp.where(running, optax.apply_updates(params, updates), params)
@@ -289,9 +143,9 @@ def block_size(lanes: int, rows: int) -> int:
     return size
 
 
-def solve_one(law: Law, rows: Rows, objective: Objective, *, residual: str) -> jax.Array:
-    """Best parameters ``[parameters]`` for one set of rows ``[rows]`` of weight one; for use under ``jit``."""
-    weights, sets = jnp.ones((1, rows.loss.size), rows.loss.dtype), jax.tree.map(lambda x: x[None], rows)
+def solve_one(law: Law, rows: Rows, weights: jax.Array, objective: Objective, *, residual: str) -> jax.Array:
+    """Best parameters ``[parameters]`` for one set of rows ``[rows]`` with weights; for use under ``jit``."""
+    weights, sets = weights[None], jax.tree.map(lambda x: x[None], rows)
     one, grid = jnp.zeros(1, jnp.int32), jnp.asarray(exponent_grid(law), rows.loss.dtype)
     start = closed_form_starts(law, sets, one, weights, objective, grid, residual=residual, keep=1)[0]
     limit = jnp.asarray(MAX_ITERATIONS, jnp.int32)
@@ -346,6 +200,8 @@ def minimise(
                 if progress is not None:
                     progress(int(np.sum(found.status != ITERATION_LIMIT)), lanes)
             active = np.flatnonzero(found.status == ITERATION_LIMIT)
+    if progress is not None:
+        progress(lanes, lanes)
     return found
 
 

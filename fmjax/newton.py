@@ -82,13 +82,24 @@ def damped_newton(
 
 
 def _step(state: DampedNewtonState, lower: jax.Array, upper: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The damped step inside the bounds, and the decrease an undamped one promises."""
-    outward = jnp.where(state.grad > 0, state.point <= lower, state.point >= upper)
-    grad = jnp.where(outward, 0.0, state.grad)
-    newton, majorizer = (_restrict(matrix, outward) for matrix in state.curvature)
-    step = -solve(newton + state.damping * majorizer, grad)
-    undamped = -solve(newton + 1e-9 * majorizer, grad)
-    return jnp.clip(state.point + step, lower, upper) - state.point, -0.5 * grad @ undamped
+    """The damped step inside the bounds, and the decrease an undamped one promises.
+
+    Parameters that the step would carry across a bound stop there, and the step of the others is solved again.
+    """
+    point, grad = state.point, state.grad
+    outward = jnp.where(grad > 0, point <= lower, point >= upper)
+    damped = state.curvature.newton + state.damping * state.curvature.majorizer
+    free = _solve_free(damped, grad, outward)
+    crosses = ~outward & ((point + free < lower) | (point + free > upper))
+    halt = jnp.where(crosses, jnp.clip(point + free, lower, upper) - point, 0.0)
+    step = halt + _solve_free(damped, grad + damped @ halt, outward | crosses)
+    undamped = _solve_free(state.curvature.newton + 1e-9 * state.curvature.majorizer, grad, outward)
+    return jnp.clip(point + step, lower, upper) - point, -0.5 * grad @ undamped
+
+
+def _solve_free(matrix: jax.Array, grad: jax.Array, fixed: jax.Array) -> jax.Array:
+    """The Newton step of the parameters that are not fixed, zero for those that are."""
+    return -solve(_restrict(matrix, fixed), jnp.where(fixed, 0.0, grad))
 
 
 def _restrict(matrix: jax.Array, fixed: jax.Array) -> jax.Array:

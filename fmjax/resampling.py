@@ -11,8 +11,9 @@ import numpy as np
 from fmjax import lanes
 from fmjax._checks import choose, require, whole
 from fmjax.curves import LossCurve
-from fmjax.fitting import FitOptions, Problem, fit_groups, measure, prepare, with_measured_runs
+from fmjax.fitting import Evidence, FitOptions, Problem, fit_groups, measure, prepare, with_measured_runs
 from fmjax.laws import Law
+from fmjax.objective import Objective, Rows
 from fmjax.records import FitResult, RunMetrics, plain
 
 METHODS = ("noise", "blocks", "runs")
@@ -182,6 +183,7 @@ def bootstrap_groups(
     found = draw(_Setting.of(problem, groups, fits, options, block, progress), count, np.random.default_rng(seed))
     usable = np.isin(found.status, (lanes.CONVERGED, lanes.AT_BOUND)).reshape(len(groups), count)
     params = found.params.reshape(len(groups), count, -1)
+    require(usable.sum(axis=1).min() >= 2, f"fewer than two of {count} bootstrap samples could be fitted")
     return [Bootstrap(fit, params[g][usable[g]], int(count - usable[g].sum()), method) for g, fit in enumerate(fits)]
 
 
@@ -189,7 +191,9 @@ class _Setting(NamedTuple):
     """What all draws work on: the rows of the groups' runs, and the groups' fits."""
 
     problem: Problem
-    rows: lanes.Rows
+    used: np.ndarray
+    """``[runs]`` runs that any group has."""
+    rows: Rows
     run: np.ndarray
     """``[rows]`` run of each row."""
     weights: np.ndarray
@@ -207,12 +211,14 @@ class _Setting(NamedTuple):
         run = problem.run_of_row(used)
         weights = np.asarray(groups)[:, run] * problem.row_weights(used)
         start = np.stack([fit.vector for fit in fits])
-        return cls(problem, problem.rows(used), run, weights, start, options, whole(block, "block", least=1), report)
+        return cls(
+            problem, used, problem.rows(used), run, weights, start, options, whole(block, "block", least=1), report
+        )
 
-    def minimise(self, rows: lanes.Rows, weights: Any, count: int) -> lanes.Lanes:
+    def minimise(self, rows: Rows, weights: Any, count: int) -> lanes.Lanes:
         """Fits ``count`` lanes a group, each started from the group's fit."""
         total, start = count * len(self.start), np.repeat(self.start, count, axis=0)
-        objective = lanes.Objective(self.options.delta, self.options.over_weight)
+        objective = Objective(self.options.delta, self.options.over_weight)
         jobs = lanes.Jobs(np.arange(total), weights, start)
         return lanes.minimise(
             self.problem.law,
@@ -243,14 +249,24 @@ def _block_samples(setting: _Setting, count: int, rng: np.random.Generator) -> l
 
 
 def _run_samples(setting: _Setting, count: int, rng: np.random.Generator) -> lanes.Lanes:
-    """Runs drawn with replacement: a run's rows weigh as often as it was drawn."""
+    """Runs drawn with replacement: a row weighs as often as its run is drawn; draws that leave parameters open fail."""
     multiples = []
     for weights in setting.weights:
         members = np.unique(setting.run[weights > 0])
+        require(members.size > 1, "drawing runs with replacement needs at least two runs")
         draws = rng.choice(members, size=(count, members.size))
         multiples.append(np.stack([np.bincount(draw, minlength=setting.run.max() + 1) for draw in draws]))
     drawn = np.concatenate(multiples)
-    return setting.minimise(setting.rows, lambda i: drawn[i][:, setting.run] * setting.weights[i // count], count)
+
+    def weights_of(index: np.ndarray) -> np.ndarray:
+        return drawn[index][:, setting.run] * setting.weights[index // count]
+
+    found = setting.minimise(setting.rows, weights_of, count)
+    evidence = Evidence.of(setting.problem, setting.used)
+    for lane, params in enumerate(found.params):
+        if found.status[lane] != lanes.NON_FINITE and evidence.undetermined(params, weights_of(np.array([lane]))[0]):
+            found.status[lane] = lanes.UNDETERMINED
+    return found
 
 
 def _noise_samples(setting: _Setting, count: int, rng: np.random.Generator) -> lanes.Lanes:
@@ -314,12 +330,19 @@ class _Chain(NamedTuple):
 
     def noise(self, residual: np.ndarray, weights: np.ndarray) -> _Noise:
         """Correlation and size of residuals ``[lanes, rows]`` over rows of positive weight, shared ones once."""
-        own = (weights > 0) & (self.owner == np.arange(self.owner.size))
+        own = np.stack([self._own(weight > 0) for weight in weights])
         pair = own[:, 1:] & (weights[:, :-1] > 0) & ~self.starts[1:]
         now, before = np.where(pair, residual[:, 1:], 0.0), np.where(pair, residual[:, :-1], 0.0)
         phi = np.sum(now * before, axis=1) / np.maximum(np.sum(before**2, axis=1), 1e-300)
         sigma = np.sqrt(np.sum(np.where(own, residual, 0.0) ** 2, axis=1) / own.sum(axis=1))
         return _Noise(np.clip(phi, 0.0, 0.99), sigma)
+
+    def _own(self, present: np.ndarray) -> np.ndarray:
+        """Mask of the present rows, shared ones only where they are first met."""
+        index = np.flatnonzero(present)
+        mask = np.zeros(present.size, bool)
+        mask[index[np.unique(self.owner[index], return_index=True)[1]]] = True
+        return mask
 
     def draw(self, rng: np.random.Generator, noise: _Noise) -> np.ndarray:
         """Noise ``[lanes, rows]``."""

@@ -17,8 +17,8 @@ from fmjax import lanes
 from fmjax._checks import choose, require
 from fmjax.curves import LossCurve
 from fmjax.fitting import FitOptions, Problem, evaluate, prepare
-from fmjax.laws import Law, Row
-from fmjax.laws.base import WARMUPS
+from fmjax.laws import Law, Row, check_options
+from fmjax.objective import Objective, Rows, closed_form_starts, exponent_grid, value
 from fmjax.records import FitResult, plain
 from fmjax.resampling import leave_one_out_groups
 
@@ -121,9 +121,12 @@ def select(
         problem = prepare(law, curves, fitted=[True] * len(curves), options=chosen)
         ranked = rank(problem, chosen, grid=grid, by=by, progress=progress)
         best = dict(ranked[0].options)
+        tried = [best]
         if refine and by == "objective" and best:
-            best |= _refine(problem, best, chosen)
-    result = evaluate(dataclasses.replace(problem.law, **best), curves, train=curves, **chosen._asdict()).fit
+            tried.append(best | _refine(problem, best, chosen))
+    laws = [dataclasses.replace(problem.law, **options) for options in tried]
+    results = [evaluate(law, curves, train=curves, **chosen._asdict()).fit for law in laws]
+    result = min(results, key=lambda result: result.objective)
     score = result.objective if by == "objective" else ranked[0].score
     return Selection(result, by, score, ranked, _flat(ranked))
 
@@ -153,12 +156,16 @@ def rank(
 
 def _combinations(law: Law, grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Every combination of the grid, those of one warmup mode together."""
-    for name in grid:
-        choose(name, law.options(), f"option of {law.name}")
-    for mode in grid.get("warmup", ()):
-        choose(mode, WARMUPS, "warmup mode")
-    axes = {name: tuple(values) for name, values in sorted(grid.items(), key=lambda item: item[0] != "warmup")}
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    known = [name for name in law.options() if name != "sizes"]
+    for name, values in grid.items():
+        choose(name, known, f"option of {law.name}")
+        require(len(values) > 0, f"expected at least one value of {name} to try, found none")
+    axes = {name: grid[name] for name in sorted(grid, key=lambda name: name != "warmup")}
+    axes |= {"rho": [1.0 if rho is None else rho for rho in axes["rho"]]} if "rho" in axes else {}
+    combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    for options in combinations:
+        check_options(dataclasses.replace(law, **options))
+    return combinations
 
 
 def _by_warmup(law: Law, combinations: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -189,11 +196,11 @@ def _scores(
     everything = np.ones(len(problem.curves), bool)
     rows = _rows_of_candidates(problem, warmup, combinations)
     weights, tested = _weights(problem, groups, by)
-    objective = lanes.Objective(options.delta, options.over_weight)
+    objective = Objective(options.delta, options.over_weight)
     law, sets = problem.law, np.repeat(np.arange(len(combinations)), len(weights))
     tiled = np.tile(weights, (len(combinations), 1))
-    keep, grid = min(STARTS, options.starts), lanes.exponent_grid(law)
-    starts = lanes.closed_form_starts(law, rows, sets, tiled, objective, grid, residual=options.residual, keep=keep)
+    keep, grid = min(STARTS, options.starts), exponent_grid(law)
+    starts = closed_form_starts(law, rows, sets, tiled, objective, grid, residual=options.residual, keep=keep)
     each = starts.shape[1]
     jobs = lanes.Jobs(
         np.repeat(sets, each), lambda i: tiled[i // each], np.asarray(starts).reshape(-1, starts.shape[2])
@@ -233,7 +240,7 @@ def _mean_by_run(errors: np.ndarray, run: np.ndarray, tested: np.ndarray) -> flo
 
 
 @jax.jit
-def _relative_errors(law: Law, rows: lanes.Rows, sets: jax.Array, params: jax.Array) -> jax.Array:
+def _relative_errors(law: Law, rows: Rows, sets: jax.Array, params: jax.Array) -> jax.Array:
     def errors(lane: tuple[jax.Array, jax.Array]) -> jax.Array:
         of_lane = rows.of(lane[0])
         return jnp.abs(law.predict(of_lane.effects, lane[1]) / of_lane.loss - 1)
@@ -241,17 +248,19 @@ def _relative_errors(law: Law, rows: lanes.Rows, sets: jax.Array, params: jax.Ar
     return jax.lax.map(errors, (sets, params))
 
 
-def _rows_of_candidates(problem: Problem, warmup: str, combinations: Sequence[dict[str, Any]]) -> lanes.Rows:
+def _rows_of_candidates(problem: Problem, warmup: str, combinations: Sequence[dict[str, Any]]) -> Rows:
     """One set of rows for each combination of options."""
     rates, at = problem.rates(warmup), problem.batch.at
     stacked = jax.tree.map(lambda *x: np.array(x, float), *(_with(problem.law, o) for o in combinations))
     bytes_each = 8 * rates.size * len(problem.effects)
     size = max(1, min(len(combinations), EFFECT_BYTES // bytes_each))
+    if not jax.tree.leaves(stacked):  # a law without options has one candidate
+        stacked, size = problem.law, 0
     found = _candidate_effects(stacked, rates, at, size=size)
     log_n = problem.effects["log_N"]
     effects = {key: np.asarray(value)[:, problem.keep] for key, value in found.items()}
     effects["log_N"] = np.tile(log_n[problem.keep], (len(combinations), 1))
-    return lanes.Rows(effects, np.tile(problem.batch.loss[problem.keep], (len(combinations), 1)))
+    return Rows(effects, np.tile(problem.batch.loss[problem.keep], (len(combinations), 1)))
 
 
 def _with(law: Law, options: Mapping[str, Any]) -> Law:
@@ -260,6 +269,9 @@ def _with(law: Law, options: Mapping[str, Any]) -> Law:
 
 @partial(jax.jit, static_argnames="size")
 def _candidate_effects(laws: Law, lrs: jax.Array, at: jax.Array, *, size: int) -> Row:
+    """Effects of each of a batch of laws, ``[candidates, runs, rows]``; ``size`` 0 means one law, not a batch."""
+    if size == 0:
+        return jax.tree.map(lambda x: x[None], jax.vmap(laws.effects)(lrs, at))
     return jax.lax.map(lambda law: jax.vmap(law.effects)(lrs, at), laws, batch_size=size)
 
 
@@ -274,9 +286,10 @@ def _refine(problem: Problem, best: Mapping[str, Any], options: FitOptions) -> d
     law = dataclasses.replace(problem.law, **best)
     rates = problem.rates(law.warmup)
     start = np.array([_free(name, best[name]) for name in names])
-    objective = lanes.Objective(options.delta, options.over_weight)
-    args = (law, rates, problem.batch.at, problem.batch.loss[problem.keep], np.nonzero(problem.keep))
-    z = _descend(start, *args, problem.effects["log_N"][problem.keep], objective, tuple(names), options.residual)
+    objective = Objective(options.delta, options.over_weight)
+    keep, log_n = problem.keep, problem.effects["log_N"]
+    data = (problem.batch.loss[keep], problem.weight[keep], np.nonzero(keep), log_n[keep])
+    z = _descend(start, law, rates, problem.batch.at, *data, objective, tuple(names), options.residual)
     return {name: float(_bound(name, value)) for name, value in zip(names, np.asarray(z), strict=True)}
 
 
@@ -298,24 +311,24 @@ def _descend(
     rates: jax.Array,
     at: jax.Array,
     loss: jax.Array,
+    weights: jax.Array,
     keep: Any,
     log_n: jax.Array,
-    objective: lanes.Objective,
+    objective: Objective,
     names: tuple[str, ...],
     residual: str,
 ) -> jax.Array:
     """Minimises log min_params objective(params, options) over free options by L-BFGS."""
 
-    def rows_at(z: jax.Array) -> lanes.Rows:
+    def rows_at(z: jax.Array) -> Rows:
         here = dataclasses.replace(law, **{name: _bound(name, z[i]) for i, name in enumerate(names)})
         effects = {key: value[keep] for key, value in jax.vmap(here.effects)(rates, at).items()}
-        return lanes.Rows({**effects, "log_N": log_n}, loss)
+        return Rows({**effects, "log_N": log_n}, loss)
 
     def profile(z: jax.Array) -> jax.Array:
         rows = rows_at(z)
-        params = lanes.solve_one(law, jax.lax.stop_gradient(rows), objective, residual=residual)
-        weights = jnp.ones_like(loss)
-        return jnp.log(lanes.value(law, residual, rows, weights, objective, jax.lax.stop_gradient(params)))
+        params = lanes.solve_one(law, jax.lax.stop_gradient(rows), weights, objective, residual=residual)
+        return jnp.log(value(law, residual, rows, weights, objective, jax.lax.stop_gradient(params)))
 
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(profile)

@@ -170,7 +170,7 @@ def test_demo_uses_the_shipped_runs(fmjax_, answer, monkeypatch, tmp_path):
     assert answer("demo")["law"] == "lr-annealing"
     code, out, err = fmjax_("demo", "--plot", tmp_path / "demo.png")
     assert (code, err) == (0, "")
-    assert out.index("1. Fit on low-constant, low-cosine") < out.index("2. Use all 8 runs to plan one of 800 updates")
+    assert out.index("1. Fit low-constant, low-cosine") < out.index("2. Plan a run of 800 updates from all 8 runs")
     assert (tmp_path / "demo.png").exists()
 
 

@@ -327,7 +327,7 @@ def test_iteration_limit(noisy):
     found = fit(LAW, noisy, max_iterations=2)
     assert (found.status, found.ok) == ("iteration-limit", False)
     assert found.lanes.iterations.max() <= 2
-    assert found.message == "stopped at the iteration limit before the objective settled"
+    assert found.message == "stopped before the objective settled"
 
 
 def test_parameter_at_its_bound():

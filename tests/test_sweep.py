@@ -174,14 +174,14 @@ def test_progress_counts_candidates(chunk, expected):
 
 
 def test_a_chunk_bounds_the_arrays_and_compiles_once(monkeypatch):
-    traced = chex.assert_max_traces(sweep.final_losses.__wrapped__, n=1)
+    traced = chex.assert_max_traces(sweep.final_effects.__wrapped__, n=1)
     compiled, sizes = jax.jit(traced, static_argnames=("decay", "as_peak")), []
 
-    def spy(law, vector, total_steps, candidates, *shared, **static):
+    def spy(law, total_steps, candidates, *shared, **static):
         sizes.extend(value.size for value in candidates.values())
-        return compiled(law, vector, total_steps, candidates, *shared, **static)
+        return compiled(law, total_steps, candidates, *shared, **static)
 
-    monkeypatch.setattr(sweep, "final_losses", spy)
+    monkeypatch.setattr(sweep, "final_effects", spy)
     search(synthetic_fit(), **SMALL, chunk=7)
     search(synthetic_fit(), total_steps=(33, 77, 120), peak_lr=3e-3, warmup_steps=5, chunk=7)
     assert set(sizes) == {7}
