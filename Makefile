@@ -35,7 +35,7 @@ types: $(VENV)/.ready
 unit: $(VENV)/.ready
 	$(BIN)/$(PYTEST)
 
-# The same tests once more, against the wheel, away from the source tree.
+# The same tests once more, but for the slow ones, against the wheel, away from the source tree.
 wheel: $(VENV)/.ready
 	rm -rf dist $(WHEEL_VENV)
 	$(BIN)/python -m build --quiet --wheel --no-isolation
@@ -54,7 +54,7 @@ minimum:
 	$(call away,$(MINIMUM_VENV))
 
 away = rm -rf $(1)/away && mkdir $(1)/away && cp -r tests pyproject.toml $(1)/away \
-	&& cd $(1)/away && FMJAX_SHARED=$(SHARED) ../bin/$(PYTEST) tests
+	&& cd $(1)/away && FMJAX_SHARED=$(SHARED) ../bin/$(PYTEST) -m "not slow" tests
 
 clean:
 	rm -rf $(VENV) $(WHEEL_VENV) $(MINIMUM_VENV) dist .pytest_cache .mypy_cache .ruff_cache

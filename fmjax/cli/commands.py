@@ -112,6 +112,9 @@ RESIDUAL = click.option("--residual", default="log", show_default=True, help="Re
 TRAIN = click.option(
     "--train", default="*", show_default=True, help="Runs to fit: split:LABEL, names and globs, separated by commas."
 )
+DROP_BEFORE = click.option("--drop-before", type=int, default=0, help="Update before which rows are left out.")
+END_WEIGHT = click.option("--end-weight", type=float, default=1.0, help="Weight of rows in the last tenth of a run.")
+OVER_WEIGHT = click.option("--over-weight", type=float, default=1.0, help="Weight of over-estimated rows.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 OUTPUT = click.option("-o", "--output", "target", type=FILE, callback=_writable, help="File to write the JSON to.")
 PEAK = click.option("--peak-lr", type=RATES, required=True, help="Peak rates; a range is geometric.")
@@ -133,6 +136,13 @@ INIT = click.option("--init-lr", type=float, default=0.0, show_default=True, hel
 SIZE = click.option("--model-size", type=float, help="Parameters of the target, for fits over several sizes.")
 
 
+def _fit_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every verb that fits."""
+    for option in (OVER_WEIGHT, END_WEIGHT, DROP_BEFORE, RESIDUAL, TRAIN, LAW_OPTIONS, LAW, RUNS):
+        command = option(command)
+    return command
+
+
 @click.group(
     invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
@@ -149,11 +159,7 @@ def app(ctx: click.Context) -> None:
 
 
 @app.command()
-@RUNS
-@LAW
-@LAW_OPTIONS
-@TRAIN
-@RESIDUAL
+@_fit_options
 @JSON
 @OUTPUT
 def fit(
@@ -161,9 +167,9 @@ def fit(
     law_name: str,
     law_options: Sequence[tuple[str, Any]],
     train: str,
-    residual: str,
     as_json: bool,
     target: Path | None,
+    **options: Any,
 ) -> None:
     """Fit a law to runs.
 
@@ -173,16 +179,12 @@ def fit(
     """
     law, curves = _law(law_name, law_options), select(load_runs(runs), train)
     with output.stages(f"fitting {len(curves)} runs"):
-        result = fmjax.fit(law, curves, residual=residual)
+        result = fmjax.fit(law, curves, **options)
     _report(result, as_json=as_json, target=target, show=output.print_fit)
 
 
 @app.command()
-@RUNS
-@LAW
-@LAW_OPTIONS
-@TRAIN
-@RESIDUAL
+@_fit_options
 @JSON
 @OUTPUT
 def evaluate(
@@ -190,9 +192,9 @@ def evaluate(
     law_name: str,
     law_options: Sequence[tuple[str, Any]],
     train: str,
-    residual: str,
     as_json: bool,
     target: Path | None,
+    **options: Any,
 ) -> None:
     """Fit a law on some runs and predict the others.
 
@@ -202,7 +204,7 @@ def evaluate(
     """
     law, curves = _law(law_name, law_options), load_runs(runs)
     with output.stages(f"fitting, and predicting {len(curves)} runs"):
-        evaluation = fmjax.evaluate(law, curves, train=select(curves, train), residual=residual)
+        evaluation = fmjax.evaluate(law, curves, train=select(curves, train), **options)
     _report(evaluation, as_json=as_json, target=target, show=output.print_evaluation)
 
 
@@ -236,18 +238,15 @@ def search(fit_file: Path, as_json: bool, target: Path | None, chunk: int | None
 
 
 @app.command()
-@RUNS
+@_fit_options
 @click.option("--total-steps", type=int, required=True, help="Updates of the run to plan.")
 @PEAK
-@LAW
-@LAW_OPTIONS
 @RATIO
 @DECAY
 @click.option("--final-lr", type=float, default=0.0, show_default=True, help="Rate the anneal ends at.")
 @click.option("--warmup-steps", type=int, help="Updates of linear warmup; by default the median of the runs'.")
 @INIT
 @SIZE
-@click.option("--train", default="*", show_default=True, help="Runs to use: split:LABEL, names and globs.")
 @click.option("--plot", type=FILE, callback=_writable, help="File to draw curves, fits and loss against ratio to.")
 @JSON
 @OUTPUT

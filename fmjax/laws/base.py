@@ -57,19 +57,25 @@ class Law:
 
     name: ClassVar[str]
     choices: ClassVar[dict[str, tuple[float, ...]]] = {}
-    """Options worth choosing on the data, with the values ``select`` tries; all lie in (0, 1)."""
+    """Options worth choosing on the data, with the values ``select`` tries."""
     warmup: str = field(default="as-scheduled", kw_only=True, metadata={"static": True})
     sizes: bool = field(default=False, kw_only=True, metadata={"static": True})
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:
-        """Parameters in which the loss is linear."""
-        raise NotImplementedError
+        """Parameters in which the loss is linear; here those of ``powers``."""
+        size = (Coefficient("B", 0.0),) if self.sizes else ()
+        return (Coefficient("L0", 0.0), Coefficient("A", 0.0), *size)
 
     @property
     def exponents(self) -> tuple[Exponent, ...]:
-        """Parameters in which it is not."""
-        raise NotImplementedError
+        """Parameters in which it is not; here those of ``powers``."""
+        return (ALPHA, BETA) if self.sizes else (ALPHA,)
+
+    def powers(self, row: Row, log_x: Any, exponents: jax.Array) -> tuple[Any, ...]:
+        """The terms that laws share: 1, x^-alpha and, with sizes, N^-beta."""
+        size = (jnp.exp(-exponents[1] * row["log_N"]),) if self.sizes else ()
+        return (1.0, jnp.exp(-exponents[0] * log_x), *size)
 
     def init(self, dtype: Any) -> Any:
         """State before the first update."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from fmjax.laws.base import ALPHA, BETA, Coefficient, Exponent, Law, Row, stack
+from fmjax.laws.base import Law, Row, stack
 
 
 @jax.tree_util.register_dataclass
@@ -19,15 +19,6 @@ class Chinchilla(Law):
 
     name: ClassVar[str] = "chinchilla"
 
-    @property
-    def coefficients(self) -> tuple[Coefficient, ...]:
-        size = (Coefficient("B", 0.0),) if self.sizes else ()
-        return (Coefficient("L0", 0.0), Coefficient("A", 0.0), *size)
-
-    @property
-    def exponents(self) -> tuple[Exponent, ...]:
-        return (ALPHA, BETA) if self.sizes else (ALPHA,)
-
     def init(self, dtype: Any) -> jax.Array:
         return jnp.zeros((), dtype)
 
@@ -38,5 +29,4 @@ class Chinchilla(Law):
         return {"log_t": jnp.log(state)}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
-        size = (jnp.exp(-exponents[1] * row["log_N"]),) if self.sizes else ()
-        return stack(1.0, jnp.exp(-exponents[0] * row["log_t"]), *size)
+        return stack(*self.powers(row, row["log_t"], exponents))

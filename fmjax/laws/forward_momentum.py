@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from fmjax import effects
-from fmjax.laws.base import ALPHA, BETA, RHOS, Coefficient, Exponent, Law, Row, safe_log, stack
+from fmjax.laws.base import RHOS, Coefficient, Law, Row, safe_log, stack
 
 
 class ForwardMomentumState(NamedTuple):
@@ -47,12 +46,7 @@ class ForwardMomentum(Law):
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:
-        size = (Coefficient("B", 0.0),) if self.sizes else ()
-        return (Coefficient("L0", 0.0), Coefficient("A", 0.0), *size, Coefficient("C"))
-
-    @property
-    def exponents(self) -> tuple[Exponent, ...]:
-        return (ALPHA, BETA) if self.sizes else (ALPHA,)
+        return (*super().coefficients, Coefficient("C"))
 
     def init(self, dtype: Any) -> ForwardMomentumState:
         return ForwardMomentumState(effects.forward_init(dtype), effects.momentum_init(dtype))
@@ -74,5 +68,4 @@ class ForwardMomentum(Law):
         return {"log_S": safe_log(state.forward.total), "M": state.momentum.total}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
-        size = (jnp.exp(-exponents[1] * row["log_N"]),) if self.sizes else ()
-        return stack(1.0, jnp.exp(-exponents[0] * row["log_S"]), *size, -row["M"])
+        return stack(*self.powers(row, row["log_S"], exponents), -row["M"])

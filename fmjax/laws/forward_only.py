@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from fmjax import effects
-from fmjax.laws.base import ALPHA, BETA, RHOS, Coefficient, Exponent, Law, Row, safe_log, stack
+from fmjax.laws.base import RHOS, Law, Row, safe_log, stack
 
 
 @jax.tree_util.register_dataclass
@@ -25,15 +24,6 @@ class ForwardOnly(Law):
     choices: ClassVar[dict[str, tuple[float, ...]]] = {"rho": RHOS}
     rho: Any = None
 
-    @property
-    def coefficients(self) -> tuple[Coefficient, ...]:
-        size = (Coefficient("B", 0.0),) if self.sizes else ()
-        return (Coefficient("L0", 0.0), Coefficient("A", 0.0), *size)
-
-    @property
-    def exponents(self) -> tuple[Exponent, ...]:
-        return (ALPHA, BETA) if self.sizes else (ALPHA,)
-
     def init(self, dtype: Any) -> effects.ForwardState:
         return effects.forward_init(dtype)
 
@@ -44,5 +34,4 @@ class ForwardOnly(Law):
         return {"log_S": safe_log(state.total)}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
-        size = (jnp.exp(-exponents[1] * row["log_N"]),) if self.sizes else ()
-        return stack(1.0, jnp.exp(-exponents[0] * row["log_S"]), *size)
+        return stack(*self.powers(row, row["log_S"], exponents))

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import effects
-from fmjax.laws.base import ALPHA, BETA, RHOS, Coefficient, Exponent, Law, Row, safe_log, stack
+from fmjax.laws.base import RHOS, Coefficient, Exponent, Law, Row, safe_log, stack
+
+GAMMA = Exponent("gamma", -1.0, 1.0, (0.0, 0.2))
 
 
 class LRAnnealingState(NamedTuple):
@@ -39,12 +41,11 @@ class LRAnnealing(Law):
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:
-        size = (Coefficient("B", 0.0),) if self.sizes else ()
-        return (Coefficient("L0", 0.0), Coefficient("A", 0.0), *size, Coefficient("C"))
+        return (*super().coefficients, Coefficient("C"))
 
     @property
     def exponents(self) -> tuple[Exponent, ...]:
-        return (ALPHA, BETA, Exponent("gamma", -1.0, 1.0, (0.0, 0.2))) if self.sizes else (ALPHA,)
+        return (*super().exponents, GAMMA) if self.sizes else super().exponents
 
     def init(self, dtype: Any) -> LRAnnealingState:
         return LRAnnealingState(effects.forward_init(dtype), effects.area_init(dtype))
@@ -59,8 +60,5 @@ class LRAnnealing(Law):
         return {"log_S": safe_log(state.forward.total), "S2": effects.area_total(state.area, rate=1 - self.decay)}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
-        power = jnp.exp(-exponents[0] * row["log_S"])
-        if not self.sizes:
-            return stack(1.0, power, -row["S2"])
-        size = jnp.exp(-exponents[1] * row["log_N"])
-        return stack(1.0, power, size, -row["S2"] * jnp.exp(exponents[2] * row["log_N"]))
+        scale = jnp.exp(exponents[2] * row["log_N"]) if self.sizes else 1.0
+        return stack(*self.powers(row, row["log_S"], exponents), -row["S2"] * scale)
