@@ -37,6 +37,8 @@ class Choice(NamedTuple):
     """The fit that predicts."""
     per_rate: bool
     """Whether the fit is of this peak rate's runs alone, or of all runs."""
+    known_rate: bool
+    """Whether any fitted run was trained at this peak rate."""
     held_out: tuple[RunMetrics, ...]
     """Each fitted run as predicted from a fit of the others."""
     samples: int
@@ -63,8 +65,8 @@ class Recommendation:
 
     @property
     def best(self) -> Choice:
-        """The choice of least predicted final loss."""
-        return min(self.choices, key=lambda choice: choice.cell.loss)
+        """The choice of least predicted final loss, among peak rates that runs were trained at if there are any."""
+        return min(self.choices, key=lambda choice: (not choice.known_rate, choice.cell.loss))
 
     def to_dict(self) -> dict[str, Any]:
         """The recommendation as plain values for JSON."""
@@ -85,6 +87,7 @@ def _choice_dict(choice: Choice) -> dict[str, Any]:
         "init_lr": choice.schedule.init_lr,
         "optax": optax_snippet(choice.schedule),
         "per_rate": choice.per_rate,
+        "known_rate": choice.known_rate,
         "samples": choice.samples,
         "params": found.params,
         "status": found.status,
@@ -169,11 +172,12 @@ def recommend(
             samples=found.samples,
         )
         fitted = [curve for curve in curves if curve.name in {run.name for run in found.result.runs}]
+        known = any(abs(curve.peak_lr / peak - 1) < SAME_PEAK for curve in fitted)
         for cell, losses in zip(result.cells, result.losses, strict=True):
             notes = _notes(cell, found, fitted)
             schedule, count = cell.schedule(warmup_steps, init_lr), 0 if found.samples is None else len(found.samples)
             per_rate = found.peak_lr is not None
-            choices.append(Choice(cell, losses, schedule, found.result, per_rate, found.held_out, count, notes))
+            choices.append(Choice(cell, losses, schedule, found.result, per_rate, known, found.held_out, count, notes))
     return Recommendation(fits[-1].result.law, steps, ratios, tuple(choices))
 
 

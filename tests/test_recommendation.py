@@ -156,3 +156,9 @@ def test_runs_that_determine_nothing():
 def test_no_runs():
     with pytest.raises(ValueError, match="at least one run"):
         choose([])
+
+
+def test_the_best_is_of_a_peak_rate_that_was_run(curves):
+    found = choose(curves, peak_lr=(1e-3, 4e-3), samples=0)
+    assert [choice.known_rate for choice in found.choices] == [True, False]
+    assert found.best.cell.peak_lr == 1e-3
