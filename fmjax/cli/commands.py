@@ -45,8 +45,9 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _one_line_warning(message: Any, *_: Any) -> None:
-    click.echo(f"fmjax: warning: {message}", err=True)
+def _one_line_warning(message: Any, category: type[Warning], *_: Any) -> None:
+    if issubclass(category, UserWarning):  # what other libraries tell their developers is not for the terminal
+        click.echo(f"fmjax: warning: {message}", err=True)
 
 
 def _use_compilation_cache() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import click
 import numpy as np
@@ -29,23 +30,27 @@ def console() -> Console:
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr that vanishes when done; yields a callback (done, total)."""
-    with _bar(label) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with _bar(label) as update:
+        yield lambda done, total: update(completed=done, total=total)
 
 
 @contextmanager
 def stages(label: str) -> Iterator[Callable[[str], None]]:
     """A spinner on stderr that vanishes when done; yields a callback that names the stage."""
-    with _bar(label) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda stage: bar.update(task, description=stage)
+    with _bar(label) as update:
+        yield lambda stage: update(description=stage)
 
 
-def _bar(label: str) -> Progress:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+@contextmanager
+def _bar(label: str) -> Iterator[Callable[..., None]]:
+    """Yields a function that updates the bar; there is none where stderr is not a terminal."""
     err = Console(stderr=True)
-    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+    if not err.is_terminal:
+        yield lambda **_: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        yield partial(bar.update, bar.add_task(label, total=None))
 
 
 def _table(title: str, columns: Sequence[str], *, text: int = 1) -> Table:
