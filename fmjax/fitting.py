@@ -14,6 +14,9 @@ from fmjax.laws import Law, Row, check_options, make_law
 from fmjax.objective import RESIDUALS, Objective, Rows, bounds, closed_form_starts, exponent_grid, linearise
 from fmjax.records import Evaluation, FitResult, RunMetrics
 
+DTYPES = ("float64", "float32")
+"""Precisions a fit can compute in."""
+
 END_SHARE = 0.1
 """Share of a run, at its end, that ``end_weight`` applies to."""
 
@@ -32,6 +35,12 @@ class FitOptions(NamedTuple):
     end_weight: float = 1.0
     starts: int = 8
     max_iterations: int = lanes.MAX_ITERATIONS
+    dtype: str = "float64"
+
+
+def precision(options: FitOptions) -> Any:
+    """Context in which JAX computes in the options' dtype."""
+    return jax.enable_x64(choose(options.dtype, DTYPES, "dtype") == "float64")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -145,11 +154,12 @@ def fit(
     end_weight: float = 1.0,
     starts: int = 8,
     max_iterations: int = lanes.MAX_ITERATIONS,
+    dtype: str = "float64",
 ) -> FitResult:
     r"""Fits a law to runs.
 
     Minimises $\sum_{\text{rows}} w\,\mathrm{Huber}_\delta(\log \hat L - \log L)$ over the law's parameters, from the
-    best closed-form starts of a grid of exponents, all at once under ``vmap``. Runs in float64.
+    best closed-form starts of a grid of exponents, all at once under ``vmap``.
 
     Args:
       law: a law, or its name.
@@ -162,6 +172,7 @@ def fit(
       end_weight: weight of rows in the last tenth of each run, relative to the others.
       starts: number of starts to minimise from.
       max_iterations: evaluations after which a start is given up.
+      dtype: "float64", or "float32" for devices without it: objectives then agree to about 1e-3.
 
     Returns:
       The fit. Check ``status``: a fit that failed, or whose data leave a parameter open, says so there.
@@ -174,7 +185,9 @@ def fit(
     >>> result.status
     'converged'
     """
-    options = FitOptions(residual, delta, over_weight, drop_warmup, drop_before, end_weight, starts, max_iterations)
+    options = FitOptions(
+        residual, delta, over_weight, drop_warmup, drop_before, end_weight, starts, max_iterations, dtype
+    )
     return evaluate(law, curves, train=curves, **options._asdict()).fit
 
 
@@ -335,7 +348,7 @@ def evaluate(law: Law | str, curves: Sequence[LossCurve], *, train: Sequence[Los
     fitted = [name in trained for name in names]
     require(any(fitted), "expected at least one run to fit, found none")
     chosen = FitOptions(**options)
-    with jax.enable_x64(True):
+    with precision(chosen):
         problem = prepare(law, curves, fitted=fitted, options=chosen)
         found = fit_groups(problem, [fitted], chosen)[0]
         vector = found.lanes.params[lanes.best(found.lanes)]

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from fmjax._checks import positive, require, whole
 from fmjax.curves import LossCurve
 from fmjax.export import optax_snippet
-from fmjax.fitting import FitOptions, Problem, fit_groups, prepare, with_measured_runs
+from fmjax.fitting import FitOptions, Problem, fit_groups, precision, prepare, with_measured_runs
 from fmjax.laws import Law
 from fmjax.records import FitResult, RunMetrics, plain
 from fmjax.resampling import bootstrap_groups, held_out, leave_one_out_groups
@@ -203,7 +202,7 @@ def _fits(
     own = {peak: np.abs(at / peak - 1) < SAME_PEAK for peak in dict.fromkeys(peaks)}
     own = {peak: group for peak, group in own.items() if 1 < group.sum() < len(curves)}
     bases = np.array([*own.values(), everything])
-    with jax.enable_x64(True):
+    with precision(options):
         problem = prepare(law, curves, fitted=everything.tolist(), options=options)
         if isinstance(law, str) and problem.law.choices:
             say("choosing the effects' coefficients")

@@ -11,7 +11,7 @@ import numpy as np
 from fmjax import lanes
 from fmjax._checks import choose, require, whole
 from fmjax.curves import LossCurve
-from fmjax.fitting import Evidence, FitOptions, Problem, fit_groups, measure, prepare, with_measured_runs
+from fmjax.fitting import Evidence, FitOptions, Problem, fit_groups, measure, precision, prepare, with_measured_runs
 from fmjax.laws import Law
 from fmjax.objective import Objective, Rows
 from fmjax.records import FitResult, RunMetrics, plain
@@ -152,7 +152,7 @@ def bootstrap(
     """
     chosen = FitOptions(**options)
     everything = np.ones((1, len(curves)), bool)
-    with jax.enable_x64(True):
+    with precision(chosen):
         problem = prepare(law, curves, fitted=everything[0].tolist(), options=chosen)
         fits = [
             with_measured_runs(problem, result, everything[0]) for result in fit_groups(problem, everything, chosen)

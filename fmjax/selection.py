@@ -16,7 +16,7 @@ import optax
 from fmjax import lanes
 from fmjax._checks import choose, require
 from fmjax.curves import LossCurve
-from fmjax.fitting import FitOptions, Problem, evaluate, prepare
+from fmjax.fitting import FitOptions, Problem, evaluate, precision, prepare
 from fmjax.laws import Law, Row, check_options
 from fmjax.objective import Objective, Rows, closed_form_starts, exponent_grid, value
 from fmjax.records import FitResult, plain
@@ -117,7 +117,7 @@ def select(
     True
     """
     chosen = FitOptions(**options)
-    with jax.enable_x64(True):
+    with precision(chosen):
         problem = prepare(law, curves, fitted=[True] * len(curves), options=chosen)
         ranked = rank(problem, chosen, grid=grid, by=by, progress=progress)
         best = dict(ranked[0].options)

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -343,3 +346,36 @@ def test_float32_comes_near_the_golden_objectives(shared, name):
             params = jnp.asarray(one.params[lanes.best(one)], float)
             value = objective_value(law, "log", rows.of(k), weights[k], lanes.Objective(), params)
         assert float(value) == pytest.approx(record["objective_sum"], rel=1e-3)
+
+
+@pytest.mark.parametrize("law", ["lr-annealing", "forward-momentum"])
+def test_fit_in_float32(shared, law):
+    train = [run for run in load_runs(shared / "data" / "mpl_100m") if run.split == "train"]
+    single, double = (fit(law, train, dtype=dtype) for dtype in ("float32", "float64"))
+    assert single.status == double.status == "converged"
+    assert single.objective == pytest.approx(double.objective, rel=1e-3)
+
+
+def test_an_unknown_dtype_is_named(shared):
+    train = load_runs(shared / "data" / "mpl_100m")
+    with pytest.raises(ValueError, match="unknown dtype 'float46'; did you mean 'float64'"):
+        fit("lr-annealing", train, dtype="float46")
+
+
+DEVICES = """
+import fmjax, hashlib, jax
+found = fmjax.bootstrap("lr-annealing", fmjax.datasets.proxy_runs(), samples=40)
+print(len(jax.local_devices()), hashlib.sha256(found.params.tobytes()).hexdigest())
+"""
+
+
+def test_any_number_of_devices_gives_the_same_bits():
+    flag = "--xla_force_host_platform_device_count="
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", DEVICES], env={**os.environ, "XLA_FLAGS": flag + count}, capture_output=True
+        )
+        for count in ("1", "4")
+    ]
+    (one, bits), (four, same) = (run.stdout.decode().split() for run in runs)
+    assert (one, four, same) == ("1", "4", bits)
