@@ -11,24 +11,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fmjax.updates import One, Sum, Update, plus
+
 UNROLL = 8
 """Updates per iteration of the compiled loops."""
 
 
-class ForwardState(NamedTuple):
-    """State of the forward effect: ``total`` is S so far."""
-
-    total: jax.Array
-
-
-def forward_init(dtype: Any) -> ForwardState:
-    """S before the first update."""
-    return ForwardState(jnp.zeros((), dtype))
-
-
-def forward_step(state: ForwardState, lr: Any, *, rho: Any = None) -> ForwardState:
+def forward_step(total: Sum, update: Update, *, rho: Any = None) -> Sum:
     """S_t = S_{t-1} + 1e-3 (lr_t / 1e-3)^rho."""
-    return ForwardState(state.total + forward_increment(lr, rho))
+    return plus(total, update.sum(update.each(lambda lr: forward_increment(lr, rho), update.lr)))
 
 
 def forward_increment(lr: Any, rho: Any) -> Any:
@@ -36,75 +27,74 @@ def forward_increment(lr: Any, rho: Any) -> Any:
     if rho is None:
         return lr
     safe = jnp.where(lr > 0, lr, 1.0)
-    return jnp.where(lr > 0, 1e-3 * (safe / 1e-3) ** rho, 0.0)
+    return jnp.where(lr > 0, 1e-3 * jnp.exp(rho * jnp.log(safe / 1e-3)), 0.0)  # vectorised, unlike a power
 
 
 class MomentumState(NamedTuple):
     """State of the annealing momentum; ``weight1`` is 1 - beta1^(i+1), the bias correction of ``first``."""
 
-    started: jax.Array
-    lr: jax.Array
-    first: jax.Array
-    second: jax.Array
-    weight1: jax.Array
-    weight2: jax.Array
-    total: jax.Array
+    first: Sum
+    second: Sum
+    weight1: Sum
+    weight2: Sum
+    total: Sum
 
 
 def momentum_init(dtype: Any) -> MomentumState:
     """M before the first update."""
-    return MomentumState(*(jnp.zeros((), dtype) for _ in MomentumState._fields))
+    return MomentumState(*(Sum.zero(dtype) for _ in MomentumState._fields))
 
 
 def momentum_step(
-    state: MomentumState, lr: Any, *, rate1: Any, rate2: Any, eps: Any, second_moment_scale: Any
+    state: MomentumState, update: Update, *, rate1: Any, rate2: Any, eps: Any, second_moment_scale: Any
 ) -> MomentumState:
-    """One update of arXiv 2512.13705's recursion, ``rate`` for 1 - beta; the first update adds nothing.
+    """The recursion of arXiv 2512.13705, ``rate`` for 1 - beta; the first update has no drop and adds nothing."""
+    m, first = update.average(state.first, rate1, update.drop)
+    v, second = update.average(state.second, rate2, update.each(jnp.square, update.drop))
+    w1, weight1 = update.average(state.weight1, rate1, 1.0)
+    w2, weight2 = update.average(state.weight2, rate2, 1.0)
 
-    x + rate (y - x) is beta x + (1 - beta) y, but keeps its digits in float32.
-    """
-    delta = state.started * (state.lr - lr)
-    first = state.first + rate1 * (delta - state.first)
-    second = state.second + rate2 * (delta**2 - state.second)
-    weight1 = state.weight1 + rate1 * (1 - state.weight1)
-    weight2 = state.weight2 + rate2 * (1 - state.weight2)
-    root = jnp.sqrt(second_moment_scale * second / weight2 + eps)
-    total = state.total + first / weight1 / (root + eps)
-    return MomentumState(jnp.ones_like(state.started), lr, first, second, weight1, weight2, total)
+    def gain(m: Any, v: Any, w1: Any, w2: Any) -> Any:
+        return m / (w1 * (jnp.sqrt(v * (second_moment_scale / w2) + eps) + eps))
+
+    total = plus(state.total, update.sum(update.each(gain, m, v, w1, w2)))
+    return MomentumState(first, second, weight1, weight2, total)
 
 
 class AreaState(NamedTuple):
-    """State of the annealing area; ``decayed`` is the sum of past rate drops, each decayed by lambda per update."""
+    """State of the annealing area: (1 - lambda) m, an average of the rate's drops, and the sum of these averages."""
 
-    started: jax.Array
-    first_lr: jax.Array
-    lr: jax.Array
-    decayed: jax.Array
+    average: Sum
+    total: Sum
 
 
 def area_init(dtype: Any) -> AreaState:
     """S2 before the first update."""
-    return AreaState(*(jnp.zeros((), dtype) for _ in AreaState._fields))
+    return AreaState(Sum.zero(dtype), Sum.zero(dtype))
 
 
-def area_step(state: AreaState, lr: Any, *, rate: Any) -> AreaState:
+def area_step(state: AreaState, update: Update, *, rate: Any) -> AreaState:
     """m_i = lambda m_{i-1} + (lr_{i-1} - lr_i), ``rate`` for 1 - lambda, with m_0 = 0."""
-    first_lr = jnp.where(state.started > 0, state.first_lr, lr)
-    decayed = state.decayed - rate * state.decayed + state.started * (state.lr - lr)
-    return AreaState(jnp.ones_like(state.started), first_lr, lr, decayed)
+    now, average = update.average(state.average, rate, update.drop)
+    return AreaState(average, plus(state.total, update.sum(now)))
 
 
 def area_total(state: AreaState, *, rate: Any) -> jax.Array:
-    """S2 = sum of all m so far; the recursion telescopes to (lr_0 - lr_t - lambda m_t)/(1 - lambda)."""
-    return (state.first_lr - state.lr - (1 - rate) * state.decayed) / rate
+    """S2, the sum of all m so far."""
+    return state.total.total / rate
+
+
+def drops(lrs: jax.Array) -> jax.Array:
+    """``[T]`` the rate before each update minus its own; 0 for the first."""
+    return -jnp.diff(lrs, prepend=lrs[:1])
 
 
 def _scan(step: Any, total: Any, state: Any, lrs: jax.Array) -> jax.Array:
-    def advance(state: Any, lr: jax.Array) -> tuple[Any, jax.Array]:
-        state = step(state, lr)
+    def advance(state: Any, update: Update) -> tuple[Any, jax.Array]:
+        state = step(state, update)
         return state, total(state)
 
-    return jax.lax.scan(advance, state, lrs, unroll=UNROLL)[1]
+    return jax.lax.scan(advance, state, One(lrs, drops(lrs)), unroll=UNROLL)[1]
 
 
 def _as_rates(lrs: Any) -> jax.Array:
@@ -171,7 +161,7 @@ def annealing_momentum(
 @jax.jit
 def _momentum(lrs: jax.Array, rate1: Any, rate2: Any, eps: Any, second_moment_scale: Any) -> jax.Array:
     options = {"rate1": rate1, "rate2": rate2, "eps": eps, "second_moment_scale": second_moment_scale}
-    return _scan(partial(momentum_step, **options), lambda state: state.total, momentum_init(lrs.dtype), lrs)
+    return _scan(partial(momentum_step, **options), lambda state: state.total.total, momentum_init(lrs.dtype), lrs)
 
 
 def annealing_area(lrs: Any, *, decay: Any = 0.999) -> jax.Array:

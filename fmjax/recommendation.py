@@ -169,9 +169,11 @@ def recommend(
             init_lr=init_lr,
             model_size=model_size,
             samples=found.samples,
+            keep_losses=True,
         )
         fitted = [curve for curve in curves if curve.name in {run.name for run in found.result.runs}]
         known = any(abs(curve.peak_lr / peak - 1) < SAME_PEAK for curve in fitted)
+        assert result.losses is not None
         for cell, losses in zip(result.cells, result.losses, strict=True):
             notes = _notes(cell, found, fitted)
             schedule, count = cell.schedule(warmup_steps, init_lr), 0 if found.samples is None else len(found.samples)

@@ -14,35 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax._checks import choose, finite, positive, require, whole
+from fmjax.anneals import DECAYS, Anneal, Joined
 
 Scalar: TypeAlias = float | jax.Array
-
-
-def _linear(x: Any, peak: Any, final: Any) -> Any:
-    return final + (peak - final) * (1 - x)
-
-
-def _cosine(x: Any, peak: Any, final: Any) -> Any:
-    return final + (peak - final) * (1 + jnp.cos(jnp.pi * x)) / 2
-
-
-def _one_minus_sqrt(x: Any, peak: Any, final: Any) -> Any:
-    # sqrt has no finite slope at 0: the inner where keeps NaN out of the gradient
-    root = jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
-    return final + (peak - final) * (1 - root)
-
-
-def _exponential(x: Any, peak: Any, final: Any) -> Any:
-    return peak * (final / peak) ** x
-
-
-DECAYS: dict[str, Callable[[Any, Any, Any], Any]] = {
-    "linear": _linear,
-    "cosine": _cosine,
-    "1-sqrt": _one_minus_sqrt,
-    "exponential": _exponential,
-}
-"""Decay shapes by name: (fraction x of the anneal done, peak rate, final rate) -> rate."""
 
 
 def _warmup(schedule: Any, count: Any) -> Any:
@@ -52,11 +26,11 @@ def _warmup(schedule: Any, count: Any) -> Any:
     return jnp.where(warming, schedule.init_lr + (schedule.peak_lr - schedule.init_lr) * fraction, schedule.peak_lr)
 
 
-def _anneal(schedule: Any, decay: str, count: Any, start: Any) -> Any:
-    """peak_lr up to ``start``, then the decay until ``total_steps``, then final_lr."""
-    length = schedule.total_steps - start
-    done = jnp.clip((count - start) / jnp.where(length > 0, length, 1), 0.0, 1.0)
-    return DECAYS[decay](done, schedule.peak_lr, schedule.final_lr)
+def _warmup_drop(schedule: Any, count: Any) -> Any:
+    """-(peak_lr - init_lr)/w for 0 < t <= w, then 0."""
+    rising = (count > 0) & (count <= schedule.warmup_steps)
+    slope = (schedule.peak_lr - schedule.init_lr) / jnp.where(rising, schedule.warmup_steps, 1)
+    return jnp.where(rising, -slope, 0.0)
 
 
 class Schedule(Protocol):
@@ -70,8 +44,15 @@ class Schedule(Protocol):
     def warmup_steps(self) -> Any:
         """Updates of warmup."""
 
+    @property
+    def kinks(self) -> tuple[Any, ...] | None:
+        """Updates after which the rate is no longer smooth, in any order; None where it is nowhere smooth."""
+
     def __call__(self, count: Any) -> jax.Array:
         """Learning rate of update ``count``."""
+
+    def drop(self, count: Any) -> jax.Array:
+        """Rate of the update before minus that of update ``count``, without cancellation; 0 for update 0."""
 
 
 def lrs(schedule: Callable[[Any], Any], total_steps: int | None = None) -> jax.Array:
@@ -109,9 +90,18 @@ class Constant:
     warmup_steps: Scalar = 0
     init_lr: Scalar = 0.0
 
+    @property
+    def kinks(self) -> tuple[Any, ...]:
+        """Updates after which the rate is no longer smooth."""
+        return (self.warmup_steps,)
+
     def __call__(self, count: Any) -> jax.Array:
         """Learning rate of update ``count``."""
         return _warmup(self, count)
+
+    def drop(self, count: Any) -> jax.Array:
+        """Rate of the update before minus that of update ``count``; 0 for update 0."""
+        return _warmup_drop(self, count)
 
 
 @jax.tree_util.register_dataclass
@@ -138,9 +128,23 @@ class Cosine:
     warmup_steps: Scalar = 0
     init_lr: Scalar = 0.0
 
+    @property
+    def kinks(self) -> tuple[Any, ...]:
+        """Updates after which the rate is no longer smooth."""
+        return (self.warmup_steps,)
+
     def __call__(self, count: Any) -> jax.Array:
         """Learning rate of update ``count``."""
-        return jnp.minimum(_warmup(self, count), _anneal(self, "cosine", count, self.warmup_steps))
+        return jnp.minimum(_warmup(self, count), self._anneal()(count))
+
+    def drop(self, count: Any) -> jax.Array:
+        """Rate of the update before minus that of update ``count``; 0 for update 0."""
+        annealing = count > self.warmup_steps
+        return jnp.where(annealing, self._anneal().drop(count), _warmup_drop(self, count))
+
+    def _anneal(self) -> Anneal:
+        length = self.total_steps - self.warmup_steps
+        return Anneal(DECAYS["cosine"], self.peak_lr, self.final_lr, self.warmup_steps, 0, length)
 
 
 @jax.tree_util.register_dataclass
@@ -184,11 +188,26 @@ class WSD:
     warmup_steps: Scalar = 0
     init_lr: Scalar = 0.0
 
+    @property
+    def kinks(self) -> tuple[Any, ...]:
+        """Updates after which the rate is no longer smooth."""
+        return self._joined().kinks
+
     def __call__(self, count: Any) -> jax.Array:
         """Learning rate of update ``count``."""
-        choose(self.decay, DECAYS, "decay")
-        start = self.total_steps - self.anneal_ratio * self.total_steps
-        return jnp.minimum(_warmup(self, count), _anneal(self, self.decay, count, start))
+        return self._joined()(count)
+
+    def drop(self, count: Any) -> jax.Array:
+        """Rate of the update before minus that of update ``count``; 0 for update 0."""
+        return self._joined().drop(count)
+
+    def _joined(self) -> Joined:
+        stem = Constant(self.peak_lr, self.total_steps, self.warmup_steps, self.init_lr)
+        decay = DECAYS[choose(self.decay, DECAYS, "decay")]
+        # // and % split the start in the precision of the fields: float64 where they are plain numbers
+        length = self.anneal_ratio * self.total_steps
+        start = self.total_steps - length
+        return Joined(stem, Anneal(decay, self.peak_lr, self.final_lr, start // 1, start % 1, length))
 
 
 @jax.tree_util.register_dataclass
@@ -217,12 +236,24 @@ class Step:
     warmup_steps: Scalar = 0
     init_lr: Scalar = 0.0
 
+    @property
+    def kinks(self) -> tuple[Any, ...]:
+        """Updates after which the rate is no longer smooth."""
+        return (self.warmup_steps, *self.boundaries)
+
     def __call__(self, count: Any) -> jax.Array:
         """Learning rate of update ``count``."""
         rate = _warmup(self, count)
         for boundary, lr in zip(self.boundaries, self.lrs, strict=True):
             rate = jnp.where(count < boundary, rate, lr)
         return rate
+
+    def drop(self, count: Any) -> jax.Array:
+        """Rate of the update before minus that of update ``count``; 0 for update 0."""
+        drop = _warmup_drop(self, count)
+        for boundary in self.boundaries:
+            drop = jnp.where(count < boundary, drop, self(count - 1) - self(count))
+        return drop
 
 
 @jax.tree_util.register_dataclass
@@ -253,9 +284,18 @@ class Tabulated:
         """Number of updates T."""
         return int(np.shape(self.lrs)[-1])
 
+    @property
+    def kinks(self) -> None:
+        """None: nothing is known of a table's smoothness."""
+        return None
+
     def __call__(self, count: Any) -> jax.Array:
         """Learning rate of update ``count``."""
         return jnp.asarray(self.lrs)[jnp.clip(count, 0, self.total_steps - 1)]
+
+    def drop(self, count: Any) -> jax.Array:
+        """Rate of the update before minus that of update ``count``; 0 for update 0."""
+        return self(count - 1) - self(count)
 
 
 def check_schedule(schedule: Any) -> None:

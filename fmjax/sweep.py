@@ -1,24 +1,23 @@
-"""Search: the predicted final loss of every schedule in a grid, chunk by chunk."""
+"""Search: the predicted final loss of every schedule in a grid, part by part, on any number of devices."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fmjax._checks import choose, finite, positive, require, whole
-from fmjax.effects import UNROLL
-from fmjax.laws import Law, Row
+from fmjax import hosts
+from fmjax._checks import choose, positive, require, whole
+from fmjax.folder import Folder, Reduced
+from fmjax.grid import Grid, Part
+from fmjax.kernels import Kernel, Layout
 from fmjax.records import FitResult, plain
 from fmjax.resampling import percentile_interval
-from fmjax.schedules import DECAYS, WSD
-
-CHUNK = 65_536
-"""Candidates computed at once; memory grows with this, not with the grid."""
+from fmjax.schedules import WSD
 
 NEAR = 1e-3
 """Excess loss up to which a ratio counts as near-optimal."""
@@ -58,80 +57,77 @@ class Cell(NamedTuple):
         )
 
 
+class Cells(Sequence[Cell]):
+    """The cells of a search, held as columns: one array for each field, so that millions of them fit."""
+
+    def __init__(self, grid: Grid, columns: np.ndarray, intervals: np.ndarray) -> None:
+        self._grid, self._columns, self._intervals = grid, columns, intervals
+
+    def __len__(self) -> int:
+        return self._grid.cells
+
+    @overload
+    def __getitem__(self, index: int) -> Cell: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Cell]: ...
+    def __getitem__(self, index: int | slice) -> Cell | Sequence[Cell]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = range(len(self))[index]
+        best, low, high = (
+            float(self._grid.anneal_ratio[k]) for k in self._columns[i][["best", "low", "high"]].tolist()
+        )
+        loss, at_edge = float(self._columns["loss"][i]), bool(self._columns["at_edge"][i])
+        found = Cell(*self._grid.cell(i), best, loss, (low, high), at_edge)
+        if not len(self._intervals):
+            return found
+        a, b, c, d = map(float, self._intervals[i])
+        return found._replace(ratio_interval=(a, b), loss_interval=(c, d))
+
+
+class Candidate(NamedTuple):
+    """One schedule of a grid and its predicted final loss."""
+
+    total_steps: int
+    peak_lr: float
+    decay: str
+    final_lr: float
+    anneal_ratio: float
+    loss: float
+
+
 @dataclass(frozen=True)
 class SearchResult:
-    """Predicted final losses over a grid: ``cells`` and, for each, the loss at every ratio."""
+    """Predicted final losses over a grid, reduced to the best ratio of each cell and the best candidates of all."""
 
-    cells: tuple[Cell, ...]
+    cells: Sequence[Cell]
     anneal_ratio: np.ndarray
     """``[ratios]`` ratios searched."""
-    losses: np.ndarray
-    """``[cells, ratios]`` predicted loss after the last update."""
+    top: tuple[Candidate, ...]
+    """The candidates of least loss, the best first."""
+    losses: np.ndarray | None = None
+    """``[cells, ratios]`` predicted loss after the last update, where they were to be kept."""
 
     @property
     def candidates(self) -> int:
         """Number of schedules searched."""
-        return int(self.losses.size)
+        return len(self.cells) * self.anneal_ratio.size
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain values for JSON, without the loss of every candidate."""
-        return plain({"candidates": self.candidates, "cells": [cell._asdict() for cell in self.cells]})
+        cells, top = ([item._asdict() for item in items] for items in (self.cells, self.top))
+        return plain({"candidates": self.candidates, "cells": cells, "top": top})
 
     def to_json(self) -> str:
         """The result as JSON text."""
         return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
-@partial(jax.jit, static_argnames=("decay", "as_peak"))
-def final_effects(
-    law: Law,
-    total_steps: jax.Array,
-    candidates: dict[str, jax.Array],
-    warmup_steps: Any,
-    init_lr: Any,
-    log_n: Any,
-    *,
-    decay: str,
-    as_peak: bool,
-) -> Row:
-    """Effects after the last update of each candidate, ``[candidates]``; rates are never stored.
+COLUMNS = np.dtype([("best", "i4"), ("low", "i4"), ("high", "i4"), ("at_edge", "?"), ("loss", "f8")])
+"""What a search keeps of a cell: indices into the ratios, and the loss."""
 
-    Args:
-      law: the law.
-      total_steps: T, shared by the candidates.
-      candidates: ``peak_lr``, ``anneal_ratio`` and ``final_lr``, ``[candidates]`` each.
-      warmup_steps: updates of warmup, shared.
-      init_lr: rate of update 0, shared.
-      log_n: log of the model size.
-      decay: shape of the anneal.
-      as_peak: whether the law counts warmup as if at the peak.
-    """
-    dtype = candidates["peak_lr"].dtype
-
-    def one(candidate: dict[str, jax.Array]) -> Row:
-        schedule = WSD(**candidate, total_steps=total_steps, warmup_steps=warmup_steps, init_lr=init_lr, decay=decay)
-
-        def update(count: Any, state: Any) -> Any:
-            counted = jnp.clip(count, warmup_steps, total_steps - 1) if as_peak else count
-            return law.step(state, schedule(counted))
-
-        def block(i: Any, state: Any) -> Any:
-            for k in range(UNROLL):
-                state = update((i * UNROLL + k).astype(dtype), state)
-            return state
-
-        blocks = total_steps // UNROLL
-        state = jax.lax.fori_loop(0, blocks, block, law.init(dtype))
-        state = jax.lax.fori_loop(blocks * UNROLL, total_steps, lambda i, s: update(i.astype(dtype), s), state)
-        return {**law.observe(state), "log_N": jnp.asarray(log_n, dtype)}
-
-    return jax.vmap(one)(candidates)
-
-
-@jax.jit
-def _predict(law: Law, effects: Row, vectors: jax.Array) -> jax.Array:
-    """Losses ``[vectors, candidates]``."""
-    return jax.vmap(law.predict, in_axes=(None, 0))(effects, vectors)
+TOP = np.dtype([("candidate", "i8"), ("loss", "f8")])
+"""What it keeps of a candidate among the best."""
 
 
 def search(
@@ -146,13 +142,20 @@ def search(
     init_lr: float = 0.0,
     model_size: float | None = None,
     samples: np.ndarray | None = None,
-    chunk: int = CHUNK,
+    top: int = 10,
+    keep_losses: bool = False,
+    dtype: str = "float64",
+    share_stem: bool = True,
+    folder: str | Path | None = None,
+    table: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> SearchResult:
     """Predicts the final loss of every WSD schedule in a grid, and picks the best annealing ratio of each cell.
 
-    The grid is total_steps x peak_lr x decay x final_lr (the cells) x anneal_ratio. Computed in float64, ``chunk``
-    candidates at a time.
+    The grid is total_steps x peak_lr x decay x final_lr (the cells) x anneal_ratio. Its parts run on all local devices
+    (all cores of a CPU) and are reduced as they come, so that memory does not grow with the number of candidates: 21
+    bytes a cell stay. Where ``jax.distributed`` is initialised, every process computes its share of the parts and all
+    return the whole result. The answer is the same to the bit whatever the number of devices and processes.
 
     Args:
       result: a fit that converged.
@@ -165,14 +168,20 @@ def search(
       init_lr: rate of update 0.
       model_size: number of parameters, for laws fitted over several sizes.
       samples: ``[samples, parameters]`` bootstrap samples (``Bootstrap.params``), for intervals.
-      chunk: candidates computed at once.
-      progress: called with (candidates done, candidates in all) after each chunk.
+      top: how many of the best candidates to return.
+      keep_losses: whether to return the loss of every candidate; takes 8 bytes each.
+      dtype: "float64", or "float32" with compensated sums, whose losses are right to about 1e-6.
+      share_stem: whether schedules that differ only in their anneal share one stem; False is for benchmarks.
+      folder: folder that keeps finished parts; a search that was interrupted goes on from there.
+      table: whether to write every candidate and its loss to Parquet files in the folder.
+      progress: called with (candidates done, candidates in all) after each part.
 
     Returns:
-      The cells with best ratio, loss and near-optimal interval, and the loss of every candidate.
+      The cells with best ratio, loss and near-optimal interval, and the best candidates.
 
     Raises:
-      ValueError: a fit that cannot predict, a grid value out of range, an unknown decay.
+      ValueError: a fit that cannot predict, a grid value out of range or a grid too large to index, an unknown decay, a
+        folder of another search or one that cannot be written.
 
     >>> import fmjax
     >>> result = fmjax.fit("lr-annealing", fmjax.datasets.proxy_runs())
@@ -181,47 +190,29 @@ def search(
     (2, 198)
     """
     require(result.ok, f"the fit cannot predict: {result.message}")
-    grid = _Grid(
-        total_steps=tuple(whole(t, "total_steps", least=1) for t in _many(total_steps)),
-        peak_lr=tuple(positive(lr, "peak_lr") for lr in _many(peak_lr)),
-        decay=tuple(choose(name, DECAYS, "decay") for name in _many(decay)),
-        final_lr=tuple(finite(lr, "final_lr") for lr in _many(final_lr)),
-        anneal_ratio=tuple(finite(ratio, "anneal_ratio") for ratio in _many(anneal_ratio)),
-        warmup_steps=whole(warmup_steps, "warmup_steps"),
-        init_lr=finite(init_lr, "init_lr"),
-        log_n=_log_size(result, model_size),
+    grid = Grid.of(
+        total_steps=total_steps,
+        peak_lr=peak_lr,
+        decay=decay,
+        final_lr=final_lr,
+        anneal_ratio=anneal_ratio,
+        warmup_steps=warmup_steps,
+        init_lr=init_lr,
     )
-    _check(grid)
+    choose(dtype, ("float64", "float32"), "dtype")
+    require(dtype == "float64" or grid.total_steps.max() <= 2**24, "runs of more than 2^24 updates need float64")
+    require(folder is not None or not table, "a table of every candidate needs a folder to write it to")
     vectors = result.vector[None] if samples is None else np.concatenate([result.vector[None], samples])
-    losses = np.empty((len(vectors), len(grid.cells()), len(grid.anneal_ratio)))
-    with jax.enable_x64(True):
-        for done in _fill(losses, result.law, vectors, grid, whole(chunk, "chunk", least=1)):
-            if progress is not None:
-                progress(done, losses[0].size)
-    ratios = np.asarray(grid.anneal_ratio)
-    cells = tuple(_best(cell, ratios, losses[:, i]) for i, cell in enumerate(grid.cells()))
-    return SearchResult(cells, ratios, losses[0])
-
-
-class _Grid(NamedTuple):
-    total_steps: tuple[int, ...]
-    peak_lr: tuple[float, ...]
-    decay: tuple[str, ...]
-    final_lr: tuple[float, ...]
-    anneal_ratio: tuple[float, ...]
-    warmup_steps: int
-    init_lr: float
-    log_n: float
-
-    def cells(self) -> list[tuple[int, float, str, float]]:
-        """(total_steps, peak_lr, decay, final_lr) of each cell."""
-        return [(t, p, d, f) for t in self.total_steps for p in self.peak_lr for d in self.decay for f in self.final_lr]
-
-
-def _many(values: Any) -> list[Any]:
-    found = [values] if np.ndim(values) == 0 else list(values)
-    require(found, "expected at least one value on every axis of the grid, found none")
-    return found
+    layout = Layout.of(grid, len(vectors), jax.local_devices()[0].platform)
+    log_n = _log_size(result, model_size)
+    kernel = Kernel(result.law, vectors, grid, log_n, dtype, layout, share_stem)
+    wanted = whole(top, "top")
+    require(folder is None or not keep_losses, "a search with a folder does not keep losses; its table has them")
+    store = None
+    if folder is not None:
+        store = Folder.open(folder, {**_described(kernel), "top": wanted, "table": table}, table=table)
+    mine = _Found.of(_parts(kernel, wanted, store, keep_losses, progress), grid.anneal_ratio.size)
+    return _result(hosts.gather(mine), grid, layout, wanted)
 
 
 def _log_size(result: FitResult, model_size: float | None) -> float:
@@ -230,55 +221,126 @@ def _log_size(result: FitResult, model_size: float | None) -> float:
     return float(np.log(positive(model_size, "model_size"))) if model_size is not None else 0.0
 
 
-def _check(grid: _Grid) -> None:
-    for ratio in grid.anneal_ratio:
-        require(0 < ratio <= 1, f"anneal_ratio must lie in (0, 1], got {ratio:g}")
-    for total in grid.total_steps:
-        require(grid.warmup_steps <= total, f"warmup of {grid.warmup_steps} steps is longer than the run of {total}")
-    lowest = min(grid.peak_lr)
-    require(0 <= grid.init_lr <= lowest, f"init_lr: expected a rate in [0, {lowest:g}], got {grid.init_lr:g}")
-    for final in grid.final_lr:
-        require(0 <= final <= lowest, f"final_lr: expected a rate in [0, {lowest:g}], got {final:g}")
-        ends = final > 0 or "exponential" not in grid.decay
-        require(ends, f"exponential decay needs a final_lr above zero, got {final:g}")
-
-
-def _fill(losses: np.ndarray, law: Law, vectors: np.ndarray, grid: _Grid, chunk: int) -> Iterator[int]:
-    """Fills ``losses[vectors, cells, ratios]`` and yields the number of candidates done after each chunk."""
-    done, cells, ratios = 0, grid.cells(), np.asarray(grid.anneal_ratio)
-    for total, decay in dict.fromkeys((cell[0], cell[2]) for cell in cells):
-        group = np.array([i for i, cell in enumerate(cells) if (cell[0], cell[2]) == (total, decay)])
-        count = group.size * ratios.size
-        size = min(chunk, count)
-        for start in range(0, count, size):
-            rows, columns = np.divmod(np.minimum(np.arange(start, start + size), count - 1), ratios.size)
-            chosen = [cells[i] for i in group[rows]]
-            candidates = {
-                "peak_lr": np.array([cell[1] for cell in chosen]),
-                "final_lr": np.array([cell[3] for cell in chosen]),
-                "anneal_ratio": ratios[columns],
-            }
-            shared = (grid.warmup_steps, grid.init_lr, grid.log_n)
-            effects = final_effects(law, total, candidates, *shared, decay=decay, as_peak=law.warmup == "as-peak")
-            losses[:, group[rows], columns] = np.asarray(_predict(law, effects, vectors))
-            done += min(size, count - start)
-            yield done
-
-
-def _best(cell: tuple[int, float, str, float], ratios: np.ndarray, losses: np.ndarray) -> Cell:
-    """The best ratio of a cell, from its losses ``[vectors, ratios]`` under the fit and its samples."""
-    fitted, samples = losses[0], losses[1:]
-    require(np.isfinite(fitted).all(), f"the fit predicts a loss that is not finite for peak_lr {cell[1]:g}")
-    best = int(np.argmin(fitted))
-    near = ratios[fitted <= fitted[best] + NEAR]
-    at_edge = ratios.size > 1 and ratios[best] in (ratios.min(), ratios.max())
-    found = Cell(*cell, float(ratios[best]), float(fitted[best]), (float(near.min()), float(near.max())), bool(at_edge))
-    if not len(samples):
-        return found
-    return found._replace(
-        ratio_interval=percentile_interval(continuous_best(ratios, samples)),
-        loss_interval=percentile_interval(samples[:, best]),
+def _described(kernel: Kernel) -> dict[str, Any]:
+    """What tells one search from another."""
+    law = kernel.law
+    params = hashlib.sha256(np.ascontiguousarray(kernel.vectors).tobytes()).hexdigest()
+    arithmetic = {"log_n": kernel.log_n, "dtype": kernel.dtype, "share_stem": kernel.share_stem}
+    return plain(
+        {
+            "law": law.name,
+            "options": law.options(),
+            "params": dict(zip(law.parameter_names, kernel.vectors[0], strict=True)),
+            "vectors": {"count": len(kernel.vectors), "sha256": params},
+            "grid": kernel.grid.to_dict(),
+            **arithmetic,
+            "layout": kernel.layout._asdict(),
+        }
     )
+
+
+class _Found(NamedTuple):
+    """What a process found, in the order of its parts."""
+
+    columns: np.ndarray
+    """``[cells]``."""
+    top: np.ndarray
+    """``[...]`` index of a candidate in the grid, and its loss."""
+    intervals: np.ndarray
+    """``[cells, 4]``, or nothing without samples."""
+    losses: np.ndarray
+    """``[cells, ratios]``, or nothing where they are not kept."""
+
+    @classmethod
+    def of(cls, parts: Iterator[tuple[Reduced, np.ndarray]], ratios: int) -> "_Found":
+        """Joins what is kept of each part."""
+        columns, top, intervals, losses = [], [], [], []
+        for reduced, kept in parts:
+            columns.append(reduced.columns)
+            top.append(reduced.top)
+            intervals.append(reduced.intervals)
+            losses.append(kept)
+        nothing = np.empty(0, COLUMNS), np.empty(0, TOP), np.empty((0, 4)), np.empty((0, ratios))
+        found = zip(nothing, (columns, top, intervals, losses), strict=True)
+        return cls(*(np.concatenate(arrays) if arrays else empty for empty, arrays in found))
+
+
+def _parts(
+    kernel: Kernel, top: int, store: Folder | None, keep_losses: bool, progress: Callable[[int, int], None] | None
+) -> Iterator[tuple[Reduced, np.ndarray]]:
+    """What is kept of each part of this process, from the folder or computed; losses only if they are to be kept."""
+    grid, done = kernel.grid, 0
+    mine = list(hosts.share(grid.parts(kernel.layout.rows)))
+    total = sum(part.cells.size for part in mine) * grid.anneal_ratio.size
+    stored = {} if store is None else {part.number: store.load(part.number) for part in mine}
+    fresh = kernel.losses(part for part in mine if stored.get(part.number) is None)
+    for part in mine:
+        reduced, losses = stored.pop(part.number, None), np.empty((0, grid.anneal_ratio.size))
+        if reduced is None:
+            _, found = next(fresh)
+            reduced = _reduced(part, found, grid, top)
+            if store is not None:
+                store.save(part, reduced, found[0], grid)
+            losses = found[0] if keep_losses else losses
+        done += part.cells.size * grid.anneal_ratio.size
+        if progress is not None:
+            progress(done, total)
+        yield reduced, losses
+
+
+def _reduced(part: Part, losses: np.ndarray, grid: Grid, top: int) -> Reduced:
+    """The best of a part, from its losses ``[vectors, rows, ratios]`` under the fit and its samples."""
+    fitted, ratios = losses[0], grid.anneal_ratio
+    bad = ~np.isfinite(fitted).all(axis=1)
+    require(not bad.any(), f"the fit predicts a loss that is not finite for peak_lr {part.peak_lr[np.argmax(bad)]:g}")
+    columns = np.empty(len(fitted), COLUMNS)
+    columns["best"] = best = np.argmin(fitted, axis=1)
+    columns["loss"] = least = fitted[np.arange(len(fitted)), best]
+    rising = np.argsort(ratios, kind="stable")
+    near = fitted[:, rising] <= least[:, None] + NEAR
+    columns["low"], columns["high"] = rising[np.argmax(near, axis=1)], rising[::-1][np.argmax(near[:, ::-1], axis=1)]
+    columns["at_edge"] = (ratios.size > 1) & np.isin(ratios[best], (ratios.min(), ratios.max()))
+    intervals = np.array([_intervals(ratios, losses[1:, i], b) for i, b in enumerate(best)] if len(losses) > 1 else [])
+    return Reduced(columns, _top(part, fitted, top), intervals.reshape(-1, 4))
+
+
+def _top(part: Part, fitted: np.ndarray, top: int) -> np.ndarray:
+    """Index in the grid and loss of the best candidates of a part."""
+    flat = fitted.ravel()
+    best = np.argpartition(flat, top - 1)[:top] if 0 < top < flat.size else np.arange(flat.size)[: top or 0]
+    row, ratio = np.divmod(best, fitted.shape[1])
+    found = np.empty(best.size, TOP)
+    found["candidate"], found["loss"] = part.cells[row] * fitted.shape[1] + ratio, flat[best]
+    return found
+
+
+def _intervals(ratios: np.ndarray, samples: np.ndarray, best: int) -> tuple[float, ...]:
+    """Bootstrap intervals of the best ratio and of the loss at ``best``, from losses ``[samples, ratios]``."""
+    return (*percentile_interval(continuous_best(ratios, samples)), *percentile_interval(samples[:, best]))
+
+
+def _result(found: Sequence[_Found], grid: Grid, layout: Layout, top: int) -> SearchResult:
+    """What the processes found, in the order of the grid."""
+    owners = [hosts.share(grid.parts(layout.rows), process, len(found)) for process in range(len(found))]
+    cells = np.concatenate([part.cells for parts in owners for part in parts])
+    columns = _in_order(cells, [one.columns for one in found])
+    intervals = _in_order(cells, [one.intervals for one in found])
+    losses = _in_order(cells, [one.losses for one in found])
+    tops = np.concatenate([one.top for one in found])
+    tops = tops[np.lexsort((tops["candidate"], tops["loss"]))][:top]
+    best = tuple(_candidate(grid, one) for one in tops)
+    return SearchResult(Cells(grid, columns, intervals), grid.anneal_ratio, best, losses if len(losses) else None)
+
+
+def _in_order(cells: np.ndarray, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The processes' arrays joined and sorted by cell; nothing stays nothing."""
+    joined = np.concatenate(arrays)
+    return joined[np.argsort(cells)] if len(joined) else joined
+
+
+def _candidate(grid: Grid, top: np.ndarray) -> Candidate:
+    cell, ratio = divmod(int(top["candidate"]), grid.anneal_ratio.size)
+    return Candidate(*grid.cell(cell), float(grid.anneal_ratio[ratio]), float(top["loss"]))
 
 
 def continuous_best(ratios: np.ndarray, losses: np.ndarray) -> np.ndarray:

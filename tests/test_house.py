@@ -9,11 +9,11 @@ import fmjax
 
 HOUSE = Path(fmjax.__file__).parent
 FLOORS = (
-    ("_checks",),
-    ("schedules", "effects", "metrics", "newton"),
-    ("curves", "laws", "export"),
-    ("runs", "objective"),
-    ("lanes", "datasets"),
+    ("_checks", "anneals", "updates"),
+    ("schedules", "effects", "hosts", "metrics", "newton"),
+    ("curves", "laws", "export", "grid"),
+    ("runs", "objective", "rollout", "folder"),
+    ("lanes", "datasets", "kernels"),
     ("records",),
     ("fitting",),
     ("resampling",),

@@ -12,8 +12,8 @@ import synthetic
 
 import fmjax
 from fmjax import FitResult, LossCurve, lanes, search, sweep
+from fmjax.anneals import DECAYS
 from fmjax.laws import make_law
-from fmjax.schedules import DECAYS
 
 NONE = lanes.Lanes(np.zeros((1, 1)), np.zeros(1), np.zeros(1, int), np.zeros(1, int))
 
@@ -57,7 +57,11 @@ def golden(request, shared):
     fits = json.loads((shared / "golden/fits.json").read_text())["fits"]
     params = next(f["params"] for f in fits if entries[0]["fit"].items() <= f.items())
     found = search(
-        fitted(make_law(request.param), params), total_steps=[6000, 24000], peak_lr=[1e-4, 3e-4, 1e-3], warmup_steps=500
+        fitted(make_law(request.param), params),
+        total_steps=[6000, 24000],
+        peak_lr=[1e-4, 3e-4, 1e-3],
+        warmup_steps=500,
+        keep_losses=True,
     )
     cells = {(cell.total_steps, cell.peak_lr): i for i, cell in enumerate(found.cells)}
     return entries, found, cells

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax import effects
+from fmjax.updates import One, Update
 
 WARMUPS = ("as-scheduled", "as-peak")
 """How a law counts warmup: at its own rates, or as if at the peak."""
@@ -58,6 +59,8 @@ class Law:
     name: ClassVar[str]
     choices: ClassVar[dict[str, tuple[float, ...]]] = {}
     """Options worth choosing on the data, with the values ``select`` tries."""
+    blocks: ClassVar[bool] = False
+    """Whether ``step`` also takes a ``Block`` of updates; if not, long schedules are followed update by update."""
     warmup: str = field(default="as-scheduled", kw_only=True, metadata={"static": True})
     sizes: bool = field(default=False, kw_only=True, metadata={"static": True})
 
@@ -81,8 +84,8 @@ class Law:
         """State before the first update."""
         raise NotImplementedError
 
-    def step(self, state: Any, lr: Any) -> Any:
-        """State after one update at rate ``lr``."""
+    def step(self, state: Any, update: Update) -> Any:
+        """State after an update, or after a block of them."""
         raise NotImplementedError
 
     def observe(self, state: Any) -> Row:
@@ -110,11 +113,12 @@ class Law:
     def effects(self, lrs: jax.Array, at: jax.Array) -> Row:
         """Effects of one schedule ``lrs[T]`` after the updates ``at[rows]``, each ``[rows]``."""
 
-        def advance(state: Any, lr: jax.Array) -> tuple[Any, Row]:
-            state = self.step(state, lr)
+        def advance(state: Any, update: One) -> tuple[Any, Row]:
+            state = self.step(state, update)
             return state, self.observe(state)
 
-        history = jax.lax.scan(advance, self.init(lrs.dtype), lrs, unroll=effects.UNROLL)[1]
+        updates = One(lrs, effects.drops(lrs))
+        history = jax.lax.scan(advance, self.init(lrs.dtype), updates, unroll=effects.UNROLL)[1]
         return {key: value[at] for key, value in history.items()}
 
     def predict(self, rows: Row, params: jax.Array) -> jax.Array:

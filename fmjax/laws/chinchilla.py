@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fmjax.laws.base import Law, Row, stack
+from fmjax.updates import Sum, Update, plus
 
 
 @jax.tree_util.register_dataclass
@@ -18,15 +19,16 @@ class Chinchilla(Law):
     """
 
     name: ClassVar[str] = "chinchilla"
+    blocks: ClassVar[bool] = True
 
-    def init(self, dtype: Any) -> jax.Array:
-        return jnp.zeros((), dtype)
+    def init(self, dtype: Any) -> Sum:
+        return Sum.zero(dtype)
 
-    def step(self, state: jax.Array, lr: Any) -> jax.Array:
-        return state + 1
+    def step(self, state: Sum, update: Update) -> Sum:
+        return plus(state, update.sum(1.0))
 
-    def observe(self, state: jax.Array) -> Row:
-        return {"log_t": jnp.log(state)}
+    def observe(self, state: Sum) -> Row:
+        return {"log_t": jnp.log(state.total)}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         return stack(*self.powers(row, row["log_t"], exponents))

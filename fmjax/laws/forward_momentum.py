@@ -7,12 +7,13 @@ import jax
 
 from fmjax import effects
 from fmjax.laws.base import RHOS, Coefficient, Law, Row, safe_log, stack
+from fmjax.updates import Sum, Update
 
 
 class ForwardMomentumState(NamedTuple):
     """S and M so far."""
 
-    forward: effects.ForwardState
+    forward: Sum
     momentum: effects.MomentumState
 
 
@@ -32,6 +33,7 @@ class ForwardMomentum(Law):
     """
 
     name: ClassVar[str] = "forward-momentum"
+    blocks: ClassVar[bool] = True
     choices: ClassVar[dict[str, tuple[float, ...]]] = {
         "beta1": (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999),
         "beta2": (0.99, 0.999, 0.9999),
@@ -49,14 +51,14 @@ class ForwardMomentum(Law):
         return (*super().coefficients, Coefficient("C"))
 
     def init(self, dtype: Any) -> ForwardMomentumState:
-        return ForwardMomentumState(effects.forward_init(dtype), effects.momentum_init(dtype))
+        return ForwardMomentumState(Sum.zero(dtype), effects.momentum_init(dtype))
 
-    def step(self, state: ForwardMomentumState, lr: Any) -> ForwardMomentumState:
+    def step(self, state: ForwardMomentumState, update: Update) -> ForwardMomentumState:
         return ForwardMomentumState(
-            effects.forward_step(state.forward, lr, rho=self.rho),
+            effects.forward_step(state.forward, update, rho=self.rho),
             effects.momentum_step(
                 state.momentum,
-                lr,
+                update,
                 rate1=1 - self.beta1,
                 rate2=1 - self.beta2,
                 eps=self.eps,
@@ -65,7 +67,7 @@ class ForwardMomentum(Law):
         )
 
     def observe(self, state: ForwardMomentumState) -> Row:
-        return {"log_S": safe_log(state.forward.total), "M": state.momentum.total}
+        return {"log_S": safe_log(state.forward.total), "M": state.momentum.total.total}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         return stack(*self.powers(row, row["log_S"], exponents), -row["M"])

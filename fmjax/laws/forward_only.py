@@ -7,6 +7,7 @@ import jax
 
 from fmjax import effects
 from fmjax.laws.base import RHOS, Law, Row, safe_log, stack
+from fmjax.updates import Sum, Update
 
 
 @jax.tree_util.register_dataclass
@@ -21,16 +22,17 @@ class ForwardOnly(Law):
     """
 
     name: ClassVar[str] = "forward-only"
+    blocks: ClassVar[bool] = True
     choices: ClassVar[dict[str, tuple[float, ...]]] = {"rho": RHOS}
     rho: Any = None
 
-    def init(self, dtype: Any) -> effects.ForwardState:
-        return effects.forward_init(dtype)
+    def init(self, dtype: Any) -> Sum:
+        return Sum.zero(dtype)
 
-    def step(self, state: effects.ForwardState, lr: Any) -> effects.ForwardState:
-        return effects.forward_step(state, lr, rho=self.rho)
+    def step(self, state: Sum, update: Update) -> Sum:
+        return effects.forward_step(state, update, rho=self.rho)
 
-    def observe(self, state: effects.ForwardState) -> Row:
+    def observe(self, state: Sum) -> Row:
         return {"log_S": safe_log(state.total)}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:

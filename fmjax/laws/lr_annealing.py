@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from fmjax import effects
 from fmjax.laws.base import RHOS, Coefficient, Exponent, Law, Row, safe_log, stack
+from fmjax.updates import Sum, Update
 
 GAMMA = Exponent("gamma", -1.0, 1.0, (0.0, 0.2))
 
@@ -15,7 +16,7 @@ GAMMA = Exponent("gamma", -1.0, 1.0, (0.0, 0.2))
 class LRAnnealingState(NamedTuple):
     """S and S2 so far."""
 
-    forward: effects.ForwardState
+    forward: Sum
     area: effects.AreaState
 
 
@@ -32,6 +33,7 @@ class LRAnnealing(Law):
     """
 
     name: ClassVar[str] = "lr-annealing"
+    blocks: ClassVar[bool] = True
     choices: ClassVar[dict[str, tuple[float, ...]]] = {
         "decay": (0.9, 0.95, 0.98, 0.99, 0.995, 0.997, 0.998, 0.9985, 0.999, 0.9993, 0.9997),
         "rho": RHOS,
@@ -48,12 +50,12 @@ class LRAnnealing(Law):
         return (*super().exponents, GAMMA) if self.sizes else super().exponents
 
     def init(self, dtype: Any) -> LRAnnealingState:
-        return LRAnnealingState(effects.forward_init(dtype), effects.area_init(dtype))
+        return LRAnnealingState(Sum.zero(dtype), effects.area_init(dtype))
 
-    def step(self, state: LRAnnealingState, lr: Any) -> LRAnnealingState:
+    def step(self, state: LRAnnealingState, update: Update) -> LRAnnealingState:
         return LRAnnealingState(
-            effects.forward_step(state.forward, lr, rho=self.rho),
-            effects.area_step(state.area, lr, rate=1 - self.decay),
+            effects.forward_step(state.forward, update, rho=self.rho),
+            effects.area_step(state.area, update, rate=1 - self.decay),
         )
 
     def observe(self, state: LRAnnealingState) -> Row:

@@ -1,0 +1,161 @@
+"""The final losses of a grid's candidates, part by part, on all local devices."""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmjax.grid import Grid, Part
+from fmjax.laws import Law
+from fmjax.rollout import Branches, Run, branch_effects
+
+CALL = 2**22
+"""Losses (parameter vectors x rows x ratios) computed in one call."""
+
+PART = 2**24
+"""Losses of a part; memory is bounded by this."""
+
+
+class Layout(NamedTuple):
+    """How the candidates of a grid are cut up. It follows from the grid and the kind of device, not their number."""
+
+    rows: int
+    """Cells of a part."""
+    ratios: int
+    """Ratios of a call; each call follows the stem anew."""
+    branches: int
+    """Ratios followed side by side."""
+
+    @classmethod
+    def of(cls, grid: Grid, vectors: int, platform: str) -> "Layout":
+        """The layout for a grid, found by measurement: on a CPU, about 512 lanes stay in the cache."""
+        most, lanes, ratios = (1024, 512, 64) if platform == "cpu" else (2**14, 2**17, 2**10)
+        pairs, count = grid.peak_lr.size * grid.final_lr.size, grid.anneal_ratio.size
+        ratios = min(ratios, max(1, CALL // vectors))
+        ratios = -(-count // -(-count // ratios))
+        most = max(1, min(most, CALL // (vectors * ratios), PART // (vectors * count)))
+        rows = -(-pairs // -(-pairs // most))
+        return cls(rows, ratios, max(1, min(lanes // rows, ratios)))
+
+
+class Kernel(NamedTuple):
+    """What every call of a search shares."""
+
+    law: Law
+    vectors: np.ndarray
+    """``[vectors, parameters]`` the fit, and bootstrap samples of it."""
+    grid: Grid
+    log_n: float
+    """Log of the model size."""
+    dtype: str
+    layout: Layout
+    share_stem: bool
+
+    def losses(self, parts: Iterable[Part]) -> Iterator[tuple[Part, np.ndarray]]:
+        """Yields each part with its losses ``[vectors, rows, ratios]``, in order, while the devices work ahead."""
+        workers = _Workers()
+        waiting: deque[tuple[Part, list[tuple[np.ndarray, Future[np.ndarray]]]]] = deque()
+        try:
+            for part in parts:
+                calls = [(ratios, workers.submit(self, part, ratios)) for ratios in self._calls(part)]
+                waiting.append((part, calls))
+                while sum(len(calls) for _, calls in waiting) > 2 * len(workers.devices):
+                    yield self._gather(*waiting.popleft())
+            while waiting:
+                yield self._gather(*waiting.popleft())
+        finally:
+            workers.close()
+
+    def _calls(self, part: Part) -> Iterator[np.ndarray]:
+        """Ratios of each call: every n-th by length of the anneal, so that all calls cost alike."""
+        order = np.argsort(part.total_steps - self.grid.anneal_ratio * part.total_steps, kind="stable")
+        count = -(-order.size // self.layout.ratios)
+        yield from (order[k::count] for k in range(count))
+
+    def _gather(self, part: Part, calls: list[tuple[np.ndarray, "Future[np.ndarray]"]]) -> tuple[Part, np.ndarray]:
+        losses = np.empty((len(self.vectors), part.cells.size, self.grid.anneal_ratio.size))
+        for ratios, call in calls:
+            losses[:, :, ratios] = call.result()
+        return part, losses
+
+    def call(self, part: Part, ratios: np.ndarray, device: Any) -> np.ndarray:
+        """Losses ``[vectors, rows, ratios]`` of some ratios of a part; arrays are padded to the layout's shapes."""
+        size = -(-self.layout.ratios // self.layout.branches) * self.layout.branches
+        lengths = np.resize(self.grid.anneal_ratio[ratios], size) * part.total_steps
+        lengths[ratios.size :] = lengths[ratios.size - 1]  # sorted by start
+        starts = part.total_steps - lengths
+        shape = (-1, self.layout.branches)
+        branches = Branches(
+            np.floor(starts).astype(np.int32).reshape(shape),
+            (starts % 1).astype(self.dtype).reshape(shape),
+            lengths.astype(self.dtype).reshape(shape),
+        )
+        pad = partial(np.resize, new_shape=self.layout.rows)
+        rates = [pad(rate).astype(self.dtype) for rate in (part.peak_lr, part.final_lr)]
+        run = Run(
+            np.int32(part.total_steps), np.int32(self.grid.warmup_steps), np.asarray(self.grid.init_lr, self.dtype)
+        )
+        shared = (self.vectors.astype(self.dtype), *rates, branches, run, np.asarray(self.log_n, self.dtype))
+        law = jax.tree.map(float, self.law)  # 1 - beta must be taken in float64, also for float32
+        arguments = jax.device_put((law, *shared), device)
+        found = final_losses(*arguments, decay=part.decay, share=self.share_stem)
+        return np.asarray(found, float)[:, : part.cells.size, : ratios.size]
+
+
+@partial(jax.jit, static_argnames=("decay", "share"))
+def final_losses(
+    law: Law,
+    vectors: jax.Array,
+    peak_lr: jax.Array,
+    final_lr: jax.Array,
+    branches: Branches,
+    run: Run,
+    log_n: jax.Array,
+    *,
+    decay: str,
+    share: bool,
+) -> jax.Array:
+    """Predicted losses ``[vectors, rows, ratios]`` after the last update; no rate is ever stored."""
+    follow = partial(branch_effects, law, branches=branches, run=run, decay=decay, dtype=peak_lr.dtype, share=share)
+    effects = jax.vmap(lambda peak, final: follow(peak, final))(peak_lr, final_lr)
+    flat = {key: value.ravel() for key, value in effects.items()}
+    flat["log_N"] = jnp.broadcast_to(log_n, (peak_lr.size * branches.start.size,))
+    losses = jax.vmap(law.predict, in_axes=(None, 0))(flat, vectors)
+    return losses.reshape(len(vectors), peak_lr.size, branches.start.size)
+
+
+class _Workers:
+    """Threads that run calls, each on a device of its own; on a single CPU device, one for each core."""
+
+    def __init__(self) -> None:
+        devices = jax.local_devices()
+        cores = (os.cpu_count() or 1) if devices[0].platform == "cpu" and len(devices) == 1 else 1
+        self.devices = devices * cores
+        self._pool = ThreadPoolExecutor(len(self.devices))
+        self._next, self._compiling, self._compiled = 0, threading.Lock(), set[str]()
+
+    def submit(self, kernel: Kernel, part: Part, ratios: np.ndarray) -> "Future[np.ndarray]":
+        """Has the next worker run a call."""
+        device = self.devices[self._next % len(self.devices)]
+        self._next += 1
+        return self._pool.submit(self._run, kernel, part, ratios, device)
+
+    def _run(self, kernel: Kernel, part: Part, ratios: np.ndarray, device: Any) -> np.ndarray:
+        with jax.enable_x64(True):
+            if part.decay not in self._compiled:
+                with self._compiling:  # one thread compiles, the others wait for what it compiled
+                    found = kernel.call(part, ratios, device)
+                    self._compiled.add(part.decay)
+                    return found
+            return kernel.call(part, ratios, device)
+
+    def close(self) -> None:
+        """Drops what has not begun and waits for what has."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,241 @@
+"""Rollout: the effects of a schedule after its last update, without storing a rate or an effect on the way.
+
+Next to a kink of the schedule a law's recursion runs update by update; away from kinks it runs in blocks.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmjax.anneals import DECAYS, Anneal, Joined
+from fmjax.laws import Law, Row
+from fmjax.schedules import Constant, Schedule
+from fmjax.updates import Block, One, nodes_of
+
+SIZES = (1, 32, 256)
+"""Updates taken at once."""
+
+MARGIN = 4
+"""A block keeps this many times its size away from the kink before it, while what remembers the kink fades."""
+
+SHORT = 16
+"""Pieces between kinks shorter than this many blocks are too curved for blocks of the size."""
+
+TAIL = 16
+"""Updates before a kink or the end that run one by one: rates near zero have steep powers."""
+
+UNROLL = 4
+"""Updates per iteration of the compiled loops."""
+
+
+class Rates(Protocol):
+    """What a rollout needs of a schedule."""
+
+    def __call__(self, count: Any) -> jax.Array:
+        """Learning rate of update ``count``."""
+
+    def drop(self, count: Any) -> jax.Array:
+        """Rate of the update before minus that of update ``count``."""
+
+
+def final_effects(law: Law, schedule: Schedule, *, dtype: Any = "float64") -> Row:
+    """Effects of a schedule after its last update, as scalars.
+
+    Exact next to kinks and for schedules without known kinks (``Tabulated``); elsewhere blocks of updates are summed
+    by quadrature, to about 1e-9 of the effect in float64. In float32 sums are compensated and drops of the rate
+    computed without cancellation.
+
+    Args:
+      law: the law; its effects are computed, not its loss.
+      schedule: the schedule.
+      dtype: "float64" or "float32".
+
+    >>> from fmjax import WSD, ForwardMomentum
+    >>> effects = final_effects(ForwardMomentum(), WSD(peak_lr=1e-3, total_steps=1000))
+    >>> round(float(np.exp(effects["log_S"])), 4)
+    0.9001
+    """
+    with jax.enable_x64(True):
+        return {key: np.asarray(value) for key, value in _final_effects(law, schedule, dtype=dtype).items()}
+
+
+@partial(jax.jit, static_argnames=("dtype",))
+def _final_effects(law: Law, schedule: Schedule, *, dtype: Any) -> Row:
+    rates = Held(schedule, schedule.warmup_steps) if law.warmup == "as-peak" else schedule
+    return _observed(law, rates, schedule.kinks, schedule.total_steps, dtype)
+
+
+def _observed(law: Law, rates: Rates, kinks: tuple[Any, ...] | None, total_steps: Any, dtype: Any) -> Row:
+    end, blocks = jnp.asarray(total_steps).astype(jnp.int32), law.blocks and kinks is not None
+    return law.observe(follow(law, law.init(dtype), rates, 0, end, (0, *(kinks or ())), dtype, end=end, blocks=blocks))
+
+
+class Branches(NamedTuple):
+    """Anneals of different lengths that leave one stem, sorted by their start, the earliest first."""
+
+    start: Any
+    """``[groups, branches]`` whole part of the update after which the anneal begins."""
+    fraction: Any
+    """``[groups, branches]`` the rest of it."""
+    length: Any
+    """``[groups, branches]`` updates of the anneal, A = R T."""
+
+
+def branch_effects(
+    law: Law, peak_lr: Any, final_lr: Any, branches: Branches, run: "Run", *, decay: str, dtype: Any, share: bool
+) -> Row:
+    """Effects after the last update of every branch of one peak rate, each ``[groups, branches]``; under ``jit``.
+
+    The stem (warmup, then the peak rate) is followed once, and each group of anneals leaves it where it begins.
+
+    Args:
+      law: the law.
+      peak_lr: peak rate.
+      final_lr: rate the anneals end at.
+      branches: the anneals; where one overlaps the warmup, the smaller rate holds.
+      run: what all share.
+      decay: shape of the anneals, one of ``DECAYS``.
+      dtype: dtype of rates and states.
+      share: False follows the stem anew for every branch.
+    """
+    warmup, begin = 0 if law.warmup == "as-peak" else run.warmup_steps, jnp.zeros((), jnp.int32)
+    stem = Constant(peak_lr, run.total_steps, warmup, run.init_lr)
+
+    def reach(carry: tuple[Any, Any], start: Any) -> tuple[tuple[Any, Any], Any]:
+        reached, state = carry if share else (begin, law.init(dtype))
+        kinks, end = (0, warmup), run.total_steps
+        state = follow(law, state, stem, reached, start, kinks, dtype, end=end, blocks=law.blocks)
+        return (start, state), state
+
+    def anneal(state: Any, branch: Branches) -> Row:
+        falling = Anneal(DECAYS[decay], peak_lr, final_lr, 0, branch.fraction, branch.length)
+        joined = Joined(
+            Constant(peak_lr, run.total_steps, run.warmup_steps, run.init_lr), falling._replace(start=branch.start)
+        )
+        rates = Held(joined, run.warmup_steps) if law.warmup == "as-peak" else joined
+        overlap = jnp.maximum(run.warmup_steps - branch.start, 0)
+        state = _advance(law, rates, dtype, 1, branch.start, overlap, state, unroll=1)
+        stop = run.total_steps - branch.start
+        state = follow(law, state, falling, overlap, stop, (overlap,), dtype, end=stop, blocks=law.blocks)
+        return law.observe(state)
+
+    def group(carry: Any, part: Branches) -> tuple[Any, Row]:
+        if part.start.size > 1:
+            carry, states = jax.lax.scan(reach, carry, part.start)
+            return carry, jax.vmap(anneal)(states, part)
+        one = jax.tree.map(lambda x: x[0], part)  # what all lanes share stays a scalar
+        carry, state = reach(carry, one.start)
+        return carry, jax.tree.map(lambda x: x[None], anneal(state, one))
+
+    return jax.lax.scan(group, (begin, law.init(dtype)), branches)[1]
+
+
+class Held(NamedTuple):
+    """A schedule with its warmup counted as if at the rate of the warmup's end."""
+
+    schedule: Rates
+    warmup_steps: Any
+
+    def __call__(self, count: Any) -> jax.Array:
+        """Learning rate of update ``count``."""
+        return self.schedule(jnp.maximum(count, self.warmup_steps))
+
+    def drop(self, count: Any) -> jax.Array:
+        """Rate of the update before minus that of update ``count``."""
+        return jnp.where(count > self.warmup_steps, self.schedule.drop(count), 0.0)
+
+
+class Run(NamedTuple):
+    """What the branches of a stem share."""
+
+    total_steps: Any
+    warmup_steps: Any
+    init_lr: Any
+
+
+def follow(
+    law: Law,
+    state: Any,
+    schedule: Rates,
+    start: Any,
+    stop: Any,
+    kinks: tuple[Any, ...],
+    dtype: Any,
+    *,
+    end: Any,
+    blocks: bool,
+) -> Any:
+    """State after the updates ``start ... stop - 1``, for use under ``jit``.
+
+    Args:
+      law: the law.
+      state: its state before ``start``.
+      schedule: the rates.
+      start: first update.
+      stop: update after the last one; nothing happens where it is not after ``start``.
+      kinks: updates after which the rate, or what the state remembers of it, is not smooth; 0 among them.
+      end: where the last smooth piece ends, at or after ``stop``.
+      dtype: dtype of rates and state.
+      blocks: whether to run blocks away from kinks.
+    """
+    kinks_ = jnp.sort(jnp.stack([jnp.floor(jnp.asarray(kink, float)).astype(jnp.int32) for kink in kinks]))
+    loops = [partial(_advance, law, schedule, dtype, size) for size in (SIZES if blocks else SIZES[:1])]
+
+    def phase(state: Any, part: Any) -> tuple[Any, None]:
+        level, first, count = part
+        return jax.lax.switch(level, loops, first, count, state), None
+
+    phases = _phases if blocks else _whole
+    parts = jax.vmap(phases, in_axes=(0, 0, None, None))(kinks_, jnp.append(kinks_[1:], end), start, stop)
+    return jax.lax.scan(phase, state, jax.tree.map(jnp.ravel, parts))[0]
+
+
+def _phases(kink: Any, following: Any, start: Any, stop: Any) -> tuple[Any, Any, Any]:
+    """(level, first update, number of blocks) of the parts of a smooth piece: blocks grow, then shrink again."""
+    at, last, length = jnp.clip(kink, start, stop), jnp.clip(following, start, stop), following - kink
+    levels, reaches = [], []
+    for level, until in (
+        (0, kink + MARGIN * SIZES[1]),
+        (1, kink + MARGIN * SIZES[2]),
+        (2, last - MARGIN * SIZES[2]),
+        (1, last - TAIL),
+        (0, last),
+    ):
+        fits = (level == 0) | (length >= SHORT * SIZES[level])
+        count = jnp.where(fits, jnp.maximum(jnp.minimum(until, last) - at, 0) // SIZES[level], 0)
+        levels.append(level)
+        reaches.append((at, count))
+        at = at + count * SIZES[level]
+    firsts, counts = zip(*reaches, strict=True)
+    return jnp.array(levels, jnp.int32), jnp.stack(firsts), jnp.stack(counts)
+
+
+def _whole(kink: Any, following: Any, start: Any, stop: Any) -> tuple[Any, Any, Any]:
+    """The same, update by update."""
+    first = jnp.clip(kink, start, stop)
+    return jnp.zeros((), jnp.int32), first, jnp.clip(following, start, stop) - first
+
+
+def _advance(
+    law: Law, schedule: Rates, dtype: Any, size: int, first: Any, count: Any, state: Any, *, unroll: int = UNROLL
+) -> Any:
+    """Takes ``count`` blocks of ``size`` updates from update ``first`` on."""
+    nodes = nodes_of(size)
+
+    def block(i: Any, state: Any) -> Any:
+        at = [(first + i * size + node).astype(dtype) for node in nodes]
+        rates, drops = tuple(map(schedule, at)), tuple(map(schedule.drop, at))
+        return law.step(state, One(rates[0], drops[0]) if size == 1 else Block(rates, drops, size))
+
+    def several(i: Any, state: Any) -> Any:
+        for k in range(unroll):
+            state = block(i * unroll + k, state)
+        return state
+
+    if size > 1 or unroll == 1:
+        return jax.lax.fori_loop(0, count, block, state)
+    state = jax.lax.fori_loop(0, count // unroll, several, state)
+    return jax.lax.fori_loop(count // unroll * unroll, count, block, state)
