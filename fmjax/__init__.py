@@ -1,6 +1,7 @@
 """fmjax: fit loss-curve laws to cheap runs and search learning-rate schedules with them."""
 
 from fmjax import datasets, laws
+from fmjax._version import __version__
 from fmjax.curves import LossCurve
 from fmjax.effects import annealing_area, annealing_momentum, forward_effect
 from fmjax.fitting import evaluate, fit, predict
@@ -12,8 +13,6 @@ from fmjax.runs import load_runs
 from fmjax.schedules import WSD, Constant, Cosine, Step, Tabulated
 from fmjax.selection import select
 from fmjax.sweep import search
-
-__version__ = "0.1.0"
 
 __all__ = [
     "WSD",

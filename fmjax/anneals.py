@@ -89,7 +89,7 @@ class Anneal(NamedTuple):
     def drop(self, count: Any) -> jax.Array:
         """Rate of the update before minus that of update ``count``."""
         since, span = self._since(count), self._span()
-        step = jnp.where(since < span + 1, jnp.clip(since, 0.0, 1.0), 0.0)
+        step = jnp.clip(jnp.minimum(since, span) - jnp.maximum(since - 1, 0.0), 0.0, 1.0)
         return self.decay.drop(jnp.clip(since / span, 0.0, 1.0), step / span, self.peak_lr, self.final_lr)
 
     def _span(self) -> Any:

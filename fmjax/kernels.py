@@ -79,6 +79,11 @@ class Kernel(NamedTuple):
         count = -(-order.size // self.layout.ratios)
         yield from (order[k::count] for k in range(count))
 
+    def program(self, decay: str) -> Any:
+        """What tells the compiled program of one call from that of another."""
+        options = (self.dtype, self.layout, self.share_stem, len(self.vectors), decay)
+        return (jax.tree.structure(self.law), *options)
+
     def _gather(self, part: Part, calls: list[tuple[np.ndarray, "Future[np.ndarray]"]]) -> tuple[Part, np.ndarray]:
         losses = np.empty((len(self.vectors), part.cells.size, self.grid.anneal_ratio.size))
         for ratios, call in calls:
@@ -131,6 +136,10 @@ def final_losses(
     return losses.reshape(len(vectors), peak_lr.size, branches.start.size)
 
 
+_compiled: set[Any] = set()
+_compiling = threading.Lock()
+
+
 class _Workers:
     """Threads that run calls, each on a device of its own; on a single CPU device, one for each core."""
 
@@ -139,7 +148,7 @@ class _Workers:
         cores = (os.cpu_count() or 1) if devices[0].platform == "cpu" and len(devices) == 1 else 1
         self.devices = devices * cores
         self._pool = ThreadPoolExecutor(len(self.devices))
-        self._next, self._compiling, self._compiled = 0, threading.Lock(), set[str]()
+        self._next = 0
 
     def submit(self, kernel: Kernel, part: Part, ratios: np.ndarray) -> "Future[np.ndarray]":
         """Has the next worker run a call."""
@@ -149,12 +158,13 @@ class _Workers:
 
     def _run(self, kernel: Kernel, part: Part, ratios: np.ndarray, device: Any) -> np.ndarray:
         with jax.enable_x64(True):
-            if part.decay not in self._compiled:
-                with self._compiling:  # one thread compiles, the others wait for what it compiled
-                    found = kernel.call(part, ratios, device)
-                    self._compiled.add(part.decay)
-                    return found
-            return kernel.call(part, ratios, device)
+            program = kernel.program(part.decay)
+            if program in _compiled:
+                return kernel.call(part, ratios, device)
+            with _compiling:  # one thread compiles, the others wait for what it compiled
+                found = kernel.call(part, ratios, device)
+                _compiled.add(program)
+                return found
 
     def close(self) -> None:
         """Drops what has not begun and waits for what has."""

@@ -3,6 +3,7 @@
 Next to a kink of the schedule a law's recursion runs update by update; away from kinks it runs in blocks.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -25,7 +26,7 @@ SHORT = 16
 """Pieces between kinks shorter than this many blocks are too curved for blocks of the size."""
 
 TAIL = 16
-"""Updates before a kink or the end that run one by one: rates near zero have steep powers."""
+"""Updates before a kink or the end that run one by one: powers of rates near zero are steep."""
 
 UNROLL = 4
 """Updates per iteration of the compiled loops."""
@@ -64,12 +65,10 @@ def final_effects(law: Law, schedule: Schedule, *, dtype: Any = "float64") -> Ro
 
 @partial(jax.jit, static_argnames=("dtype",))
 def _final_effects(law: Law, schedule: Schedule, *, dtype: Any) -> Row:
-    rates = Held(schedule, schedule.warmup_steps) if law.warmup == "as-peak" else schedule
-    return _observed(law, rates, schedule.kinks, schedule.total_steps, dtype)
-
-
-def _observed(law: Law, rates: Rates, kinks: tuple[Any, ...] | None, total_steps: Any, dtype: Any) -> Row:
-    end, blocks = jnp.asarray(total_steps).astype(jnp.int32), law.blocks and kinks is not None
+    last = jnp.minimum(schedule.warmup_steps, schedule.total_steps - 1)
+    rates = Held(schedule, last) if law.warmup == "as-peak" else schedule
+    end, kinks = jnp.asarray(schedule.total_steps).astype(jnp.int32), schedule.kinks
+    blocks = law.blocks and kinks is not None
     return law.observe(follow(law, law.init(dtype), rates, 0, end, (0, *(kinks or ())), dtype, end=end, blocks=blocks))
 
 
@@ -101,33 +100,37 @@ def branch_effects(
       dtype: dtype of rates and states.
       share: False follows the stem anew for every branch.
     """
-    warmup, begin = 0 if law.warmup == "as-peak" else run.warmup_steps, jnp.zeros((), jnp.int32)
-    stem = Constant(peak_lr, run.total_steps, warmup, run.init_lr)
+    held, begin = law.warmup == "as-peak", jnp.zeros((), jnp.int32)
+    warm = Constant(peak_lr, run.total_steps, run.warmup_steps, run.init_lr)
+    stem = dataclasses.replace(warm, warmup_steps=0) if held else warm
+
+    def leave(branch: Branches) -> Any:
+        # held at the rate of the warmup's end, a run that anneals before that end has nothing of the stem
+        return jnp.where(branch.start < run.warmup_steps, 0, branch.start) if held else branch.start
 
     def reach(carry: tuple[Any, Any], start: Any) -> tuple[tuple[Any, Any], Any]:
         reached, state = carry if share else (begin, law.init(dtype))
-        kinks, end = (0, warmup), run.total_steps
+        kinks, end = (0, stem.warmup_steps), run.total_steps
         state = follow(law, state, stem, reached, start, kinks, dtype, end=end, blocks=law.blocks)
         return (start, state), state
 
     def anneal(state: Any, branch: Branches) -> Row:
         falling = Anneal(DECAYS[decay], peak_lr, final_lr, 0, branch.fraction, branch.length)
-        joined = Joined(
-            Constant(peak_lr, run.total_steps, run.warmup_steps, run.init_lr), falling._replace(start=branch.start)
-        )
-        rates = Held(joined, run.warmup_steps) if law.warmup == "as-peak" else joined
-        overlap = jnp.maximum(run.warmup_steps - branch.start, 0)
-        state = _advance(law, rates, dtype, 1, branch.start, overlap, state, unroll=1)
-        stop = run.total_steps - branch.start
-        state = follow(law, state, falling, overlap, stop, (overlap,), dtype, end=stop, blocks=law.blocks)
+        joined = Joined(warm, falling._replace(start=branch.start))
+        rates = Held(joined, jnp.minimum(run.warmup_steps, run.total_steps - 1)) if held else joined
+        left, stop = leave(branch), run.total_steps - branch.start
+        warmed = jnp.minimum(run.warmup_steps + 1, run.total_steps)  # the last update whose drop knows of the warmup
+        state = _advance(law, rates, dtype, 1, left, jnp.maximum(warmed - left, 0), state, unroll=1)
+        begun = jnp.maximum(warmed - branch.start, 0)
+        state = follow(law, state, falling, begun, stop, (begun,), dtype, end=stop, blocks=law.blocks)
         return law.observe(state)
 
     def group(carry: Any, part: Branches) -> tuple[Any, Row]:
         if part.start.size > 1:
-            carry, states = jax.lax.scan(reach, carry, part.start)
+            carry, states = jax.lax.scan(reach, carry, leave(part))
             return carry, jax.vmap(anneal)(states, part)
         one = jax.tree.map(lambda x: x[0], part)  # what all lanes share stays a scalar
-        carry, state = reach(carry, one.start)
+        carry, state = reach(carry, leave(one))
         return carry, jax.tree.map(lambda x: x[None], anneal(state, one))
 
     return jax.lax.scan(group, (begin, law.init(dtype)), branches)[1]
@@ -188,20 +191,21 @@ def follow(
         level, first, count = part
         return jax.lax.switch(level, loops, first, count, state), None
 
-    phases = _phases if blocks else _whole
-    parts = jax.vmap(phases, in_axes=(0, 0, None, None))(kinks_, jnp.append(kinks_[1:], end), start, stop)
+    parts = jax.vmap(phases if blocks else _whole, in_axes=(0, 0, None, None))(
+        kinks_, jnp.append(kinks_[1:], end), start, stop
+    )
     return jax.lax.scan(phase, state, jax.tree.map(jnp.ravel, parts))[0]
 
 
-def _phases(kink: Any, following: Any, start: Any, stop: Any) -> tuple[Any, Any, Any]:
+def phases(kink: Any, following: Any, start: Any, stop: Any) -> tuple[Any, Any, Any]:
     """(level, first update, number of blocks) of the parts of a smooth piece: blocks grow, then shrink again."""
     at, last, length = jnp.clip(kink, start, stop), jnp.clip(following, start, stop), following - kink
     levels, reaches = [], []
     for level, until in (
         (0, kink + MARGIN * SIZES[1]),
         (1, kink + MARGIN * SIZES[2]),
-        (2, last - MARGIN * SIZES[2]),
-        (1, last - TAIL),
+        (2, following - SIZES[2]),
+        (1, following - TAIL),
         (0, last),
     ):
         fits = (level == 0) | (length >= SHORT * SIZES[level])

@@ -253,7 +253,7 @@ class Step:
         drop = _warmup_drop(self, count)
         for boundary in self.boundaries:
             drop = jnp.where(count < boundary, drop, self(count - 1) - self(count))
-        return drop
+        return jnp.where(count > 0, drop, 0.0)
 
 
 @jax.tree_util.register_dataclass

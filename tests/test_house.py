@@ -9,7 +9,7 @@ import fmjax
 
 HOUSE = Path(fmjax.__file__).parent
 FLOORS = (
-    ("_checks", "anneals", "updates"),
+    ("_checks", "_version", "anneals", "updates"),
     ("schedules", "effects", "hosts", "metrics", "newton"),
     ("curves", "laws", "export", "grid"),
     ("runs", "objective", "rollout", "folder"),
@@ -17,7 +17,7 @@ FLOORS = (
     ("records",),
     ("fitting",),
     ("resampling",),
-    ("sweep", "selection"),
+    ("sweep", "selection", "benchmarking"),
     ("recommendation",),
     ("plotting",),
     ("cli",),

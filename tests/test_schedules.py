@@ -168,6 +168,160 @@ def test_slopes_are_finite_differences(decay, x64):
     assert (np.abs(slopes).max(axis=0) > 0).all()
 
 
+# ------------------------------------------------------------------------------------------------ drops
+
+DROP = jax.jit(lambda schedule, count: schedule.drop(count))
+
+
+def drops_of(schedule):
+    """Differences of the formula; none before the first update."""
+    return -np.diff([formula(int(t), schedule) for t in COUNTS], prepend=formula(0, schedule))
+
+
+@each_family
+def test_drops_are_differences_of_the_formula(schedule, x64):
+    found = DROP(schedule, COUNTS) * np.ones(COUNTS.size)
+    np.testing.assert_allclose(found, drops_of(schedule), rtol=1e-10, atol=1e-17)
+    assert float(found[0]) == 0.0
+
+
+EDGES = {
+    "cosine-only-warms-up": Cosine(**{**WARM, "warmup_steps": T - 1}, final_lr=1e-5),
+    "wsd-only-warms-up": WSD(**{**WARM, "warmup_steps": T}, anneal_ratio=0.2),
+    "starts-at-its-peak": WSD(**{**WARM, "init_lr": 1e-3}, anneal_ratio=0.875, decay="1-sqrt"),
+    "anneals-to-its-peak": WSD(**WARM, anneal_ratio=0.3, decay="exponential", final_lr=1e-3),
+    "anneal-starts-with-the-peak": WSD(**WARM, anneal_ratio=0.8),
+    "anneal-of-less-than-an-update": WSD(**WARM, anneal_ratio=0.004, decay="cosine"),
+    "step-at-once": Step(**BASE, boundaries=(0, 50), lrs=(5e-4, 1e-4)),
+    "step-in-warmup": Step(**WARM, boundaries=(10, 10.5, 30), lrs=(5e-4, 7e-4, 1e-4)),
+}
+
+
+@pytest.mark.parametrize("schedule", EDGES.values(), ids=EDGES.keys())
+def test_rates_and_drops_of_edge_cases(schedule, x64):
+    check_schedule(schedule)
+    expected = [formula(int(t), schedule) for t in COUNTS]
+    np.testing.assert_allclose(TRACED(schedule, COUNTS), expected, rtol=1e-12, atol=1e-18)
+    np.testing.assert_allclose(DROP(schedule, COUNTS), drops_of(schedule), rtol=1e-10, atol=1e-17)
+
+
+def test_drops_of_a_table(x64):
+    rates = np.random.default_rng(0).uniform(size=T)
+    expected = np.concatenate([[0.0], -np.diff(rates), np.zeros(20)])
+    np.testing.assert_array_equal(DROP(Tabulated(rates), COUNTS), expected)
+
+
+def many_wsd(size, seed):
+    """Fields of random schedules; some of them are whole numbers, at their limits, or overlap."""
+    rng = np.random.default_rng(seed)
+    peak, pick = rng.uniform(1e-4, 1e-2, size), rng.uniform(size=(4, size))
+    ratio = np.where(pick[0] < 0.1, 1.0, np.where(pick[0] < 0.3, np.ceil(T * pick[1]) / T, pick[1]))
+    return {
+        "peak_lr": peak,
+        "total_steps": np.full(size, float(T)),
+        "anneal_ratio": ratio,
+        "final_lr": peak * np.where(pick[2] < 0.1, 1.0, np.clip(pick[2], 0.1, 1)),
+        "warmup_steps": rng.integers(0, T + 1, size).astype(float),
+        "init_lr": peak * np.where(pick[3] < 0.2, np.rint(5 * pick[3]), pick[3]),
+    }
+
+
+@each_decay
+def test_random_schedules_and_their_drops_under_vmap(decay, x64):
+    fields = many_wsd(150, seed=1)
+    found = jax.jit(jax.vmap(lambda s: (s(COUNTS), s.drop(COUNTS))))(WSD(**fields, decay=decay))
+    for i in range(150):
+        one = WSD(**{name: float(values[i]) for name, values in fields.items()}, decay=decay)
+        check_schedule(one)
+        expected = [formula(int(t), one) for t in COUNTS], drops_of(one)
+        # where 1-sqrt begins, a start off by 1e-14 of an update is 1e-7 of the rate
+        slack = 2e-7 if decay == "1-sqrt" else 1e-14
+        np.testing.assert_allclose([x[i] for x in found], expected, rtol=0, atol=slack * one.peak_lr, err_msg=str(one))
+
+
+MILLION = 10**6
+LONG = {"peak_lr": 1e-3, "total_steps": MILLION, "final_lr": 1e-5, "warmup_steps": 1000}
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [Cosine(**LONG), *(WSD(**LONG, anneal_ratio=0.3003, decay=decay) for decay in DECAYS)],
+    ids=["cosine-schedule", *DECAYS],
+)
+def test_float32_drops_do_not_cancel_in_long_runs(schedule, x64):
+    counts = np.linspace(MILLION - 0.3003 * MILLION + 2, MILLION - 1, 1000).astype(int)
+    narrow = jnp.asarray(counts, jnp.float32)
+    wide = np.asarray(DROP(schedule, counts.astype(float)))
+    found, plain = DROP(schedule, narrow), TRACED(schedule, narrow - 1) - TRACED(schedule, narrow)
+    assert (found.dtype, plain.dtype, wide.dtype) == (np.float32, np.float32, np.float64)
+    np.testing.assert_allclose(np.asarray(found, float), wide, rtol=0, atol=1e-6 * wide.max())
+    early = np.s_[:950]  # a cosine ends flat, where x is 1 to seven digits
+    np.testing.assert_allclose(np.asarray(found, float)[early], wide[early], rtol=1e-5)
+    assert np.median(np.abs(np.asarray(plain, float) / wide - 1)) > 1e-3
+
+
+def test_slopes_of_drops_are_finite_at_every_count(x64):
+    fields = {"peak_lr": 1e-3, "anneal_ratio": 0.25, "total_steps": 100.0, "warmup_steps": 20.0, "final_lr": 1e-5}
+    slopes = jax.jit(jax.jacfwd(lambda f: WSD(**f, decay="1-sqrt").drop(COUNTS)))(fields)  # the steepest
+    chex.assert_tree_all_finite(slopes)
+
+
+# ------------------------------------------------------------------------------------------------ kinks
+
+
+kinks_of = jax.jit(lambda schedule: schedule.kinks)
+
+
+def crossing(s):
+    """Count at which the anneal falls below the warmup, by halving."""
+    start = T - s.anneal_ratio * T
+    low, high = start, float(s.warmup_steps)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = anneal(middle, s, start, s.decay) > warmup(middle, s)
+        low, high = (middle, high) if above else (low, middle)
+    return high
+
+
+KINKS = {
+    "constant": (Constant(**WARM), [20]),
+    "cosine": (Cosine(**WARM), [20]),
+    "step": (Step(**WARM, boundaries=(50, 75), lrs=(5e-4, 1e-4)), [20, 50, 75]),
+    "wsd": (WSD(**WARM, anneal_ratio=0.25), [20, 75]),
+    "wsd-fraction": (WSD(**BASE, anneal_ratio=0.333), [0, 66]),
+    "wsd-whole": (WSD(**BASE, anneal_ratio=1.0), [0]),
+}
+
+
+@pytest.mark.parametrize(("schedule", "expected"), KINKS.values(), ids=KINKS.keys())
+def test_kinks_are_where_pieces_meet(schedule, expected, x64):
+    assert sorted({float(kink) for kink in kinks_of(schedule)}) == expected
+
+
+def test_a_table_may_have_kinks_anywhere():
+    assert Tabulated(TABLE).kinks is None
+
+
+@each_decay
+def test_kinks_of_an_overlap(decay, x64):
+    schedules = [WSD(**WARM, anneal_ratio=ratio, decay=decay, final_lr=1e-5) for ratio in (0.875, 0.953, 1.0)]
+    for schedule in schedules:
+        warmed, start, crossed = (float(kink) for kink in kinks_of(schedule))
+        assert (warmed, start) == (20, np.floor(T - schedule.anneal_ratio * T))
+        assert crossed == pytest.approx(crossing(schedule), abs=1e-8)
+        assert start < crossed < warmed
+
+
+def test_piecewise_linear_rates_bend_at_kinks_alone(x64):
+    fields = many_wsd(150, seed=2)
+    rates, kinks = jax.jit(jax.vmap(lambda s: (s(COUNTS[:T]), jnp.stack(s.kinks))))(WSD(**fields))
+    bends = np.abs(np.diff(rates, n=2)) > 1e-12 * fields["peak_lr"][:, None]
+    away = COUNTS[1 : T - 1] - np.floor(kinks)[:, :, None]
+    near = ((away == 0) | (away == 1)).any(axis=1)  # a kink may lie between an update and the next
+    assert bends.sum() > 150
+    assert not (bends & ~near).any()
+
+
 # ------------------------------------------------------------------------------------------------ Optax
 
 

@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,36 @@ import jax
 from platformdirs import user_cache_path
 
 import fmjax
-from fmjax import plotting
-from fmjax._checks import require, within
+from fmjax import benchmarking, hosts, plotting
+from fmjax._checks import within
 from fmjax.cli import output
-from fmjax.cli.parameters import GRID_AXIS, LAW_OPTION, NAMES, NUMBERS, RATES
+from fmjax.cli.options import (
+    DECAY,
+    FILE,
+    INIT,
+    JSON,
+    LAW,
+    LAW_OPTIONS,
+    OUTPUT,
+    PEAK,
+    RATIO,
+    RUNS,
+    SIZE,
+    TRAIN,
+    chosen_law,
+    deliver,
+    fit_options,
+    host_options,
+    writable,
+    write_text,
+    write_whole,
+)
+from fmjax.cli.parameters import GRID_AXIS, NUMBERS
 from fmjax.curves import LossCurve
-from fmjax.laws import LAWS, Law, make_law
 from fmjax.records import FitResult
 from fmjax.resampling import METHODS
 from fmjax.runs import load_runs, select
 from fmjax.selection import CRITERIA
-from fmjax.sweep import RATIOS
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -31,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         app.main(list(arguments), prog_name="fmjax", standalone_mode=False)
     except click.ClickException as error:
-        return _fail(error.format_message())
+        return _fail(error.format_message(), code=getattr(error, "code", 2))
     except ValueError as error:
         return _fail(str(error))
     except (click.Abort, KeyboardInterrupt):
@@ -40,9 +60,25 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, *, code: int = 2) -> int:
     click.echo(f"fmjax: {' '.join(message.split())}", err=True)
-    return 2
+    return code
+
+
+class _Interrupted(click.ClickException):
+    """Ctrl-C, with something to say."""
+
+    code = 130
+
+
+@contextmanager
+def _resumable(folder: Path | None) -> Iterator[None]:
+    """Says how to go on after Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = "nothing was kept" if folder is None else f"the same command goes on from {folder}"
+        raise _Interrupted(f"interrupted; {kept}") from None
 
 
 def _one_line_warning(message: Any, category: type[Warning], *_: Any) -> None:
@@ -56,92 +92,6 @@ def _use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(user_cache_path("fmjax") / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def _writable(ctx: click.Context, param: click.Parameter, target: Path | None) -> Path | None:
-    """Refuses a file that could not be written, before any work is done."""
-    if target is not None and not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
-        raise click.BadParameter(f"{target}: cannot be written, no writable folder {target.parent}")
-    return target
-
-
-def _write(target: Path, write: Callable[[Path], None]) -> None:
-    """Writes a file whole or not at all."""
-    part = target.with_name(f".{os.getpid()}.{target.name}")  # keeps the suffix, which names the format of a picture
-    try:
-        write(part)
-        os.replace(part, target)
-    except OSError as error:
-        raise ValueError(f"{target}: cannot be written: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ValueError(f"{target}: {error}") from None
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-def _report(result: Any, *, as_json: bool, target: Path | None, show: Callable[[Any], None]) -> None:
-    if target is not None:
-        _write(target, lambda part: _write_text(part, result.to_json()))
-    if as_json:
-        click.echo(result.to_json())
-    else:
-        show(result)
-
-
-def _law(name: str, options: Sequence[tuple[str, Any]]) -> Law:
-    chosen = dict(options)
-    require("sizes" not in chosen, "the option sizes is set by the fit, from the runs")
-    return make_law(name, **chosen)
-
-
-FILE = click.Path(dir_okay=False, path_type=Path)
-RUNS = click.argument("runs", type=click.Path(path_type=Path))
-LAW = click.option("--law", "law_name", default="lr-annealing", show_default=True, help=" | ".join(LAWS))
-LAW_OPTIONS = click.option(
-    "--law-option",
-    "law_options",
-    type=LAW_OPTION,
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Option of the law, such as decay=0.995 or warmup=as-peak; may be repeated.",
-)
-RESIDUAL = click.option("--residual", default="log", show_default=True, help="Residual of the fit: log or raw.")
-TRAIN = click.option(
-    "--train", default="*", show_default=True, help="Runs to fit: split:LABEL, names and globs, separated by commas."
-)
-DROP_BEFORE = click.option("--drop-before", type=int, default=0, help="Update before which rows are left out.")
-END_WEIGHT = click.option("--end-weight", type=float, default=1.0, help="Weight of rows in the last tenth of a run.")
-OVER_WEIGHT = click.option("--over-weight", type=float, default=1.0, help="Weight of over-estimated rows.")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
-OUTPUT = click.option("-o", "--output", "target", type=FILE, callback=_writable, help="File to write the JSON to.")
-PEAK = click.option("--peak-lr", type=RATES, required=True, help="Peak rates; a range is geometric.")
-RATIO = click.option(
-    "--anneal-ratio",
-    type=NUMBERS,
-    default=RATIOS,
-    show_default="0.01:0.99:99",
-    help="Annealing ratios; a range is linear.",
-)
-DECAY = click.option(
-    "--decay",
-    type=NAMES,
-    default="linear",
-    show_default=True,
-    help="Shapes of the anneal: linear, cosine, 1-sqrt, exponential.",
-)
-INIT = click.option("--init-lr", type=float, default=0.0, show_default=True, help="Rate of update 0.")
-SIZE = click.option("--model-size", type=float, help="Parameters of the target, for fits over several sizes.")
-
-
-def _fit_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of every verb that fits."""
-    for option in (OVER_WEIGHT, END_WEIGHT, DROP_BEFORE, RESIDUAL, TRAIN, LAW_OPTIONS, LAW, RUNS):
-        command = option(command)
-    return command
 
 
 @click.group(
@@ -160,7 +110,7 @@ def app(ctx: click.Context) -> None:
 
 
 @app.command()
-@_fit_options
+@fit_options
 @JSON
 @OUTPUT
 def fit(
@@ -178,14 +128,14 @@ def fit(
     Example:
       fmjax fit runs.toml --law lr-annealing --train 'split:train' -o fit.json
     """
-    law, curves = _law(law_name, law_options), select(load_runs(runs), train)
+    law, curves = chosen_law(law_name, law_options), select(load_runs(runs), train)
     with output.stages(f"fitting {len(curves)} runs"):
         result = fmjax.fit(law, curves, **options)
-    _report(result, as_json=as_json, target=target, show=output.print_fit)
+    deliver(result, as_json=as_json, target=target, show=output.print_fit)
 
 
 @app.command()
-@_fit_options
+@fit_options
 @JSON
 @OUTPUT
 def evaluate(
@@ -203,10 +153,10 @@ def evaluate(
     Example:
       fmjax evaluate runs.toml --law forward-momentum --train split:train
     """
-    law, curves = _law(law_name, law_options), load_runs(runs)
+    law, curves = chosen_law(law_name, law_options), load_runs(runs)
     with output.stages(f"fitting, and predicting {len(curves)} runs"):
         evaluation = fmjax.evaluate(law, curves, train=select(curves, train), **options)
-    _report(evaluation, as_json=as_json, target=target, show=output.print_evaluation)
+    deliver(evaluation, as_json=as_json, target=target, show=output.print_evaluation)
 
 
 @app.command()
@@ -219,11 +169,20 @@ def evaluate(
 @click.option("--warmup-steps", type=int, default=0, show_default=True, help="Updates of linear warmup.")
 @INIT
 @SIZE
-@click.option("--chunk", type=int, default=None, help="Candidates computed at once; memory grows with it.")
+@click.option("--top", type=int, default=10, show_default=True, help="Best candidates of all to report.")
+@click.option("--dtype", default="float64", show_default=True, help="Arithmetic: float64 or float32.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Folder to keep finished parts in, and to resume from.")
+@click.option("--table", is_flag=True, help="Write every candidate and its loss to Parquet files in the folder.")
+@host_options
 @JSON
 @OUTPUT
-def search(fit_file: Path, as_json: bool, target: Path | None, chunk: int | None, **grid: Any) -> None:
+def search(
+    fit_file: Path, as_json: bool, target: Path | None, folder: Path | None, cluster: hosts.Cluster | None, **grid: Any
+) -> None:
     """Predict the final loss of every schedule in a grid, and pick the best annealing ratio of each cell.
+
+    With --folder, a search that was interrupted goes on when the same command is given again. With --distributed, start
+    the same command on every host; each computes its share and all end with the whole answer.
 
     \b
     Example:
@@ -231,15 +190,13 @@ def search(fit_file: Path, as_json: bool, target: Path | None, chunk: int | None
     """
     with within(fit_file):
         result = FitResult.from_json(fit_file.read_text(encoding="utf-8"))
-    if chunk is not None:
-        grid["chunk"] = chunk
-    with output.progress("searching") as report:
-        found = fmjax.search(result, progress=report, **grid)
-    _report(found, as_json=as_json, target=target, show=output.print_search)
+    with hosts.joined(cluster), _resumable(folder), output.progress("searching") as report:
+        found = fmjax.search(result, progress=report, folder=folder, **grid)
+    deliver(found, as_json=as_json, target=target, show=output.print_search)
 
 
 @app.command()
-@_fit_options
+@fit_options
 @click.option("--total-steps", type=int, required=True, help="Updates of the run to plan.")
 @PEAK
 @RATIO
@@ -248,7 +205,7 @@ def search(fit_file: Path, as_json: bool, target: Path | None, chunk: int | None
 @click.option("--warmup-steps", type=int, help="Updates of linear warmup; by default the median of the runs'.")
 @INIT
 @SIZE
-@click.option("--plot", type=FILE, callback=_writable, help="File to draw curves, fits and loss against ratio to.")
+@click.option("--plot", type=FILE, callback=writable, help="File to draw curves, fits and loss against ratio to.")
 @JSON
 @OUTPUT
 def recommend(
@@ -267,12 +224,12 @@ def recommend(
     Example:
       fmjax recommend runs.toml --total-steps 50000 --peak-lr 5e-4,1e-3,2e-3 --plot plan.png
     """
-    law, curves = _law(law_name, law_options) if law_options else law_name, select(load_runs(runs), train)
+    law, curves = chosen_law(law_name, law_options) if law_options else law_name, select(load_runs(runs), train)
     _recommend(curves, plot, as_json, target, law=law, **options)
 
 
 @app.command()
-@click.option("--plot", type=FILE, callback=_writable, help="File to draw curves, fits and loss against ratio to.")
+@click.option("--plot", type=FILE, callback=writable, help="File to draw curves, fits and loss against ratio to.")
 @JSON
 def demo(plot: Path | None, as_json: bool) -> None:
     """Run the main job on the curves that ship with fmjax.
@@ -290,6 +247,23 @@ def demo(plot: Path | None, as_json: bool) -> None:
         output.print_evaluation(fmjax.evaluate(law, curves, train=train))
         click.echo(f"\n2. Plan a run of {steps} updates from all {len(curves)} runs of {steps // 2}.\n")
     _recommend(curves, plot, as_json, None, total_steps=steps, peak_lr=train[0].peak_lr)
+
+
+@app.command()
+@click.option("--quick", is_flag=True, help="Fewer sizes; below a minute on two cores.")
+@JSON
+@OUTPUT
+def bench(quick: bool, as_json: bool, target: Path | None) -> None:
+    """Measure this machine: searches and fits per second, beside the limits of the device.
+
+    \b
+    Example:
+      fmjax bench --quick
+    """
+    jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
+    with output.stages("measuring") as stage:
+        found = benchmarking.benchmark(quick=quick, progress=stage)
+    deliver(found, as_json=as_json, target=target, show=output.print_benchmark)
 
 
 @app.command(name="select")
@@ -321,14 +295,14 @@ def select_(
     Example:
       fmjax select runs.toml --law forward-momentum --train split:train -o fit.json
     """
-    law, curves = _law(law_name, law_options), load_runs(runs)
+    law, curves = chosen_law(law_name, law_options), load_runs(runs)
     chosen = select(curves, train)
     with output.progress(f"choosing on {len(chosen)} runs") as report:
         found = fmjax.select(law, chosen, grid=dict(grid) or None, by=by, refine=refine, progress=report)
     evaluation = fmjax.evaluate(found.law, curves, train=chosen)
     if target is not None:
-        _write(target, lambda part: _write_text(part, found.fit.to_json()))
-    _report(found, as_json=as_json, target=None, show=lambda _: output.print_selection(found, evaluation))
+        write_whole(target, lambda part: write_text(part, found.fit.to_json()))
+    deliver(found, as_json=as_json, target=None, show=lambda _: output.print_selection(found, evaluation))
 
 
 @app.command()
@@ -357,10 +331,10 @@ def bootstrap(
     Example:
       fmjax bootstrap runs.toml --law lr-annealing --law-option decay=0.99 --samples 1000
     """
-    law, curves = _law(law_name, law_options), select(load_runs(runs), train)
+    law, curves = chosen_law(law_name, law_options), select(load_runs(runs), train)
     with output.progress(f"fitting {options['samples']} samples") as report:
         found = fmjax.bootstrap(law, curves, progress=report, **options)
-    _report(found, as_json=as_json, target=target, show=output.print_bootstrap)
+    deliver(found, as_json=as_json, target=target, show=output.print_bootstrap)
 
 
 def _recommend(
@@ -369,5 +343,5 @@ def _recommend(
     with output.stages("reading") as stage:
         found = fmjax.recommend(curves, progress=stage, **options)
     if plot is not None:
-        _write(plot, lambda part: plotting.save_recommendation(found, curves, part))
-    _report(found, as_json=as_json, target=target, show=output.print_recommendation)
+        write_whole(plot, lambda part: plotting.save_recommendation(found, curves, part))
+    deliver(found, as_json=as_json, target=target, show=output.print_recommendation)

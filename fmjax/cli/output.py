@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 
 import click
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from fmjax.benchmarking import HOSTS, Benchmark
 from fmjax.export import optax_snippet
 from fmjax.recommendation import Recommendation
 from fmjax.records import Evaluation, FitResult, RunMetrics
@@ -48,9 +51,26 @@ def _bar(label: str) -> Iterator[Callable[..., None]]:
     if not err.is_terminal:
         yield lambda **_: None
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Speed(), TimeElapsedColumn(), _Left())
     with Progress(*columns, console=err, transient=True) as bar:
         yield partial(bar.update, bar.add_task(label, total=None))
+
+
+class _Speed(ProgressColumn):
+    """Items a second, where they are counted."""
+
+    def render(self, task: Task) -> Text:
+        """The column's text."""
+        return Text(f"{task.speed:,.0f}/s" if task.speed and task.total else "")
+
+
+class _Left(ProgressColumn):
+    """Time left, where it can be told."""
+
+    def render(self, task: Task) -> Text:
+        """The column's text."""
+        left = task.time_remaining
+        return Text(f"{timedelta(seconds=int(left))} left" if left and task.total else "")
 
 
 def _table(title: str, columns: Sequence[str], *, text: int = 1) -> Table:
@@ -133,6 +153,52 @@ def print_search(result: SearchResult) -> None:
     console().print(table)
     if len(result.cells) > MOST_CELLS:
         click.echo(f"... and {len(result.cells) - MOST_CELLS} more cells; --json or -o has all")
+    if len(result.cells) > 1 and result.top:
+        best = result.top[0]
+        where = f"{best.decay} over {best.anneal_ratio:.3g} of {best.total_steps} updates from {best.peak_lr:.4g}"
+        click.echo(f"best of all: {where}, predicted loss {best.loss:.5f}")
+
+
+def print_benchmark(found: Benchmark) -> None:
+    """The machine and its limits, then tables of searches, fits and capacities."""
+    out, about = console(), found.environment
+    versions = f"fmjax {about['fmjax']}, JAX {about['jax']}, Python {about['python']}"
+    out.print(f"[bold]{about['devices']} x {about['device']}[/bold], {about['cores']} cores; {versions}")
+    peaks = ", ".join(
+        f"{rate / 1e9:.3g}e9 multiply-adds/s in {dtype}" for dtype, rate in found.multiply_adds_per_s.items()
+    )
+    out.print(f"memory {found.memory_bytes_per_s / 1e9:.3g} GB/s; {peaks}")
+    table = _table(
+        "Search: million candidate-updates/s",
+        ("dtype", "stems", "candidates", "updates", "compile s", "M/s", "Gflop/s done", "of peak"),
+        text=2,
+    )
+    for rate in found.search:
+        speed = (
+            f"{rate.candidate_updates_per_s / 1e6:.0f}",
+            f"{rate.flops_per_s / 1e9:.2f}",
+            f"{rate.fraction_of_peak:.1%}",
+        )
+        counts = (f"{rate.candidates}", f"{rate.total_steps}", f"{rate.compile_seconds:.1f}")
+        table.add_row(rate.dtype, "shared" if rate.share_stem else "own", *counts, *speed)
+    out.print(table)
+    table = _table("Fits", ("lanes", "rows", "compile s", "fits/s"), text=0)
+    for fit in found.fits:
+        table.add_row(f"{fit.lanes}", f"{fit.rows}", f"{fit.compile_seconds:.1f}", f"{fit.fits_per_s:.0f}")
+    out.print(table)
+    table = _table("Capacity at the best rate", ("candidate-updates", "this machine", f"{HOSTS} of them"), text=0)
+    for capacity in found.capacities:
+        times = (duration(capacity.seconds), duration(capacity.seconds_on_hosts))
+        table.add_row(f"{capacity.candidate_updates:.0e}", *times)
+    out.print(table)
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{1000 * seconds:.3g} ms"
 
 
 def _interval(interval: tuple[float, float] | None, form: str = ".3g") -> str:

@@ -1,0 +1,150 @@
+"""Search against its peers: final effects of many WSD schedules, in one run, as ratios.
+
+    python -m benchmarks.search            # all of it
+    python -m benchmarks.search --quick    # one length of run, smaller scaling
+
+Every candidate of a grid (peak rates x annealing ratios, linear decay to zero) gets its final forward effect and
+annealing momentum, and from them a loss. Peers follow every update of every candidate: the published Python loop,
+NumPy over all candidates, and a numba kernel on all cores. fmjax follows every candidate from its first update ("own
+stems"; in blocks of updates where the schedule is smooth), or lets candidates of one peak rate share their stem, as
+searches do. Methods take turns; the figure is the median over rounds. Rates are million candidate-updates per second,
+candidates x updates / seconds.
+"""
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks import peers
+from fmjax.grid import Grid
+from fmjax.kernels import Kernel, Layout
+from fmjax.laws import ForwardMomentum
+
+LAW = ForwardMomentum()
+VECTOR = np.array([[2.0, 0.3, 0.05, 0.5]])
+"""Parameters L0, A, C, alpha of the loss."""
+
+
+def kernel(peaks: int, ratios: np.ndarray, steps: int, dtype: str, share_stem: bool) -> Kernel:
+    """The engine of a search over this grid."""
+    grid = Grid.of(
+        total_steps=steps,
+        peak_lr=np.geomspace(1e-4, 1e-2, peaks),
+        decay="linear",
+        final_lr=0.0,
+        anneal_ratio=ratios,
+        warmup_steps=0,
+        init_lr=0.0,
+    )
+    return Kernel(LAW, VECTOR, grid, 0.0, dtype, Layout.of(grid, 1, "cpu"), share_stem)
+
+
+def losses(engine: Kernel) -> np.ndarray:
+    """Losses ``[peaks, ratios]`` by fmjax."""
+    parts = engine.grid.parts(engine.layout.rows)
+    return np.concatenate([found[0] for _, found in engine.losses(parts)])
+
+
+def candidates(engine: Kernel) -> tuple[np.ndarray, np.ndarray]:
+    """Peak rate and updates of the anneal of every candidate."""
+    peaks, ratios = np.meshgrid(engine.grid.peak_lr, engine.grid.anneal_ratio, indexing="ij")
+    return peaks.ravel(), (ratios * int(engine.grid.total_steps[0])).ravel()
+
+
+def loss_of(effects: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """The law's loss from S and M."""
+    (floor, scale, gain, power), (s, m) = VECTOR[0], effects
+    return (floor + scale * np.asarray(s, float) ** -power - gain * np.asarray(m, float)).reshape(shape)
+
+
+def race(methods: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Median seconds and last result of each method; they take turns, after one untimed call each."""
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    results = {name: run() for name, run in methods.items()}
+    for _ in range(rounds):
+        for name, run in methods.items():
+            start = time.perf_counter()
+            results[name] = run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(taken)) for name, taken in seconds.items()}, results
+
+
+def compare(title: str, engines: dict[str, Kernel], steps: int, rounds: int) -> None:
+    """Prints the rates of fmjax's engines beside the numba kernels, and how far their losses are apart."""
+    first = next(iter(engines.values()))
+    (peaks, lengths), shape = candidates(first), (first.grid.peak_lr.size, first.grid.anneal_ratio.size)
+    numba = {"numba float64": peers.numba_kernel(np.float64), "numba float32": peers.numba_kernel(np.float32)}
+    methods: dict[str, Callable[[], Any]] = {
+        name: lambda run=run: loss_of(run(peaks, lengths, steps), shape) for name, run in numba.items()
+    }
+    methods |= {name: lambda engine=engine: losses(engine) for name, engine in engines.items()}
+    seconds, found = race(methods, rounds)
+    work, base = peaks.size * steps, seconds["numba float64"]
+    print(f"\n{title}: {peaks.size} candidates, {steps} updates")
+    print(f"{'':28}{'M/s':>10}{'x numba float64':>18}{'worst loss error':>20}")
+    for name, taken in seconds.items():
+        error = np.abs(found[name] - found["numba float64"]).max()
+        print(f"{name:28}{work / taken / 1e6:10.0f}{base / taken:18.2f}{error:20.1e}")
+
+
+def slow_peers(steps: int) -> None:
+    """Prints the rates of the Python loops on few candidates."""
+    peaks, lengths = np.geomspace(1e-4, 1e-2, 4), np.linspace(0.1, 0.9, 4) * steps
+    many = np.geomspace(1e-4, 1e-2, 4096), np.linspace(0.01, 0.99, 4096) * 2000
+    print(f"\nPython loops\n{'':28}{'M/s':>10}")
+    for name, work, run in (
+        ("published loop", 4 * steps, lambda: peers.published_loops(peaks, lengths, steps)),
+        ("NumPy over 4 096 candidates", 4096 * 2000, lambda: peers.numpy_loop(*many, 2000)),
+    ):
+        start = time.perf_counter()
+        run()
+        print(f"{name:28}{work / (time.perf_counter() - start) / 1e6:10.2f}")
+
+
+def scaling(sizes: tuple[int, ...], steps: int) -> None:
+    """Prints how time and memory grow with the number of candidates."""
+    print(f"\nScaling, float64, shared stems, {steps} updates, 1 000 ratios")
+    print(f"{'candidate-updates':>20}{'s':>10}{'peak MB':>10}")
+    work, taken = [], []
+    for peaks in sizes:
+        engine = kernel(peaks, np.linspace(0.01, 0.5, 1000), steps, "float64", True)
+        for warm in (True, False):
+            start = time.perf_counter()
+            for _, found in engine.losses(engine.grid.parts(engine.layout.rows)):
+                found[0].min()
+                if warm:
+                    break
+        work.append(float(engine.grid.candidates) * steps)
+        taken.append(time.perf_counter() - start)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"{work[-1]:20.2e}{taken[-1]:10.3f}{memory:10.0f}")
+    print(f"slope of log time over log work: {np.polyfit(np.log(work), np.log(taken), 1)[0]:.3f}")
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one length of run, smaller scaling")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each method")
+    arguments = parser.parse_args()
+    slow_peers(20_000)
+    for steps in (20_000,) if arguments.quick else (4096, 20_000, 65_536):
+        ratios = np.linspace(0.01, 0.99, 16)
+        own = {
+            f"fmjax {dtype}, own stems": kernel(1024, ratios, steps, dtype, False) for dtype in ("float64", "float32")
+        }
+        compare("Brute force, 1 024 peak rates x 16 ratios", own, steps, arguments.rounds)
+    sweep = {
+        f"fmjax {dtype}, shared stems": kernel(64, np.linspace(0.01, 0.5, 256), 20_000, dtype, True)
+        for dtype in ("float64", "float32")
+    }
+    compare("Ratio sweep, 64 peak rates x 256 ratios", sweep, 20_000, arguments.rounds)
+    scaling((1024, 4096) if arguments.quick else (1024, 8192, 32_768, 102_400), 1000)
+
+
+if __name__ == "__main__":
+    main()

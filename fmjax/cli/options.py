@@ -1,0 +1,126 @@
+"""Options that verbs share, and how results are written."""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fmjax import hosts
+from fmjax._checks import require
+from fmjax.cli.parameters import LAW_OPTION, NAMES, NUMBERS, RATES
+from fmjax.laws import LAWS, Law, make_law
+from fmjax.sweep import RATIOS
+
+
+def writable(ctx: click.Context, param: click.Parameter, target: Path | None) -> Path | None:
+    """Refuses a file that could not be written, before any work is done."""
+    if target is not None and not (target.parent.is_dir() and os.access(target.parent, os.W_OK)):
+        raise click.BadParameter(f"{target}: cannot be written, no writable folder {target.parent}")
+    return target
+
+
+def write_whole(target: Path, write: Callable[[Path], None]) -> None:
+    """Writes a file whole or not at all."""
+    part = target.with_name(f".{os.getpid()}.{target.name}")  # keeps the suffix, which names the format of a picture
+    try:
+        write(part)
+        os.replace(part, target)
+    except OSError as error:
+        raise ValueError(f"{target}: cannot be written: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(f"{target}: {error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text and a last newline."""
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def deliver(result: Any, *, as_json: bool, target: Path | None, show: Callable[[Any], None]) -> None:
+    """Writes a result to its file, and prints it as JSON or as a table."""
+    if target is not None:
+        write_whole(target, lambda part: write_text(part, result.to_json()))
+    if as_json:
+        click.echo(result.to_json())
+    else:
+        show(result)
+
+
+def chosen_law(name: str, options: Sequence[tuple[str, Any]]) -> Law:
+    """The law of --law and --law-option."""
+    chosen = dict(options)
+    require("sizes" not in chosen, "the option sizes is set by the fit, from the runs")
+    return make_law(name, **chosen)
+
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+RUNS = click.argument("runs", type=click.Path(path_type=Path))
+LAW = click.option("--law", "law_name", default="lr-annealing", show_default=True, help=" | ".join(LAWS))
+LAW_OPTIONS = click.option(
+    "--law-option",
+    "law_options",
+    type=LAW_OPTION,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Option of the law, such as decay=0.995 or warmup=as-peak; may be repeated.",
+)
+RESIDUAL = click.option("--residual", default="log", show_default=True, help="Residual of the fit: log or raw.")
+TRAIN = click.option(
+    "--train", default="*", show_default=True, help="Runs to fit: split:LABEL, names and globs, separated by commas."
+)
+DROP_BEFORE = click.option("--drop-before", type=int, default=0, help="Update before which rows are left out.")
+END_WEIGHT = click.option("--end-weight", type=float, default=1.0, help="Weight of rows in the last tenth of a run.")
+OVER_WEIGHT = click.option("--over-weight", type=float, default=1.0, help="Weight of over-estimated rows.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
+OUTPUT = click.option("-o", "--output", "target", type=FILE, callback=writable, help="File to write the JSON to.")
+PEAK = click.option("--peak-lr", type=RATES, required=True, help="Peak rates; a range is geometric.")
+RATIO = click.option(
+    "--anneal-ratio",
+    type=NUMBERS,
+    default=RATIOS,
+    show_default="0.01:0.99:99",
+    help="Annealing ratios; a range is linear.",
+)
+DECAY = click.option(
+    "--decay",
+    type=NAMES,
+    default="linear",
+    show_default=True,
+    help="Shapes of the anneal: linear, cosine, 1-sqrt, exponential.",
+)
+INIT = click.option("--init-lr", type=float, default=0.0, show_default=True, help="Rate of update 0.")
+SIZE = click.option("--model-size", type=float, help="Parameters of the target, for fits over several sizes.")
+
+
+def fit_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every verb that fits."""
+    for option in (OVER_WEIGHT, END_WEIGHT, DROP_BEFORE, RESIDUAL, TRAIN, LAW_OPTIONS, LAW, RUNS):
+        command = option(command)
+    return command
+
+
+def host_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that make processes on many hosts one search, as ``cluster``."""
+
+    @functools.wraps(command)
+    def with_cluster(
+        *, distributed: bool, coordinator: str | None, processes: int | None, process: int | None, **rest: Any
+    ) -> None:
+        cluster = hosts.Cluster(coordinator, processes, process)
+        given = [f"--{name}" for name, value in cluster._asdict().items() if value is not None]
+        require(distributed or not given, f"{', '.join(given)}: needs --distributed")
+        command(cluster=cluster if distributed else None, **rest)
+
+    for option in (
+        click.option("--process", type=int, help="Number of this process, from 0."),
+        click.option("--processes", type=int, help="Number of processes."),
+        click.option("--coordinator", metavar="HOST:PORT", help="Address of process 0."),
+        click.option("--distributed", is_flag=True, help="Share the work with the processes of a cluster."),
+    ):
+        with_cluster = option(with_cluster)
+    return with_cluster
