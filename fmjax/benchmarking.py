@@ -230,7 +230,7 @@ def fit_rate(lanes: int) -> FitRate:
     """Measures fits under random row weights, from one closed-form start each."""
     curves, options = proxy_runs(), FitOptions()
     everyone = np.ones((1, len(curves)), bool)
-    problem = prepare(LRAnnealing(decay=0.99), curves, fitted=everyone[0], options=options)
+    problem = prepare(LRAnnealing(decay=0.98, rho=0.5), curves, fitted=everyone[0], options=options)
     fitted, rows = fit_groups(problem, everyone, options)[0], problem.rows(everyone[0])
     count = rows.loss.shape[1]
     weights = np.random.default_rng(0).exponential(size=(lanes, count))

@@ -227,7 +227,11 @@ def _summarise(
     status = list(lanes.STATUS)[int(found.status[best])]
     failed = status == "non-finite"
     open_ = () if failed else evidence.undetermined(vector, weights)
-    at_bound = [n for n, low, x, high in zip(names, lower, vector, upper, strict=True) if not low < x < high]
+    single = {p.name for p in law.exponents} | {p.name for p in law.coefficients if not p.mixture}
+    beyond = zip(names, lower, vector, upper, strict=True)
+    at_bound = [n for n, low, x, high in beyond if n in single and not low < x < high]
+    if status == "at-bound" and not at_bound:
+        status = "converged"  # terms of a mixture may well be zero
     unusable = names if failed else open_
     return FitResult(
         law=law,
@@ -268,7 +272,9 @@ class Evidence(NamedTuple):
         _, values, directions = np.linalg.svd(scaled @ scaled.T / scaled.shape[1])
         null = directions[values <= UNDETERMINED_BELOW**2 * values[0]]
         loose = silent | np.any(np.abs(null) > 0.1, axis=0)
-        return tuple(name for name, is_loose in zip(self.law.parameter_names, loose, strict=True) if is_loose)
+        mixed = {coefficient.name for coefficient in self.law.coefficients if coefficient.mixture}
+        named = zip(self.law.parameter_names, loose, strict=True)
+        return tuple(name for name, is_loose in named if is_loose and name not in mixed)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

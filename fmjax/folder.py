@@ -2,7 +2,6 @@
 
 import json
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,11 +49,11 @@ class Folder(NamedTuple):
                 folder._check(found, about)
             else:
                 strange = [entry.name for entry in folder.path.iterdir() if not entry.name.startswith(".")]
-                require(not strange, f"{folder.path}: expected an empty folder or one of a search, found {strange[0]}")
+                require(not strange, f"{folder.path}: expected an empty folder or one of a search, found {strange[:1]}")
+            text = json.dumps(about, indent=1, allow_nan=False) + "\n"
+            _write(found, lambda part: part.write_text(text, encoding="utf-8"))  # first: it tells whose the rest is
             for name in ("parts", "table") if table else ("parts",):
                 (folder.path / name).mkdir(exist_ok=True)
-            text = json.dumps(about, indent=1, allow_nan=False) + "\n"
-            _write(found, lambda part: part.write_text(text, encoding="utf-8"))
         return folder
 
     def _check(self, found: Path, about: dict[str, Any]) -> None:
@@ -78,7 +77,7 @@ class Folder(NamedTuple):
         try:
             with np.load(self._part(index), allow_pickle=False) as stored:
                 return Reduced(*(stored[name] for name in Reduced._fields))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except Exception:  # whatever the damage
             return None
 
     def save(self, part: Part, reduced: Reduced, losses: np.ndarray, grid: Grid) -> None:

@@ -35,8 +35,8 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, grid: Grid, vectors: int, platform: str) -> "Layout":
-        """The layout for a grid, found by measurement: on a CPU, about 512 lanes stay in the cache."""
-        most, lanes, ratios = (1024, 512, 64) if platform == "cpu" else (2**14, 2**17, 2**10)
+        """The layout for a grid, found by measurement: on a CPU, about a thousand lanes stay in the cache."""
+        most, lanes, ratios = (1024, 1024, 64) if platform == "cpu" else (2**14, 2**17, 2**10)
         pairs, count = grid.peak_lr.size * grid.final_lr.size, grid.anneal_ratio.size
         ratios = min(ratios, max(1, CALL // vectors))
         ratios = -(-count // -(-count // ratios))
@@ -74,10 +74,10 @@ class Kernel(NamedTuple):
             workers.close()
 
     def _calls(self, part: Part) -> Iterator[np.ndarray]:
-        """Ratios of each call: every n-th by length of the anneal, so that all calls cost alike."""
+        """Ratios of each call, sorted by length of the anneal, the longest first."""
         order = np.argsort(part.total_steps - self.grid.anneal_ratio * part.total_steps, kind="stable")
         count = -(-order.size // self.layout.ratios)
-        yield from (order[k::count] for k in range(count))
+        yield from np.array_split(order, count)
 
     def program(self, decay: str) -> Any:
         """What tells the compiled program of one call from that of another."""

@@ -22,8 +22,8 @@ SIZES = (1, 32, 256)
 MARGIN = 4
 """A block keeps this many times its size away from the kink before it, while what remembers the kink fades."""
 
-SHORT = 16
-"""Pieces between kinks shorter than this many blocks are too curved for blocks of the size."""
+SMOOTH = (1, 1024, 4096)
+"""Updates that a piece between kinks must have for blocks of each size; a shorter one is too curved for them."""
 
 TAIL = 16
 """Updates before a kink or the end that run one by one: powers of rates near zero are steep."""
@@ -88,7 +88,8 @@ def branch_effects(
 ) -> Row:
     """Effects after the last update of every branch of one peak rate, each ``[groups, branches]``; under ``jit``.
 
-    The stem (warmup, then the peak rate) is followed once, and each group of anneals leaves it where it begins.
+    The stem (warmup, then the peak rate) is followed once; each group of branches leaves it where its first anneal
+    begins.
 
     Args:
       law: the law.
@@ -100,40 +101,36 @@ def branch_effects(
       dtype: dtype of rates and states.
       share: False follows the stem anew for every branch.
     """
-    held, begin = law.warmup == "as-peak", jnp.zeros((), jnp.int32)
+    held, warmup = law.warmup == "as-peak", jnp.asarray(run.warmup_steps).astype(jnp.int32)
     warm = Constant(peak_lr, run.total_steps, run.warmup_steps, run.init_lr)
     stem = dataclasses.replace(warm, warmup_steps=0) if held else warm
 
-    def leave(branch: Branches) -> Any:
+    def reach(carry: tuple[Any, Any], start: Any) -> tuple[Any, Any]:
         # held at the rate of the warmup's end, a run that anneals before that end has nothing of the stem
-        return jnp.where(branch.start < run.warmup_steps, 0, branch.start) if held else branch.start
-
-    def reach(carry: tuple[Any, Any], start: Any) -> tuple[tuple[Any, Any], Any]:
-        reached, state = carry if share else (begin, law.init(dtype))
+        until = jnp.where(start < warmup, 0, start) if held else start
+        until = until if share else jnp.zeros_like(start)
         kinks, end = (0, stem.warmup_steps), run.total_steps
-        state = follow(law, state, stem, reached, start, kinks, dtype, end=end, blocks=law.blocks)
-        return (start, state), state
+        return until, follow(law, carry[1], stem, carry[0], until, kinks, dtype, end=end, blocks=law.blocks)
 
-    def anneal(state: Any, branch: Branches) -> Row:
+    def anneal(state: Any, left: Any, branch: Branches) -> Row:
         falling = Anneal(DECAYS[decay], peak_lr, final_lr, 0, branch.fraction, branch.length)
         joined = Joined(warm, falling._replace(start=branch.start))
-        rates = Held(joined, jnp.minimum(run.warmup_steps, run.total_steps - 1)) if held else joined
-        left, stop = leave(branch), run.total_steps - branch.start
-        warmed = jnp.minimum(run.warmup_steps + 1, run.total_steps)  # the last update whose drop knows of the warmup
-        state = _advance(law, rates, dtype, 1, left, jnp.maximum(warmed - left, 0), state, unroll=1)
-        begun = jnp.maximum(warmed - branch.start, 0)
-        state = follow(law, state, falling, begun, stop, (begun,), dtype, end=stop, blocks=law.blocks)
+        rates = Held(joined, jnp.minimum(warmup, run.total_steps - 1)) if held else joined
+        warmed = jnp.clip(warmup + 1, left, run.total_steps)  # the update after warmup still sees a rise
+        state = _advance(law, rates, dtype, 1, left, warmed - left, state, unroll=1)
+        # from here on counted from the start of the anneal, for float32
+        kink, begin, stop = (at - branch.start for at in (warmup, warmed, run.total_steps))
+        state = follow(law, state, falling, begin, stop, (kink, 0), dtype, end=stop, blocks=law.blocks)
         return law.observe(state)
 
-    def group(carry: Any, part: Branches) -> tuple[Any, Row]:
+    def group(carry: tuple[Any, Any], part: Branches) -> tuple[tuple[Any, Any], Row]:
+        left, state = carry = reach(carry, part.start[0])
         if part.start.size > 1:
-            carry, states = jax.lax.scan(reach, carry, leave(part))
-            return carry, jax.vmap(anneal)(states, part)
+            return carry, jax.vmap(anneal, in_axes=(None, None, 0))(state, left, part)
         one = jax.tree.map(lambda x: x[0], part)  # what all lanes share stays a scalar
-        carry, state = reach(carry, leave(one))
-        return carry, jax.tree.map(lambda x: x[None], anneal(state, one))
+        return carry, jax.tree.map(lambda x: x[None], anneal(state, left, one))
 
-    return jax.lax.scan(group, (begin, law.init(dtype)), branches)[1]
+    return jax.lax.scan(group, (jnp.zeros((), jnp.int32), law.init(dtype)), branches)[1]
 
 
 class Held(NamedTuple):
@@ -208,8 +205,7 @@ def phases(kink: Any, following: Any, start: Any, stop: Any) -> tuple[Any, Any, 
         (1, following - TAIL),
         (0, last),
     ):
-        fits = (level == 0) | (length >= SHORT * SIZES[level])
-        count = jnp.where(fits, jnp.maximum(jnp.minimum(until, last) - at, 0) // SIZES[level], 0)
+        count = jnp.where(length >= SMOOTH[level], jnp.maximum(jnp.minimum(until, last) - at, 0) // SIZES[level], 0)
         levels.append(level)
         reaches.append((at, count))
         at = at + count * SIZES[level]

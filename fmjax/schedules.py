@@ -291,7 +291,7 @@ class Tabulated:
 
     def __call__(self, count: Any) -> jax.Array:
         """Learning rate of update ``count``."""
-        return jnp.asarray(self.lrs)[jnp.clip(count, 0, self.total_steps - 1)]
+        return jnp.asarray(self.lrs)[jnp.clip(count, 0, self.total_steps - 1).astype(int)]
 
     def drop(self, count: Any) -> jax.Array:
         """Rate of the update before minus that of update ``count``; 0 for update 0."""

@@ -40,7 +40,7 @@ EFFECT_BYTES = 2**26
 DECAYS = ("beta1", "beta2", "decay")
 """Options that are decays per update."""
 
-REFINE_BOUNDS = {"decay": (0.5, 0.99999), "eps": (1e-12, 1.0), "rho": (0.3, 1.5)}
+REFINE_BOUNDS = {"decay": (0.5, 0.99999), "eps": (1e-12, 1.0), "rho": (0.3, 1.5), "xi": (0.1, 1.5)}
 """Range of each kind of option in the refinement."""
 
 REFINE_STEPS = 30

@@ -273,7 +273,8 @@ def _parts(
     mine = list(hosts.share(grid.parts(kernel.layout.rows)))
     total = sum(part.cells.size for part in mine) * grid.anneal_ratio.size
     stored = {} if store is None else {part.number: store.load(part.number) for part in mine}
-    fresh = kernel.losses(part for part in mine if stored.get(part.number) is None)
+    missing = [part for part in mine if stored.get(part.number) is None]  # before any is taken out of the stored ones
+    fresh = kernel.losses(missing)
     for part in mine:
         reduced, losses = stored.pop(part.number, None), np.empty((0, grid.anneal_ratio.size))
         if reduced is None:
@@ -307,7 +308,8 @@ def _reduced(part: Part, losses: np.ndarray, grid: Grid, top: int) -> Reduced:
 def _top(part: Part, fitted: np.ndarray, top: int) -> np.ndarray:
     """Index in the grid and loss of the best candidates of a part."""
     flat = fitted.ravel()
-    best = np.argpartition(flat, top - 1)[:top] if 0 < top < flat.size else np.arange(flat.size)[: top or 0]
+    cut = np.partition(flat, top - 1)[top - 1] if 0 < top < flat.size else np.inf
+    best = np.concatenate([np.flatnonzero(flat < cut), np.flatnonzero(flat == cut)])[:top]  # of equals, the first
     row, ratio = np.divmod(best, fitted.shape[1])
     found = np.empty(best.size, TOP)
     found["candidate"], found["loss"] = part.cells[row] * fitted.shape[1] + ratio, flat[best]

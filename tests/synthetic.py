@@ -14,6 +14,12 @@ TRUTH = {
     "lr-annealing": {"L0": 2.5, "A": 0.4, "C": 4.0, "alpha": 0.45},
     "forward-only": {"L0": 2.5, "A": 0.4, "alpha": 0.45},
     "chinchilla": {"L0": 2.5, "A": 9.0, "alpha": 0.45},
+    "intrinsic-momentum": {
+        **{"L0": 2.5, "A": 0.4},
+        **{"c0.3": 0.0, "c1": 0.0, "c3": 4.0, "c10": 0.0, "c30": 6.0, "c100": 0.0, "c300": 2.0},
+        **{"d0.3": 0.0, "d1": 2.0, "d3": 0.0, "d10": 0.0, "d30": 0.0, "d100": 3.0, "d300": 0.0},
+        "alpha": 0.45,
+    },
 }
 """Parameters without model-size terms; ``DECAY`` is lr-annealing's memory."""
 SIZE_TERMS = {"B": 30.0, "beta": 0.25}
@@ -58,12 +64,33 @@ def momentum(rates):
     return np.array(out)
 
 
+def noise_memory(rates, forget, xi=0.625):
+    """E of intrinsic-momentum after every update."""
+    level, out = 0.0, []
+    for rate in rates:
+        kept = np.exp(-forget * rate)
+        level = kept * level + (1 - kept) * rate**xi
+        out.append(level)
+    return np.array(out)
+
+
+def forward(law, rates):
+    """What a law counts: updates, rates, or for intrinsic-momentum rates to the power of 0.8."""
+    if law == "intrinsic-momentum":
+        return np.cumsum(1e-3 * (rates / 1e-3) ** 0.8)
+    return np.arange(1, rates.size + 1.0) if law == "chinchilla" else np.cumsum(rates)
+
+
 def losses(law, params, rates, size=None):
     """Loss after every update of a run under a law."""
-    seen = np.arange(1, rates.size + 1.0) if law == "chinchilla" else np.cumsum(rates)
+    seen = forward(law, rates)
     power = np.where(seen > 0, np.where(seen > 0, seen, 1.0) ** -params["alpha"], np.inf)
     memory = {"forward-momentum": momentum, "lr-annealing": area}.get(law, np.zeros_like)(rates)
     out = params["L0"] + params["A"] * power - params.get("C", 0.0) * memory * (size or 1.0) ** params.get("gamma", 0)
+    if law == "intrinsic-momentum":
+        for forget in (0.3, 1, 3, 10, 30, 100, 300):
+            faded = np.where(np.isfinite(power), power, 0.0)  # nothing to remember before the first update
+            out = out + (params[f"c{forget:g}"] + params[f"d{forget:g}"] * faded) * noise_memory(rates, forget)
     return out if "B" not in params else out + params["B"] * size ** -params["beta"]
 
 

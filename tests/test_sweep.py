@@ -1,8 +1,12 @@
-"""Search: exhaustive golden searches, agreement with ``predict``, chunks, bad input."""
+"""Search: exhaustive golden searches, agreement with ``predict``, the best candidates, parts, devices, bad input."""
 
 import dataclasses
 import itertools
 import json
+import os
+import subprocess
+import sys
+import tracemalloc
 
 import chex
 import jax
@@ -11,8 +15,9 @@ import pytest
 import synthetic
 
 import fmjax
-from fmjax import FitResult, LossCurve, lanes, search, sweep
+from fmjax import FitResult, LossCurve, kernels, lanes, search
 from fmjax.anneals import DECAYS
+from fmjax.kernels import Layout
 from fmjax.laws import make_law
 
 NONE = lanes.Lanes(np.zeros((1, 1)), np.zeros(1), np.zeros(1, int), np.zeros(1, int))
@@ -30,165 +35,319 @@ def synthetic_fit(name="lr-annealing", **options):
     return fitted(make_law(name, **options), params)
 
 
-def predicted(fit, candidates, model_size=None, **warmup):
-    """Final losses of (cell, ratio) candidates by ``predict``, through loss curves."""
-    schedules = [dataclasses.replace(cell.schedule(**warmup), anneal_ratio=ratio) for cell, ratio in candidates]
+def predicted(fit, found, model_size=None, **warmup):
+    """Final losses ``[cells, ratios]`` of a search by ``predict``, through loss curves and every update."""
+    each = itertools.product(found.cells, found.anneal_ratio)
+    schedules = [dataclasses.replace(cell.schedule(**warmup), anneal_ratio=ratio) for cell, ratio in each]
+    return np.reshape(final_losses(fit, schedules, model_size), found.losses.shape)
+
+
+def final_losses(fit, schedules, model_size=None):
     curves = [LossCurve("a", [s.total_steps - 1], [1.0], s, model_size=model_size) for s in schedules]
     return [losses[-1] for losses in fmjax.predict(fit, curves)]
 
 
-def assert_as_predicted(found, fit, places, **options):
-    """Compares the losses at some (cell, ratio) indices with ``predict``."""
-    candidates = [(found.cells[i], found.anneal_ratio[j]) for i, j in places]
-    losses = [found.losses[place] for place in places]
-    np.testing.assert_allclose(losses, predicted(fit, candidates, **options), rtol=1e-11)
-
-
-SMALL = {"total_steps": (60, 90), "peak_lr": (1e-3, 2e-3), "anneal_ratio": (0.1, 0.3, 0.5, 0.7, 0.9)}
+# every search of this shape under a law and a decay runs the same compiled program
+SMALL = {
+    "total_steps": (60, 90),
+    "peak_lr": (1e-3, 2e-3),
+    "final_lr": (1e-5, 1e-4),
+    "anneal_ratio": (0.1, 0.3, 0.5, 0.7, 0.9),
+    "keep_losses": True,
+}
+WARM = {"warmup_steps": 20, "init_lr": 1e-4}
 
 # ------------------------------------------------------------------------------------------------ values
 
 
 @pytest.fixture(scope="module", params=["forward-momentum", "lr-annealing"])
 def golden(request, shared):
-    """Golden searches of one law, and ours by (total steps, peak rate)."""
+    """Golden searches of one law, its fit, our search, and its cells by (total steps, peak rate)."""
     entries = json.loads((shared / "golden/search.json").read_text())
     entries = [entry for entry in entries if entry["fit"]["law"].startswith(request.param)]
     fits = json.loads((shared / "golden/fits.json").read_text())["fits"]
     params = next(f["params"] for f in fits if entries[0]["fit"].items() <= f.items())
-    found = search(
-        fitted(make_law(request.param), params),
-        total_steps=[6000, 24000],
-        peak_lr=[1e-4, 3e-4, 1e-3],
-        warmup_steps=500,
-        keep_losses=True,
-    )
+    fit = fitted(make_law(request.param), params)
+    grid = {"total_steps": [6000, 24000], "peak_lr": [1e-4, 3e-4, 1e-3]}
+    found = search(fit, **grid, warmup_steps=500, keep_losses=True)
     cells = {(cell.total_steps, cell.peak_lr): i for i, cell in enumerate(found.cells)}
-    return entries, found, cells
+    return entries, fit, found, cells
 
 
 def test_golden_searches(golden):
-    entries, found, cells = golden
+    entries, _, found, cells = golden
     assert len(entries) == len(cells) == 6
     for entry in entries:
         i = cells[entry["schedule"]["total_steps"], entry["schedule"]["peak_lr"]]
         cell = found.cells[i]
         assert cell.best_ratio == entry["best_ratio"]
         assert list(cell.interval) == entry["interval_0p001"]
-        assert abs(cell.loss - entry["loss"]) <= 1e-9
+        assert abs(cell.loss - entry["loss"]) <= 1e-8
         assert cell.at_edge == (entry["best_ratio"] in (0.01, 0.99))
         for ratio, loss in entry["loss_at"].items():
-            assert abs(found.losses[i, list(found.anneal_ratio).index(float(ratio))] - loss) <= 1e-9
+            assert abs(found.losses[i, list(found.anneal_ratio).index(float(ratio))] - loss) <= 1e-8
 
 
-@pytest.mark.parametrize(
-    ("name", "warmup"),
-    [(name, "as-scheduled") for name in synthetic.TRUTH] + [("lr-annealing", "as-peak")],
-    ids=[*synthetic.TRUTH, "lr-annealing-as-peak"],
-)
-def test_losses_are_those_predicted_for_the_curve(name, warmup):
-    fit, ramp = synthetic_fit(name, warmup=warmup), {"warmup_steps": 20, "init_lr": 1e-4}
-    found = search(fit, **SMALL, **ramp)
-    assert_as_predicted(found, fit, [(0, 0), (1, 4), (3, 2)], **ramp)  # ratio 0.9 overlaps the warmup
+@pytest.mark.parametrize("cell", [0, 5])
+def test_long_anneals_that_overlap_the_warmup_are_as_predicted(golden, cell):
+    _, fit, found, _ = golden
+    ratios = np.flatnonzero(found.anneal_ratio * found.cells[cell].total_steps > found.cells[cell].total_steps - 600)
+    assert ratios.size >= 2
+    best = found.cells[cell].schedule(warmup_steps=500)
+    schedules = [dataclasses.replace(best, anneal_ratio=found.anneal_ratio[ratio]) for ratio in ratios]
+    np.testing.assert_allclose(found.losses[cell, ratios], final_losses(fit, schedules), rtol=0, atol=1e-7)
 
 
-def test_short_runs():
-    fit = synthetic_fit("lr-annealing")
-    found = search(fit, **(SMALL | {"total_steps": (1, 3, 8, 13)}))
-    assert_as_predicted(found, fit, [(i, j) for i in range(8) for j in (1, 4)])
+@pytest.mark.parametrize("name", ["lr-annealing", "forward-only", "chinchilla"])
+def test_losses_are_those_predicted_for_the_curve(name):
+    fit = synthetic_fit(name)
+    found = search(fit, **SMALL, **WARM)  # a ratio of 0.9 overlaps the warmup, and 0.7 in the shorter runs
+    np.testing.assert_allclose(found.losses, predicted(fit, found, **WARM), rtol=1e-11)
+
+
+CASES = {
+    "as-scheduled": ({}, WARM),
+    "less-than-an-update": ({"anneal_ratio": (0.001, 0.012, 0.333, 0.6667, 1.0)}, WARM),
+    "warmup-meets-anneal": ({"total_steps": 60}, {"warmup_steps": 30}),
+    "long-warmup": ({}, {"warmup_steps": 59}),
+    "only-warms-up": ({"total_steps": 60}, {"warmup_steps": 60, "init_lr": 1e-3}),
+    "warms-up-flat": ({}, {"warmup_steps": 20, "init_lr": 1e-3}),
+    "very-short": ({"total_steps": (1, 2, 3, 8, 13)}, {}),
+    "short-warmup": ({"total_steps": (1, 2, 3)}, {"warmup_steps": 1}),
+}
 
 
 @pytest.mark.parametrize("warmup", ["as-scheduled", "as-peak"])
-def test_a_run_that_only_warms_up(warmup):
-    fit = synthetic_fit("lr-annealing", warmup=warmup)
-    found = search(fit, **(SMALL | {"total_steps": 60}), warmup_steps=60)
-    assert_as_predicted(found, fit, [(0, 0)], warmup_steps=60)
+@pytest.mark.parametrize(("grid", "ramp"), CASES.values(), ids=CASES.keys())
+def test_short_runs_are_exact(grid, ramp, warmup):
+    fit = synthetic_fit(warmup=warmup)
+    found = search(fit, **(SMALL | grid), **ramp)
+    np.testing.assert_allclose(found.losses, predicted(fit, found, **ramp), rtol=1e-11)
+
+
+@pytest.mark.parametrize("warmup", ["as-scheduled", "as-peak"])
+@pytest.mark.parametrize("steps", [700, 8000], ids=["short", "overlap"])
+def test_longer_runs_are_within_the_contract(steps, warmup):
+    fit, ramp = synthetic_fit(warmup=warmup, decay=0.999), {"warmup_steps": steps // 2, "init_lr": 1e-5}
+    found = search(fit, **(SMALL | {"total_steps": (steps, 20_000)}), **ramp)
+    np.testing.assert_allclose(found.losses, predicted(fit, found, **ramp), rtol=0, atol=1e-6)
+
+
+def test_warmup_as_peak_counts():
+    scheduled, held = (search(synthetic_fit(warmup=mode), **SMALL, **WARM).losses for mode in fmjax.laws.base.WARMUPS)
+    assert (np.abs(scheduled - held) > 1e-2).all()
+
+
+@pytest.mark.parametrize("decay", [decay for decay in DECAYS if decay != "linear"])
+def test_decays(decay):
+    fit = synthetic_fit()
+    found = search(fit, **SMALL, **WARM, decay=decay)
+    np.testing.assert_allclose(found.losses, predicted(fit, found, **WARM), rtol=1e-9)
 
 
 def test_model_size_counts():
-    fit = synthetic_fit("lr-annealing", sizes=True)
+    fit = synthetic_fit("chinchilla", sizes=True)
     small, large = (search(fit, **SMALL, model_size=size) for size in (1e6, 2e7))
-    assert_as_predicted(large, fit, [(1, 2)], model_size=2e7)
+    np.testing.assert_allclose(large.losses, predicted(fit, large, model_size=2e7), rtol=1e-11)
     assert (small.losses > large.losses).all()
 
 
 def test_cells_are_every_combination():
-    steps, peaks, finals = (60, 90), (2e-3, 1e-3), (1e-5, 1e-4)
-    grid = {"total_steps": steps, "peak_lr": peaks, "decay": tuple(DECAYS), "final_lr": finals}
-    fit = synthetic_fit()
-    found = search(fit, **grid, anneal_ratio=(0.3, 0.6, 0.9), chunk=10)
-    assert (found.candidates, found.losses.shape) == (96, (32, 3))
-    expected = set(itertools.product(steps, peaks, DECAYS, finals))
-    assert {(c.total_steps, c.peak_lr, c.decay, c.final_lr) for c in found.cells} == expected
-    assert_as_predicted(found, fit, [(0, 0), (2, 1), (13, 0), (22, 1), (31, 0)])
+    axes = (60, 90), (2e-3, 1e-3), ("linear", "1-sqrt"), (1e-5, 1e-4)
+    grid = dict(zip(("total_steps", "peak_lr", "decay", "final_lr"), axes, strict=True))
+    fit = synthetic_fit("forward-only")
+    found = search(fit, **(SMALL | grid))
+    assert (found.candidates, found.losses.shape) == (80, (16, 5))
+    expected = list(itertools.product(*axes))
+    assert [(c.total_steps, c.peak_lr, c.decay, c.final_lr) for c in found.cells] == expected
+    np.testing.assert_allclose(found.losses, predicted(fit, found), rtol=1e-9)
 
 
-RATIOS = np.linspace(0.01, 1, 100)
-FLAT = {"total_steps": 300, "peak_lr": 3e-3, "anneal_ratio": RATIOS, "chunk": 10}
+def test_cells_are_a_sequence():
+    found = search(synthetic_fit(), **SMALL)
+    assert len(found.cells) == 8
+    assert found.cells[-1] == found.cells[7] == list(found.cells)[7]
+    assert found.cells[1:7:2] == [found.cells[i] for i in (1, 3, 5)]
+    with pytest.raises(IndexError):
+        found.cells[8]
 
 
-@pytest.fixture(scope="module")
-def inner():
-    """A search with its best ratio inside the ratios searched."""
-    return search(synthetic_fit(decay=0.9), **FLAT)
+def test_losses_are_kept_only_if_wanted():
+    kept, gone = (search(synthetic_fit(), **(SMALL | {"keep_losses": keep})) for keep in (True, False))
+    assert gone.losses is None
+    assert list(gone.cells) == list(kept.cells)
+    assert gone.top == kept.top
 
 
-def test_best_ratio_and_interval_are_read_from_the_losses(inner):
-    (cell,), (losses,) = inner.cells, inner.losses
-    near = RATIOS[losses <= losses.min() + 1e-3]
-    assert (cell.best_ratio, cell.loss) == (RATIOS[np.argmin(losses)], losses.min())
-    assert cell.interval == (near.min(), near.max())
-    assert near.min() < cell.best_ratio < near.max()
-    assert not cell.at_edge
+BEST = SMALL | {"total_steps": 300, "peak_lr": (3e-3, 1e-3), "final_lr": (0.0, 1e-5)}
 
 
-@pytest.mark.parametrize("side", [np.greater, np.less], ids=["lowest", "highest"])
-def test_at_edge(side, inner):
-    kept = side(RATIOS, inner.cells[0].best_ratio)
-    cell = search(synthetic_fit(decay=0.9), **(FLAT | {"anneal_ratio": RATIOS[kept][::-1]})).cells[0]
-    assert cell.at_edge
-    assert cell.loss == pytest.approx(inner.losses[0, kept].min(), rel=1e-12)
+@pytest.mark.parametrize(
+    ("ratios", "edges"),
+    [((0.19, 0.21, 0.2, 0.3, 0.05), (False, True)), ((0.5, 0.4, 0.3, 0.35, 0.45), (True, True))],
+    ids=["inner", "lowest"],
+)
+def test_best_ratio_and_interval_are_read_from_the_losses(ratios, edges):
+    found = search(synthetic_fit(decay=0.9), **(BEST | {"anneal_ratio": ratios}))
+    for cell, losses in zip(found.cells, found.losses, strict=True):
+        near = np.array(ratios)[losses <= losses.min() + 1e-3]
+        assert (cell.best_ratio, cell.loss) == (ratios[np.argmin(losses)], losses.min())
+        assert cell.interval == (near.min(), near.max())
+        assert cell.at_edge == (cell.best_ratio in (min(ratios), max(ratios)))
+    assert (found.cells[0].at_edge, found.cells[2].at_edge) == edges
+    assert edges[0] or found.cells[0].interval == (0.19, 0.21)
+
+
+def test_the_highest_ratio_is_an_edge():
+    found = search(synthetic_fit(decay=0.9), **(BEST | {"anneal_ratio": (0.01, 0.02, 0.04, 0.08, 0.1)}))
+    assert found.cells[0].best_ratio == 0.1
+    assert found.cells[0].at_edge
 
 
 def test_one_ratio_has_no_edge():
-    assert not search(synthetic_fit(), total_steps=60, peak_lr=[1e-3] * 10, anneal_ratio=0.3).cells[0].at_edge
+    found = search(synthetic_fit("chinchilla"), total_steps=60, peak_lr=1e-3, anneal_ratio=0.3)
+    assert not found.cells[0].at_edge
+    assert found.cells[0].interval == (0.3, 0.3)
 
 
 def test_json_holds_what_was_searched():
-    found = search(synthetic_fit(), **SMALL)
+    found = search(synthetic_fit(), **SMALL, top=2)
     record = json.loads(found.to_json())
-    assert record["candidates"] == 20
+    assert record["candidates"] == 40
     for cell, stored in zip(found.cells, record["cells"], strict=True):
         assert stored == {**cell._asdict(), "interval": list(cell.interval)}
+    assert record["top"] == [candidate._asdict() for candidate in found.top]
 
 
-# ------------------------------------------------------------------------------------------------ chunks
+# ------------------------------------------------------------------------------------------------ the best candidates
 
 
-def test_chunks_change_nothing():
-    whole, *parts = (search(synthetic_fit(), **SMALL, chunk=chunk).losses for chunk in (1000, 7, 1))
-    np.testing.assert_allclose(parts, [whole, whole], rtol=1e-12)
+def sorted_candidates(found):
+    """All candidates by loss, ties by index."""
+    losses = found.losses.ravel()
+    for k in np.lexsort((np.arange(losses.size), losses)):
+        cell, ratio = divmod(int(k), found.anneal_ratio.size)
+        yield (*found.cells[cell][:4], found.anneal_ratio[ratio], losses[k])
 
 
-@pytest.mark.parametrize(("chunk", "expected"), [(1000, [10, 20]), (7, [7, 10, 17, 20])])
-def test_progress_counts_candidates(chunk, expected):
+@pytest.mark.parametrize("top", [0, 1, 7, 40, 99])
+def test_top_is_the_head_of_all_losses(top):
+    found = search(synthetic_fit(), **SMALL, top=top)
+    assert list(found.top) == list(itertools.islice(sorted_candidates(found), top))
+
+
+@pytest.mark.parametrize("top", [1, 3, 5, 9])
+def test_ties_of_the_top_go_by_index(top):
+    twice = {"total_steps": (90, 90), "peak_lr": (2e-3, 2e-3), "anneal_ratio": (0.3, 0.5, 0.3, 0.5, 0.3)}
+    found = search(synthetic_fit(), **(SMALL | twice), top=top)
+    assert np.unique(found.losses).size == 4
+    assert list(found.top) == list(itertools.islice(sorted_candidates(found), top))
+
+
+def test_of_many_equals_the_first_are_the_top():
+    ratios = np.linspace(0.001, 1, 1000)
+    found = search(synthetic_fit("chinchilla"), total_steps=60, peak_lr=(1e-3, 2e-3), anneal_ratio=ratios, top=3)
+    assert [(c.peak_lr, c.anneal_ratio) for c in found.top] == [(1e-3, ratio) for ratio in ratios[:3]]
+
+
+# ------------------------------------------------------------------------------------------------ parts and arithmetic
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return search(synthetic_fit(), **SMALL, **WARM)
+
+
+def test_ratios_in_any_order(whole):
+    order = [3, 0, 4, 2, 1]
+    found = search(synthetic_fit(), **(SMALL | {"anneal_ratio": np.array(SMALL["anneal_ratio"])[order]}), **WARM)
+    np.testing.assert_allclose(found.losses, whole.losses[:, order], rtol=1e-12)
+    assert list(found.cells) == list(whole.cells)
+    assert found.top == whole.top
+
+
+LONG = {"total_steps": (60, 9000), "warmup_steps": 20}
+
+
+@pytest.mark.parametrize("layout", [Layout(1, 3, 2), Layout(3, 2, 1)], ids=["pairs", "one-by-one"])
+def test_parts_and_calls_change_nothing(layout, monkeypatch):
+    whole = search(synthetic_fit(), **(SMALL | LONG))
     seen = []
-    search(synthetic_fit(), **SMALL, chunk=chunk, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(done, 20) for done in expected]
+    monkeypatch.setattr(kernels.Layout, "of", lambda *_: layout)
+    found = search(synthetic_fit(), **(SMALL | LONG), progress=lambda done, total: seen.append((done, total)))
+    np.testing.assert_allclose(found.losses[:4], whole.losses[:4], rtol=1e-11)
+    np.testing.assert_allclose(found.losses, whole.losses, rtol=1e-7)  # blocks begin elsewhere
+    assert [cell[4:5] + cell[6:] for cell in found.cells] == [cell[4:5] + cell[6:] for cell in whole.cells]
+    assert [candidate[:5] for candidate in found.top] == [candidate[:5] for candidate in whole.top]
+    done = {1: [5, 10, 15, 20, 25, 30, 35, 40], 3: [15, 20, 35, 40]}[layout.rows]
+    assert seen == [(count, 40) for count in done]
 
 
-def test_a_chunk_bounds_the_arrays_and_compiles_once(monkeypatch):
-    traced = chex.assert_max_traces(sweep.final_effects.__wrapped__, n=1)
-    compiled, sizes = jax.jit(traced, static_argnames=("decay", "as_peak")), []
+@pytest.mark.parametrize(("vectors", "platform"), [(1, "cpu"), (1, "gpu"), (1001, "cpu"), (1001, "gpu")])
+@pytest.mark.parametrize(("peaks", "ratios"), [(1, 1), (3, 99), (4000, 64), (10**5, 10**3), (7, 10**6)])
+def test_layouts_bound_calls_and_parts(peaks, ratios, vectors, platform):
+    axes = {"peak_lr": np.full(peaks, 1e-3), "anneal_ratio": np.full(ratios, 0.5), "final_lr": 0.0}
+    grid = kernels.Grid.of(total_steps=60, decay="linear", warmup_steps=0, init_lr=0.0, **axes)
+    layout = Layout.of(grid, vectors, platform)
+    assert 1 <= layout.rows <= peaks
+    assert 1 <= layout.branches <= layout.ratios <= ratios
+    assert layout.rows * layout.ratios * vectors <= kernels.CALL
+    assert layout.rows * ratios * vectors <= max(kernels.PART, ratios * vectors)
 
-    def spy(law, total_steps, candidates, *shared, **static):
-        sizes.extend(value.size for value in candidates.values())
-        return compiled(law, total_steps, candidates, *shared, **static)
 
-    monkeypatch.setattr(sweep, "final_effects", spy)
-    search(synthetic_fit(), **SMALL, chunk=7)
-    search(synthetic_fit(), total_steps=(33, 77, 120), peak_lr=3e-3, warmup_steps=5, chunk=7)
-    assert set(sizes) == {7}
+def test_a_stem_of_ones_own_changes_nothing():
+    shared, alone = (search(synthetic_fit(), **(SMALL | LONG), share_stem=share) for share in (True, False))
+    np.testing.assert_allclose(alone.losses, shared.losses, rtol=1e-9)
+    short = search(synthetic_fit(), **SMALL, **WARM, share_stem=False)
+    np.testing.assert_allclose(short.losses, predicted(synthetic_fit(), short, **WARM), rtol=1e-11)
+
+
+@pytest.mark.parametrize("steps", [(60, 90), (8_000, 1_000_000)], ids=["short", "long"])
+def test_float32_is_close(steps):
+    grid = SMALL | {"total_steps": steps} | WARM
+    narrow, wide = (search(synthetic_fit(decay=0.999), **grid, dtype=dtype) for dtype in ("float32", "float64"))
+    np.testing.assert_allclose(narrow.losses, wide.losses, rtol=0, atol=1e-5)
+    assert (narrow.losses != wide.losses).any()
+
+
+def test_programs_are_compiled_once_a_decay(monkeypatch):
+    traced = chex.assert_max_traces(kernels.final_losses.__wrapped__, n=2)
+    monkeypatch.setattr(kernels, "final_losses", jax.jit(traced, static_argnames=("decay", "share")))
+    monkeypatch.setattr(kernels, "_compiled", set())
+    monkeypatch.setattr(kernels.Layout, "of", lambda *_: Layout(2, 2, 2))
+    for grid in (SMALL, SMALL | {"total_steps": (33, 77, 5000), "peak_lr": (3e-3, 4e-3, 5e-3)}):
+        found = search(synthetic_fit("chinchilla"), **grid, decay=("linear", "1-sqrt"))
+        np.testing.assert_allclose(found.losses, predicted(synthetic_fit("chinchilla"), found), rtol=1e-9)
+    with pytest.raises(AssertionError, match="traced > 2 times"):
+        search(synthetic_fit("chinchilla"), **SMALL, decay="cosine")
+
+
+def test_progress_counts_candidates():
+    seen = []
+    search(synthetic_fit(), **SMALL, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(20, 40), (40, 40)]
+
+
+ONE_OR_EIGHT = """
+import hashlib, sys
+sys.path.insert(0, sys.argv[1])
+import jax, test_sweep
+from test_sweep import SMALL, WARM, search, synthetic_fit
+test_sweep.kernels.Layout.of = lambda *_: test_sweep.Layout(2, 5, 5)  # four calls
+found = search(synthetic_fit(sys.argv[2]), **(SMALL | {"total_steps": (90, 9000)}), **WARM)
+print(len(jax.local_devices()), hashlib.sha256(found.losses.tobytes()).hexdigest(), sep=",")
+"""
+
+
+@pytest.mark.parametrize("law", ["forward-only", pytest.param("lr-annealing", marks=pytest.mark.slow)])
+def test_any_number_of_devices_gives_the_same_bytes(law):
+    command = [sys.executable, "-c", ONE_OR_EIGHT, os.path.dirname(__file__), law]
+    flag = "--xla_force_host_platform_device_count="
+    runs = [
+        subprocess.Popen(command, env={**os.environ, "XLA_FLAGS": flag + n}, stdout=subprocess.PIPE) for n in ("1", "8")
+    ]
+    (one, bytes_), (eight, same) = (run.communicate()[0].decode().strip().split(",") for run in runs)
+    assert (one, eight, same) == ("1", "8", bytes_)
 
 
 # ------------------------------------------------------------------------------------------------ bad input
@@ -198,26 +357,67 @@ BAD = {
     "ratio-large": ({"anneal_ratio": 1.5}, r"anneal_ratio must lie in \(0, 1\], got 1.5"),
     "ratio-nan": ({"anneal_ratio": np.nan}, "anneal_ratio: expected a finite number, got nan"),
     "no-ratio": ({"anneal_ratio": ()}, "at least one value on every axis"),
+    "no-steps-axis": ({"total_steps": []}, "at least one value on every axis"),
+    "no-decay": ({"decay": ()}, "at least one value on every axis"),
     "peak-negative": ({"peak_lr": (1e-3, -1e-3)}, "peak_lr: expected a number above zero, got -0.001"),
     "peak-text": ({"peak_lr": "high"}, "peak_lr: expected a number, got 'high'"),
+    "peak-texts": ({"peak_lr": (1e-3, "high")}, "peak_lr: expected a number, got 'high'"),
+    "peak-infinite": ({"peak_lr": (1e-3, np.inf)}, "peak_lr: expected a finite number, got inf"),
+    "peak-square": (
+        {"peak_lr": np.ones((2, 2))},
+        r"peak_lr: expected one number or a list of them, got shape \(2, 2\)",
+    ),
     "half-step": ({"total_steps": 60.5}, "total_steps: expected a whole number >= 1, got 60.5"),
     "no-steps": ({"total_steps": 0}, "total_steps: expected a whole number >= 1, got 0"),
+    "endless": ({"total_steps": 2**31}, r"total_steps: expected fewer than 2\^31 updates, got 2147483648"),
+    "long-in-float32": ({"total_steps": 2**24 + 1, "dtype": "float32"}, r"more than 2\^24 updates need float64"),
     "decay-unknown": ({"decay": ("linear", "cosin")}, "unknown decay 'cosin'; did you mean 'cosine'"),
-    "exponential-to-zero": ({"decay": "exponential"}, "exponential decay needs a final_lr above zero, got 0"),
+    "exponential-to-zero": (
+        {"decay": "exponential", "final_lr": (1e-5, 0)},
+        "exponential decay needs a final_lr above zero, got 0",
+    ),
     "final-high": ({"final_lr": 2e-3}, r"final_lr: expected a rate in \[0, 0.001\], got 0.002"),
     "final-negative": ({"final_lr": -1e-5}, "final_lr: expected a rate in .*, got -1e-05"),
     "init-high": ({"init_lr": 2e-3, "warmup_steps": 9}, r"init_lr: expected a rate in \[0, 0.001\], got 0.002"),
+    "init-negative": ({"init_lr": -1e-9}, r"init_lr: expected a rate in \[0, 0.001\], got -1e-09"),
     "warmup-long": ({"warmup_steps": 70}, "warmup of 70 steps is longer than the run of 60"),
     "warmup-negative": ({"warmup_steps": -1}, "warmup_steps: expected a whole number >= 0, got -1"),
-    "chunk-zero": ({"chunk": 0}, "chunk: expected a whole number >= 1, got 0"),
+    "warmup-half": ({"warmup_steps": 2.5}, "warmup_steps: expected a whole number >= 0, got 2.5"),
     "size-negative": ({"model_size": -1.0}, "model_size: expected a number above zero, got -1.0"),
+    "top-negative": ({"top": -1}, "top: expected a whole number >= 0, got -1"),
+    "top-half": ({"top": 1.5}, "top: expected a whole number >= 0, got 1.5"),
+    "dtype-unknown": ({"dtype": "float46"}, "unknown dtype 'float46'; did you mean 'float64'"),
+    "table-nowhere": ({"table": True}, "a table of every candidate needs a folder to write it to"),
+    "losses-and-folder": ({"folder": "somewhere"}, "a search with a folder does not keep losses"),
 }
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD.keys())
-def test_bad_grids_are_named(changes, message):
+def test_bad_grids_are_named(changes, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         search(synthetic_fit(), **(SMALL | changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+MANY = {
+    "cells": (
+        {"peak_lr": np.broadcast_to(1e-3, 2**14), "final_lr": np.broadcast_to(1e-5, 2**14)},
+        "a grid of 536870912 cells is too large to index: at most 134217728; search parts of it",
+    ),
+    "ratios": ({"anneal_ratio": np.broadcast_to(0.5, 2**24 + 1)}, "16777217 annealing ratios are too many for a cell"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), MANY.values(), ids=MANY.keys())
+def test_grids_too_large_to_index_are_refused_at_once(changes, message):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=message):
+            search(synthetic_fit(), **(SMALL | changes))
+        assert tracemalloc.get_traced_memory()[1] < 2**27  # a mask of the longest axis, not a value for each candidate
+    finally:
+        tracemalloc.stop()
 
 
 def test_several_sizes_need_a_size():

@@ -196,7 +196,7 @@ def print_benchmark(found: Benchmark) -> None:
 def duration(seconds: float) -> str:
     """A time in the unit that suits it."""
     for unit, size in (("days", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
-        if seconds >= 2 * size:
+        if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{1000 * seconds:.3g} ms"
 

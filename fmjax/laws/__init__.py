@@ -8,9 +8,12 @@ from fmjax.laws.base import WARMUPS, Coefficient, Exponent, Law, Row
 from fmjax.laws.chinchilla import Chinchilla
 from fmjax.laws.forward_momentum import ForwardMomentum
 from fmjax.laws.forward_only import ForwardOnly
+from fmjax.laws.intrinsic_momentum import IntrinsicMomentum
 from fmjax.laws.lr_annealing import LRAnnealing
 
-LAWS: dict[str, type[Law]] = {law.name: law for law in (ForwardMomentum, LRAnnealing, ForwardOnly, Chinchilla)}
+LAWS: dict[str, type[Law]] = {
+    law.name: law for law in (ForwardMomentum, LRAnnealing, ForwardOnly, Chinchilla, IntrinsicMomentum)
+}
 """Laws by the name the command line and stored fits use."""
 
 __all__ = [
@@ -20,6 +23,7 @@ __all__ = [
     "Exponent",
     "ForwardMomentum",
     "ForwardOnly",
+    "IntrinsicMomentum",
     "LRAnnealing",
     "Law",
     "Row",

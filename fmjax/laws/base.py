@@ -24,6 +24,8 @@ class Coefficient(NamedTuple):
     name: str
     lower: float = -np.inf
     upper: float = np.inf
+    mixture: bool = False
+    """Whether only the sum of its term with its neighbours' means something: it may well be zero, or not determined."""
 
 
 class Exponent(NamedTuple):

@@ -1,0 +1,289 @@
+"""Rollouts in blocks against the scan over every update, in float64 and float32."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fmjax.anneals import DECAYS
+from fmjax.laws import ForwardMomentum, ForwardOnly, Law, LRAnnealing
+from fmjax.rollout import MARGIN, SIZES, final_effects
+from fmjax.schedules import WSD, Constant, Cosine, Step, Tabulated, lrs
+from fmjax.updates import Block, One
+
+LONGEST = 20_000
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Both(Law):
+    """Two laws side by side, so that one compiled program follows both."""
+
+    momentum: Any
+    area: Any
+    name = "both"
+    blocks = True
+
+    def init(self, dtype):
+        return self.momentum.init(dtype), self.area.init(dtype)
+
+    def step(self, state, update):
+        return self.momentum.step(state[0], update), self.area.step(state[1], update)
+
+    def observe(self, state):
+        momentum, area = self.momentum.observe(state[0]), self.area.observe(state[1])
+        return {**momentum, "log_S_rho": area["log_S"], "S2": area["S2"]}
+
+
+PUBLISHED = Both(ForwardMomentum(), LRAnnealing(rho=0.5))
+LAWS = {
+    "published": PUBLISHED,
+    "other-memories": Both(ForwardMomentum(beta1=0.98, beta2=0.99, eps=1e-6), LRAnnealing(decay=0.98, rho=0.5)),
+}
+each_law = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
+FLOOR = 0.1
+"""Below this, errors of M and S2 are not relative: a warmup takes a few times this from both."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class OneOf:
+    """The schedule ``which`` of several, so that one compiled program follows them all."""
+
+    which: Any
+    schedules: tuple[Any, ...]
+
+    total_steps = property(lambda self: self._pick([s.total_steps for s in self.schedules]))
+    warmup_steps = property(lambda self: self._pick([s.warmup_steps for s in self.schedules]))
+
+    @property
+    def kinks(self):
+        kinks = [[*s.kinks, *[0] * 3][:3] for s in self.schedules]
+        return tuple(self._pick(column) for column in zip(*kinks, strict=True))
+
+    def _pick(self, values):
+        return jnp.stack([jnp.asarray(value, float) for value in values])[self.which]
+
+    def __call__(self, count):
+        return self._switch([s.__call__ for s in self.schedules], count)
+
+    def drop(self, count):
+        return self._switch([s.drop for s in self.schedules], count)
+
+    def _switch(self, functions, count):
+        branches = [lambda count, f=f: jnp.asarray(f(count), count.dtype) for f in functions]
+        return jax.lax.switch(self.which, branches, count)
+
+
+RATIOS = (0.011, 0.1003, 0.5)
+
+
+def families(total, warmup, ratio=0.1003):
+    """A schedule of every kind and decay."""
+    base = {"peak_lr": 1e-3, "total_steps": total, "warmup_steps": warmup, "init_lr": 1e-5}
+    return {
+        "constant": Constant(**base),
+        "cosine": Cosine(**base, final_lr=1e-5 * (ratio < 0.1)),
+        "step": Step(**base, boundaries=(total // 3, total // 2 + 7), lrs=(ratio * 1e-3, 8e-4)),
+    } | {
+        decay: WSD(**base, anneal_ratio=ratio, decay=decay, final_lr=1e-5 * (ratio > 0.1 or decay == "exponential"))
+        for decay in DECAYS
+    }
+
+
+KINDS = tuple(families(9, 0))
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def rolled(law, kind, schedules, **options):
+    return final_effects(law, OneOf(KINDS.index(kind), tuple(schedules.values())), **options)
+
+
+rates_of = jax.jit(lambda schedule, count: schedule(count) * jnp.ones(count.size))
+scanned = jax.jit(lambda law, lrs, at: law.effects(lrs, at))
+
+
+def rates(schedule, warmup="as-scheduled"):
+    """The rate of every update, in float64."""
+    with jax.enable_x64(True):
+        every = np.asarray(rates_of(schedule, np.arange(LONGEST)))[: schedule.total_steps]
+    end = min(schedule.warmup_steps, every.size - 1) if warmup == "as-peak" else 0
+    return np.concatenate([np.full(end, every[end]), every[end:]])
+
+
+def by_scan(law, schedule):
+    """Final effects by the scan over every update; padded, so that it is compiled once a law."""
+    every = rates(schedule, law.warmup)
+    with jax.enable_x64(True):
+        effects = scanned(law, np.pad(every, (0, LONGEST - every.size)), np.array([every.size - 1]))
+    return {key: float(value[0]) for key, value in effects.items()}
+
+
+def assert_close(found, expected, *, forward, annealing):
+    """Relative errors: ``forward`` of S, ``annealing`` of M and S2."""
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        if key.startswith("log_S"):
+            assert float(found[key]) == pytest.approx(value, rel=0, abs=forward), key
+        else:
+            assert float(found[key]) == pytest.approx(value, rel=annealing, abs=annealing * FLOOR), key
+
+
+# ------------------------------------------------------------------------------------------------ float64
+
+
+@each_law
+@each_kind
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_long_runs_are_the_scan(law, kind, ratio):
+    schedules = families(LONGEST, 500, ratio)
+    expected = by_scan(law, schedules[kind])
+    assert_close(rolled(law, kind, schedules), expected, forward=1e-8, annealing=1e-6)
+
+
+@each_law
+@each_kind
+@pytest.mark.parametrize(
+    ("total", "warmup", "ratio"),
+    [(LONGEST, 15_000, 0.5), (12_345, 777, 0.1003), (3_000, 0, 1.0), (700, 10, 1.0)],
+    ids=["overlap", "odd", "whole", "short"],
+)
+def test_other_runs_are_the_scan(law, kind, total, warmup, ratio):
+    schedules = families(total, warmup, ratio)
+    expected = by_scan(law, schedules[kind])
+    assert_close(rolled(law, kind, schedules), expected, forward=1e-6, annealing=1e-6)
+
+
+@each_law
+@each_kind
+@pytest.mark.parametrize(("total", "warmup"), [(1, 0), (2, 1), (9, 9), (90, 20), (500, 0)])
+def test_runs_too_short_for_blocks_are_exact(law, kind, total, warmup):
+    schedules = families(total, warmup, 0.5)
+    expected = by_scan(law, schedules[kind])
+    assert_close(rolled(law, kind, schedules), expected, forward=1e-12, annealing=1e-11)
+
+
+@each_kind
+@pytest.mark.parametrize(
+    ("total", "warmup"), [(LONGEST, 500), (LONGEST, 19_000), (60, 20), (60, 60)], ids=["long", "late", "short", "all"]
+)
+def test_warmup_as_peak(kind, total, warmup):
+    law, schedules = replace(PUBLISHED, warmup="as-peak"), families(total, warmup, 0.5)
+    expected = by_scan(law, schedules[kind])
+    assert_close(rolled(law, kind, schedules), expected, forward=1e-7, annealing=1e-6)
+    assert abs(by_scan(PUBLISHED, schedules[kind])["log_S"] - expected["log_S"]) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["cosine", "step", "1-sqrt"])
+def test_the_sum_of_rates_at_a_million_updates(kind):
+    """Schedules by themselves, against a sum in NumPy."""
+    schedule = families(10**6, 500)[kind]
+    found = final_effects(ForwardOnly(rho=0.5), schedule)
+    with jax.enable_x64(True):
+        every = np.asarray(lrs(schedule))
+    expected = {"log_S": np.log(1e-3 * np.sqrt(every / 1e-3).sum())}
+    assert_close(found, expected, forward=1e-9, annealing=0)
+
+
+# ------------------------------------------------------------------------------------------------ float32
+
+
+@each_law
+@each_kind
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_float32_is_close_at_a_million_updates(law, kind, ratio):
+    schedules = families(10**6, 500, ratio)
+    narrow, wide = (rolled(law, kind, schedules, dtype=dtype) for dtype in ("float32", "float64"))
+    assert {value.dtype for value in narrow.values()} == {np.dtype("float32")}
+    assert {value.dtype for value in wide.values()} == {np.dtype("float64")}
+    assert_close(narrow, {key: float(value) for key, value in wide.items()}, forward=1e-5, annealing=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------ update by update
+
+
+@dataclass(frozen=True)
+class Peaks(Law):
+    """A law that takes single updates alone: the sum of squared rates, and the highest rate."""
+
+    name = "peaks"
+
+    def init(self, dtype):
+        return jnp.zeros((), dtype), jnp.zeros((), dtype)
+
+    def step(self, state, update):
+        assert isinstance(update, One)
+        total, highest = state
+        return total + update.lr**2, jnp.maximum(highest, update.lr)
+
+    def observe(self, state):
+        return {"squares": state[0], "highest": state[1]}
+
+
+jax.tree_util.register_dataclass(Peaks)
+
+
+def test_a_law_without_blocks_sees_every_update():
+    schedule = families(LONGEST, 500, 0.5)["step"]
+    found, every = final_effects(Peaks(), schedule), rates(schedule)
+    assert float(found["highest"]) == every.max()
+    np.testing.assert_allclose(found["squares"], np.sum(every**2), rtol=1e-11)
+
+
+@dataclass(frozen=True)
+class Seen(ForwardOnly):
+    """Notes what kinds of updates it is traced with."""
+
+    sizes_seen = []  # noqa: RUF012
+
+    def step(self, state, update):
+        self.sizes_seen.append(update.size if isinstance(update, Block) else 1)
+        return super().step(state, update)
+
+
+jax.tree_util.register_dataclass(Seen)
+
+
+def test_a_law_with_blocks_sees_blocks():
+    Seen.sizes_seen.clear()
+    final_effects(Seen(), families(LONGEST, 500)["linear"])
+    assert set(Seen.sizes_seen) == set(SIZES)
+
+
+def test_a_table_goes_update_by_update():
+    """Rates with a jump far from any kink that a schedule would tell of."""
+    every = rates(families(LONGEST, 500)["linear"])
+    every[7_777:7_780] *= 3
+    table, law = Tabulated(every), LRAnnealing()
+    assert_close(final_effects(law, table), by_scan(law, table), forward=1e-12, annealing=1e-11)
+
+
+def test_blocks_keep_away_from_kinks():
+    """A rate that is rough for a while after each kink: only updates taken one by one see that."""
+    schedule = families(LONGEST, 500)["step"]
+    rough = MARGIN * SIZES[1]
+
+    @jax.tree_util.register_dataclass
+    @dataclass(frozen=True)
+    class Rough:
+        schedule: Any
+
+        total_steps = property(lambda self: self.schedule.total_steps)
+        warmup_steps = property(lambda self: self.schedule.warmup_steps)
+        kinks = property(lambda self: self.schedule.kinks)
+
+        def __call__(self, count):
+            since = jnp.stack([count - kink for kink in self.kinks])
+            near = ((since >= 0) & (since < rough)).any(axis=0)
+            return self.schedule(count) * jnp.where(near & (count % 2 == 1), 0.5, 1.0)
+
+        def drop(self, count):
+            return self(count - 1) - self(count)
+
+    found = final_effects(ForwardOnly(), Rough(schedule))
+    expected = {"log_S": np.log(rates(Rough(schedule)).sum())}
+    assert expected["log_S"] < np.log(rates(schedule).sum()) - 1e-3
+    assert_close(found, expected, forward=1e-9, annealing=0)
