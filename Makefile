@@ -35,14 +35,14 @@ types: $(VENV)/.ready
 unit: $(VENV)/.ready
 	$(BIN)/$(PYTEST)
 
-# The same tests once more, but for the slow ones, against the wheel, away from the source tree.
+# What users meet first once more, against the wheel, away from the source tree: is everything packed that is needed?
 wheel: $(VENV)/.ready
 	rm -rf dist $(WHEEL_VENV)
 	$(BIN)/python -m build --quiet --wheel --no-isolation
 	$(PYTHON) -m venv $(WHEEL_VENV)
 	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) --upgrade 'pip>=25.1'
 	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) "$$(ls dist/*.whl)[all]" --group test
-	$(call away,$(WHEEL_VENV))
+	$(call away,$(WHEEL_VENV),tests/test_cli.py tests/test_recommendation.py tests/test_folder.py)
 
 # The same tests with every dependency at the floor that pyproject.toml gives.
 minimum:
@@ -51,10 +51,10 @@ minimum:
 	$(MINIMUM_VENV)/bin/python -m pip install $(PIP_FLAGS) --upgrade 'pip>=25.1'
 	$(MINIMUM_VENV)/bin/python .ci/floors.py > $(MINIMUM_VENV)/floors.txt
 	$(MINIMUM_VENV)/bin/python -m pip install $(PIP_FLAGS) '.[all]' --group test --constraint $(MINIMUM_VENV)/floors.txt
-	$(call away,$(MINIMUM_VENV))
+	$(call away,$(MINIMUM_VENV),tests)
 
 away = rm -rf $(1)/away && mkdir $(1)/away && cp -r tests pyproject.toml $(1)/away \
-	&& cd $(1)/away && FMJAX_SHARED=$(SHARED) ../bin/$(PYTEST) -m "not slow" tests
+	&& cd $(1)/away && FMJAX_SHARED=$(SHARED) ../bin/$(PYTEST) -m "not slow" $(2)
 
 clean:
 	rm -rf $(VENV) $(WHEEL_VENV) $(MINIMUM_VENV) dist .pytest_cache .mypy_cache .ruff_cache

@@ -270,13 +270,16 @@ def _parts(
 ) -> Iterator[tuple[Reduced, np.ndarray]]:
     """What is kept of each part of this process, from the folder or computed; losses only if they are to be kept."""
     grid, done = kernel.grid, 0
-    mine = list(hosts.share(grid.parts(kernel.layout.rows)))
-    total = sum(part.cells.size for part in mine) * grid.anneal_ratio.size
-    stored = {} if store is None else {part.number: store.load(part.number) for part in mine}
-    missing = [part for part in mine if stored.get(part.number) is None]  # before any is taken out of the stored ones
-    fresh = kernel.losses(missing)
-    for part in mine:
-        reduced, losses = stored.pop(part.number, None), np.empty((0, grid.anneal_ratio.size))
+
+    def mine() -> Iterator[Part]:
+        return hosts.share(grid.parts(kernel.layout.rows))
+
+    total = sum(part.cells.size for part in mine()) * grid.anneal_ratio.size
+    found_there = {} if store is None else {part.number: store.load(part.number) for part in mine()}
+    stored = {number: reduced for number, reduced in found_there.items() if reduced is not None}
+    fresh = kernel.losses(part for part in mine() if part.number not in stored)
+    for part in mine():
+        reduced, losses = stored.get(part.number), np.empty((0, grid.anneal_ratio.size))
         if reduced is None:
             _, found = next(fresh)
             reduced = _reduced(part, found, grid, top)

@@ -302,7 +302,7 @@ def test_continuous_best_at_edges(ratios, losses, expected):
     assert continuous_best(np.array(ratios), np.array([losses]))[0] == pytest.approx(expected, rel=1e-12)
 
 
-GRID = {"total_steps": 400, "peak_lr": [1e-3, 2e-3], "warmup_steps": 20}
+GRID = {"total_steps": 400, "peak_lr": [1e-3, 2e-3], "warmup_steps": 20, "keep_losses": True}
 
 
 def test_a_search_with_samples_gives_intervals(found):
