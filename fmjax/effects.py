@@ -86,7 +86,7 @@ def area_total(state: AreaState, *, rate: Any) -> jax.Array:
 
 def drops(lrs: jax.Array) -> jax.Array:
     """``[T]`` the rate before each update minus its own; 0 for the first."""
-    return -jnp.diff(lrs, prepend=lrs[:1])
+    return jnp.concatenate([lrs[:1], lrs[:-1]]) - lrs
 
 
 def _scan(step: Any, total: Any, state: Any, lrs: jax.Array) -> jax.Array:

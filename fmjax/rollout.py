@@ -57,7 +57,7 @@ def final_effects(law: Law, schedule: Schedule, *, dtype: Any = "float64") -> Ro
     >>> from fmjax import WSD, ForwardMomentum
     >>> effects = final_effects(ForwardMomentum(), WSD(peak_lr=1e-3, total_steps=1000))
     >>> round(float(np.exp(effects["log_S"])), 4)
-    0.9001
+    0.9005
     """
     with jax.enable_x64(True):
         return {key: np.asarray(value) for key, value in _final_effects(law, schedule, dtype=dtype).items()}

@@ -430,7 +430,8 @@ def killed(folder, parts, delay, cache):
     return victim.returncode
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [5])
 def test_a_search_killed_at_random_moments_ends_with_the_same_bytes(kills, finished, tmp_path):
     random, folder = np.random.default_rng(kills), tmp_path / "folder"
     wanted = np.sort(random.choice(np.arange(PARTS - 2), kills, replace=False))

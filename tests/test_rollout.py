@@ -79,7 +79,7 @@ class OneOf:
         return jax.lax.switch(self.which, branches, count)
 
 
-RATIOS = (0.011, 0.1003, 0.5)
+RATIOS = (0.011, 0.1003, 0.5, 1.0)
 
 
 def families(total, warmup, ratio=0.1003):
@@ -90,7 +90,7 @@ def families(total, warmup, ratio=0.1003):
         "cosine": Cosine(**base, final_lr=1e-5 * (ratio < 0.1)),
         "step": Step(**base, boundaries=(total // 3, total // 2 + 7), lrs=(ratio * 1e-3, 8e-4)),
     } | {
-        decay: WSD(**base, anneal_ratio=ratio, decay=decay, final_lr=1e-5 * (ratio > 0.1 or decay == "exponential"))
+        decay: WSD(**base, anneal_ratio=ratio, decay=decay, final_lr=1e-5 * (0.1 < ratio < 1 or decay == "exponential"))
         for decay in DECAYS
     }
 
@@ -165,6 +165,15 @@ def test_runs_too_short_for_blocks_are_exact(law, kind, total, warmup):
     schedules = families(total, warmup, 0.5)
     expected = by_scan(law, schedules[kind])
     assert_close(rolled(law, kind, schedules), expected, forward=1e-12, annealing=1e-11)
+
+
+@pytest.mark.parametrize("kind", ["linear", "1-sqrt"])
+def test_anneals_to_zero_wherever_blocks_end(kind):
+    """The root of a rate near zero is too steep for a block."""
+    for total in range(LONGEST - 32, LONGEST):
+        schedules = families(total, 0, 1.0)
+        expected = by_scan(PUBLISHED, schedules[kind])
+        assert_close(rolled(PUBLISHED, kind, schedules), expected, forward=5e-9, annealing=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["cosine", "step", "1-sqrt"])

@@ -109,7 +109,7 @@ CASES = {
     "less-than-an-update": ({"anneal_ratio": (0.001, 0.012, 0.333, 0.6667, 1.0)}, WARM),
     "warmup-meets-anneal": ({"total_steps": 60}, {"warmup_steps": 30}),
     "long-warmup": ({}, {"warmup_steps": 59}),
-    "only-warms-up": ({"total_steps": 60}, {"warmup_steps": 60, "init_lr": 1e-3}),
+    "only-warms-up": ({}, {"warmup_steps": 60, "init_lr": 1e-4}),
     "warms-up-flat": ({}, {"warmup_steps": 20, "init_lr": 1e-3}),
     "very-short": ({"total_steps": (1, 2, 3, 8, 13)}, {}),
     "short-warmup": ({"total_steps": (1, 2, 3)}, {"warmup_steps": 1}),
@@ -340,7 +340,7 @@ print(len(jax.local_devices()), hashlib.sha256(found.losses.tobytes()).hexdigest
 """
 
 
-@pytest.mark.parametrize("law", ["forward-only", pytest.param("lr-annealing", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("law", ["forward-only"])
 def test_any_number_of_devices_gives_the_same_bytes(law):
     command = [sys.executable, "-c", ONE_OR_EIGHT, os.path.dirname(__file__), law]
     flag = "--xla_force_host_platform_device_count="
