@@ -92,7 +92,7 @@ class Block(NamedTuple):
         return tuple(formula(*at) for at in zip(*map(_at_nodes, values), strict=True))
 
     def sum(self, values: Any) -> Any:
-        """The sum over all updates of the block, by quadrature; exact for cubics, next to exact up to degree 7."""
+        """The sum over all updates of the block, by quadrature; exact for cubics, and close for what is smooth."""
         weights = _lagrange(self.size).sum(axis=0).tolist()
         return sum(weight * value for weight, value in zip(weights, _at_nodes(values), strict=True))
 
