@@ -2,6 +2,7 @@
 
     python -m benchmarks.search            # all of it
     python -m benchmarks.search --quick    # one length of run, smaller scaling
+    python -m benchmarks.search --scaling  # only how time and memory grow, to 1e11 candidate-updates
 
 Every candidate of a grid (peak rates x annealing ratios, linear decay to zero) gets its final forward effect and
 annealing momentum, and from them a loss. Peers follow every update of every candidate: the published Python loop,
@@ -20,27 +21,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks import peers
-from fmjax.grid import Grid
-from fmjax.kernels import Kernel, Layout
-from fmjax.laws import ForwardMomentum
+from fmjax.benchmarking import VECTOR, ratio_sweep
+from fmjax.kernels import Kernel
 
-LAW = ForwardMomentum()
-VECTOR = np.array([[2.0, 0.3, 0.05, 0.5]])
-"""Parameters L0, A, C, alpha of the loss."""
-
-
-def kernel(peaks: int, ratios: np.ndarray, steps: int, dtype: str, share_stem: bool) -> Kernel:
-    """The engine of a search over this grid."""
-    grid = Grid.of(
-        total_steps=steps,
-        peak_lr=np.geomspace(1e-4, 1e-2, peaks),
-        decay="linear",
-        final_lr=0.0,
-        anneal_ratio=ratios,
-        warmup_steps=0,
-        init_lr=0.0,
-    )
-    return Kernel(LAW, VECTOR, grid, 0.0, dtype, Layout.of(grid, 1, "cpu"), share_stem)
+SIZES = (1024, 4096, 16_384, 102_400)
+"""Peak rates of the searches that show how time and memory grow."""
 
 
 def losses(engine: Kernel) -> np.ndarray:
@@ -57,7 +42,7 @@ def candidates(engine: Kernel) -> tuple[np.ndarray, np.ndarray]:
 
 def loss_of(effects: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """The law's loss from S and M."""
-    (floor, scale, gain, power), (s, m) = VECTOR[0], effects
+    (floor, scale, gain, power), (s, m) = VECTOR, effects
     return (floor + scale * np.asarray(s, float) ** -power - gain * np.asarray(m, float)).reshape(shape)
 
 
@@ -111,7 +96,7 @@ def scaling(sizes: tuple[int, ...], steps: int) -> None:
     print(f"{'candidate-updates':>20}{'s':>10}{'peak MB':>10}")
     work, taken = [], []
     for peaks in sizes:
-        engine = kernel(peaks, np.linspace(0.01, 0.5, 1000), steps, "float64", True)
+        engine = ratio_sweep(peaks, np.linspace(0.01, 0.5, 1000), steps, "float64", True)
         for warm in (True, False):
             start = time.perf_counter()
             for _, found in engine.losses(engine.grid.parts(engine.layout.rows)):
@@ -130,20 +115,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one length of run, smaller scaling")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each method")
+    parser.add_argument("--scaling", action="store_true", help="only how time and memory grow")
     arguments = parser.parse_args()
+    if arguments.scaling:
+        return scaling(SIZES, 1000)
     slow_peers(20_000)
     for steps in (20_000,) if arguments.quick else (4096, 20_000, 65_536):
         ratios = np.linspace(0.01, 0.99, 16)
         own = {
-            f"fmjax {dtype}, own stems": kernel(1024, ratios, steps, dtype, False) for dtype in ("float64", "float32")
+            f"fmjax {dtype}, own stems": ratio_sweep(1024, ratios, steps, dtype, False)
+            for dtype in ("float64", "float32")
         }
         compare("Brute force, 1 024 peak rates x 16 ratios", own, steps, arguments.rounds)
     sweep = {
-        f"fmjax {dtype}, shared stems": kernel(64, np.linspace(0.01, 0.5, 256), 20_000, dtype, True)
+        f"fmjax {dtype}, shared stems": ratio_sweep(64, np.linspace(0.01, 0.5, 256), 20_000, dtype, True)
         for dtype in ("float64", "float32")
     }
     compare("Ratio sweep, 64 peak rates x 256 ratios", sweep, 20_000, arguments.rounds)
-    scaling((1024, 4096) if arguments.quick else (1024, 8192, 32_768, 102_400), 1000)
+    scaling((1024, 4096) if arguments.quick else SIZES, 1000)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,12 @@ from fmjax.updates import Block, One
 FORMAT = 1
 """Version of the JSON of a benchmark."""
 
+LAW = ForwardMomentum()
+"""Law of the searches."""
+
+VECTOR = np.array([2.0, 0.3, 0.05, 0.5])
+"""Its parameters L0, A, C, alpha."""
+
 RATIOS = np.linspace(0.01, 0.5, 64)
 """Annealing ratios of each peak rate."""
 
@@ -175,22 +181,26 @@ def multiply_add_rate(dtype: str, size: int = 1024) -> float:
     return 4 * size**3 * jax.local_device_count() / seconds
 
 
-def search_rate(dtype: str, share_stem: bool, peaks: int, total_steps: int, peak_flops: float) -> SearchRate:
-    """Measures a search over ``peaks`` peak rates and ``RATIOS`` through the kernel that searches use."""
-    law = ForwardMomentum()
+def ratio_sweep(peaks: int, ratios: np.ndarray, total_steps: int, dtype: str, share_stem: bool) -> Kernel:
+    """The kernel of a search over peak rates from 1e-4 to 1e-2 and annealing ratios: ``LAW``, linear decay to zero."""
     grid = Grid.of(
         total_steps=total_steps,
         peak_lr=np.geomspace(1e-4, 1e-2, peaks),
         decay="linear",
         final_lr=0.0,
-        anneal_ratio=RATIOS,
+        anneal_ratio=ratios,
         warmup_steps=0,
         init_lr=0.0,
     )
-    layout = Layout.of(grid, 1, jax.local_devices()[0].platform)
-    kernel = Kernel(law, np.array([[2.0, 0.3, 0.05, 0.5]]), grid, 0.0, dtype, layout, share_stem)
-    compiling, seconds = _timed(lambda: [losses for _, losses in kernel.losses(grid.parts(layout.rows))])
-    flops = peaks * _flops(law, dtype, grid, share_stem) / seconds
+    return Kernel(LAW, VECTOR[None], grid, 0.0, dtype, Layout.of(grid, 1, jax.local_devices()[0].platform), share_stem)
+
+
+def search_rate(dtype: str, share_stem: bool, peaks: int, total_steps: int, peak_flops: float) -> SearchRate:
+    """Measures a search over ``peaks`` peak rates and ``RATIOS`` through the kernel that searches use."""
+    kernel = ratio_sweep(peaks, RATIOS, total_steps, dtype, share_stem)
+    grid, rows = kernel.grid, kernel.layout.rows
+    compiling, seconds = _timed(lambda: [losses for _, losses in kernel.losses(grid.parts(rows))])
+    flops = peaks * _flops(LAW, dtype, grid, share_stem) / seconds
     updates = grid.candidates * total_steps / seconds
     return SearchRate(
         dtype, share_stem, grid.candidates, total_steps, compiling, seconds, updates, flops, flops / peak_flops

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +22,9 @@ class Reduced(NamedTuple):
     columns: np.ndarray
     """``[rows]`` best ratio of each cell, and what goes with it."""
     top: np.ndarray
-    """``[top]`` index within the part and loss of its best candidates."""
+    """``[top]`` index in the grid and loss of the part's best candidates."""
     intervals: np.ndarray
-    """``[rows, 4]`` bootstrap intervals of the best ratio and of the loss; NaN without samples."""
+    """``[rows, 4]`` bootstrap intervals of the best ratio and of the loss; no rows without samples."""
 
 
 class Folder(NamedTuple):
@@ -42,7 +43,7 @@ class Folder(NamedTuple):
         folder, about = cls(Path(path), table), {"format": FORMAT, **search}
         if table:
             _parquet()
-        with _writing(folder.path):
+        with writing(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
             found = folder.path / "search.json"
             if found.exists():
@@ -51,7 +52,9 @@ class Folder(NamedTuple):
                 strange = [entry.name for entry in folder.path.iterdir() if not entry.name.startswith(".")]
                 require(not strange, f"{folder.path}: expected an empty folder or one of a search, found {strange[:1]}")
             text = json.dumps(about, indent=1, allow_nan=False) + "\n"
-            _write(found, lambda part: part.write_text(text, encoding="utf-8"))  # first: it tells whose the rest is
+            write_whole(
+                found, lambda part: part.write_text(text, encoding="utf-8")
+            )  # first: it tells whose the rest is
             for name in ("parts", "table") if table else ("parts",):
                 (folder.path / name).mkdir(exist_ok=True)
         return folder
@@ -86,10 +89,10 @@ class Folder(NamedTuple):
         Raises:
           ValueError: the folder cannot be written; what was there before is as it was.
         """
-        with _writing(self.path):
+        with writing(self.path):
             if self.table:
-                _write(self._rows(part.number), lambda file: _write_rows(file, part, losses, grid))
-            _write(self._part(part.number), lambda file: _save_arrays(file, reduced))
+                write_whole(self._rows(part.number), lambda file: _write_rows(file, part, losses, grid))
+            write_whole(self._part(part.number), lambda file: _save_arrays(file, reduced))
 
 
 def _save_arrays(file: Path, reduced: Reduced) -> None:
@@ -121,9 +124,9 @@ def _write_rows(file: Path, part: Part, losses: np.ndarray, grid: Grid) -> None:
     _parquet().write_table(pyarrow.table(columns), file)
 
 
-def _write(target: Path, write: Callable[[Path], Any]) -> None:
+def write_whole(target: Path, write: Callable[[Path], Any]) -> None:
     """Writes a file whole or not at all, also when the machine goes down."""
-    part = target.with_name(f".{os.getpid()}.{target.name}")
+    part = target.with_name(f".{os.getpid()}.{target.name}")  # keeps the suffix, which names the format of a picture
     try:
         write(part)
         with part.open("rb") as stream:
@@ -133,15 +136,10 @@ def _write(target: Path, write: Callable[[Path], Any]) -> None:
         part.unlink(missing_ok=True)
 
 
-class _writing:
-    """Makes a ``ValueError`` that names the folder of an ``OSError``."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            raise ValueError(f"{self.path}: cannot be written: {error.strerror or error}") from None
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Makes a ``ValueError`` that names the path of an ``OSError``."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from None

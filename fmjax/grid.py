@@ -129,11 +129,6 @@ class Grid(NamedTuple):
                     )
                     number += 1
 
-    def parts_count(self, rows: int) -> int:
-        """Number of ``parts``."""
-        steps, peaks, decays, finals = self.shape
-        return steps * decays * -(-peaks * finals // rows)
-
     def to_dict(self) -> dict[str, Any]:
         """The axes as plain values; long ones as their length, ends and digest."""
         return {name: _described(value) for name, value in self._asdict().items()}

@@ -250,9 +250,9 @@ class Step:
 
     def drop(self, count: Any) -> jax.Array:
         """Rate of the update before minus that of update ``count``; 0 for update 0."""
-        drop = _warmup_drop(self, count)
+        drop, jump = _warmup_drop(self, count), self(count - 1) - self(count)
         for boundary in self.boundaries:
-            drop = jnp.where(count < boundary, drop, self(count - 1) - self(count))
+            drop = jnp.where(count < boundary, drop, jump)
         return jnp.where(count > 0, drop, 0.0)
 
 

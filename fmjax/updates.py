@@ -20,12 +20,10 @@ NODES = 4
 @cache
 def nodes_of(size: int) -> tuple[int, ...]:
     """Updates of a block, counted from 0: whole numbers next to the nodes of Gauss and Legendre."""
-    middle = (size - 1) / 2
-    return (
-        (0,)
-        if size == 1
-        else tuple(np.rint(middle + size / 2 * np.polynomial.legendre.leggauss(NODES)[0]).astype(int).tolist())
-    )
+    if size == 1:
+        return (0,)
+    middle, gauss = (size - 1) / 2, np.polynomial.legendre.leggauss(NODES)[0]
+    return tuple(np.rint(middle + size / 2 * gauss).astype(int).tolist())
 
 
 @cache

@@ -33,8 +33,8 @@ from fmjax.cli.options import (
     fit_options,
     host_options,
     writable,
+    write_file,
     write_text,
-    write_whole,
 )
 from fmjax.cli.parameters import GRID_AXIS, NUMBERS
 from fmjax.curves import LossCurve
@@ -301,7 +301,7 @@ def select_(
         found = fmjax.select(law, chosen, grid=dict(grid) or None, by=by, refine=refine, progress=report)
     evaluation = fmjax.evaluate(found.law, curves, train=chosen)
     if target is not None:
-        write_whole(target, lambda part: write_text(part, found.fit.to_json()))
+        write_file(target, lambda part: write_text(part, found.fit.to_json()))
     deliver(found, as_json=as_json, target=None, show=lambda _: output.print_selection(found, evaluation))
 
 
@@ -343,5 +343,5 @@ def _recommend(
     with output.stages("reading") as stage:
         found = fmjax.recommend(curves, progress=stage, **options)
     if plot is not None:
-        write_whole(plot, lambda part: plotting.save_recommendation(found, curves, part))
+        write_file(plot, lambda part: plotting.save_recommendation(found, curves, part))
     deliver(found, as_json=as_json, target=target, show=output.print_recommendation)

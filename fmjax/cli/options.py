@@ -11,6 +11,7 @@ import click
 from fmjax import hosts
 from fmjax._checks import require
 from fmjax.cli.parameters import LAW_OPTION, NAMES, NUMBERS, RATES
+from fmjax.folder import write_whole, writing
 from fmjax.laws import LAWS, Law, make_law
 from fmjax.sweep import RATIOS
 
@@ -22,18 +23,13 @@ def writable(ctx: click.Context, param: click.Parameter, target: Path | None) ->
     return target
 
 
-def write_whole(target: Path, write: Callable[[Path], None]) -> None:
-    """Writes a file whole or not at all."""
-    part = target.with_name(f".{os.getpid()}.{target.name}")  # keeps the suffix, which names the format of a picture
-    try:
-        write(part)
-        os.replace(part, target)
-    except OSError as error:
-        raise ValueError(f"{target}: cannot be written: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ValueError(f"{target}: {error}") from None
-    finally:
-        part.unlink(missing_ok=True)
+def write_file(target: Path, write: Callable[[Path], None]) -> None:
+    """Writes a file whole or not at all; what goes wrong names the file."""
+    with writing(target):
+        try:
+            write_whole(target, write)
+        except ValueError as error:
+            raise ValueError(f"{target}: {error}") from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -44,7 +40,7 @@ def write_text(path: Path, text: str) -> None:
 def deliver(result: Any, *, as_json: bool, target: Path | None, show: Callable[[Any], None]) -> None:
     """Writes a result to its file, and prints it as JSON or as a table."""
     if target is not None:
-        write_whole(target, lambda part: write_text(part, result.to_json()))
+        write_file(target, lambda part: write_text(part, result.to_json()))
     if as_json:
         click.echo(result.to_json())
     else:
