@@ -190,6 +190,32 @@ def _area(lrs: jax.Array, rate: Any) -> jax.Array:
     return _scan(partial(area_step, rate=rate), partial(area_total, rate=rate), area_init(lrs.dtype), lrs)
 
 
+def convex_bound(lrs: Any, *, distance: Any = 1.0, gradient_norm: Any = 1.0) -> jax.Array:
+    r"""Bound on the last iterate's suboptimality in convex optimisation, in linear time.
+
+    $\frac{D^2}{2 S_T} + \frac{G^2}{2 S_T} \sum_t \eta_t^2 + \frac12 \sum_{k < T} \frac{\eta_k}{\sum_{t > k} \eta_t}
+    \frac{\sum_{t \ge k} \eta_t^2 G^2}{\sum_{t \ge k} \eta_t}$, which, summed by parts, is
+    $\frac{D^2}{2 S_T} + \frac{G^2}{2} (\eta_T + \sum_{k < T} \frac{\eta_k^2}{S_T - S_k})$.
+
+    Args:
+      lrs: ``[T]`` learning rate of each update, the last above zero: the bound is infinite where it is zero.
+      distance: D, distance of the first iterate from the optimum.
+      gradient_norm: G, bound on the norm of the gradients.
+
+    Returns:
+      The bound, a scalar in the dtype of ``lrs``.
+
+    Reference: arXiv 2501.18965, theorem 3.1.
+
+    >>> float(convex_bound(jnp.array([1.0, 1.0])))  # 1/4 + 1/2 (1 + 1/1)
+    1.25
+    """
+    lrs = _as_rates(lrs)
+    after = jnp.cumsum(lrs[::-1])[::-1]  # S_T - S_{k-1}
+    noise = lrs[-1] + jnp.sum(lrs[:-1] ** 2 / after[1:])
+    return distance**2 / (2 * after[0]) + gradient_norm**2 / 2 * noise
+
+
 def hold_warmup(lrs: Any, warmup_steps: Any) -> jax.Array:
     """Rates with the warmup counted as peak: updates before ``warmup_steps`` get the rate of update ``warmup_steps``.
 

@@ -113,7 +113,7 @@ def adapt(law: Law | str, fitted: Sequence[LossCurve], curves: Sequence[LossCurv
     law = make_law(law) if isinstance(law, str) else law
     check_options(law)
     sizes = {curve.model_size for curve in fitted}
-    law = dataclasses.replace(law, sizes=len(sizes) > 1)
+    law = dataclasses.replace(law, sizes=len(sizes) > 1).suited_to({curve.peak_lr for curve in fitted})
     for curve in curves:
         require(not law.sizes or curve.model_size, f"run {curve.name!r}: sizes differ, so model_size is needed")
         known = law.sizes or curve.model_size in sizes

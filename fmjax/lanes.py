@@ -89,12 +89,14 @@ def _settled(state: DampedNewtonState, tolerance: float, rows: int) -> jax.Array
 
 def _advance(law: Law, residual: str, objective: Objective, rows: Rows, lane: Any) -> _Iterate:
     """One evaluation and Optax update of one lane; a lane that is done stays as it is."""
-    weights, (params, state, running, evaluations) = lane
-    newton = _newton(law, params.dtype)
-    value, grad, curvature = model(law, residual, rows, weights, objective, params)
+    weights, (start, state, running, evaluations) = lane
+    newton = _newton(law, start.dtype)
+    params, value, grad, curvature = model(law, residual, rows, weights, objective, start)
     updates, after = newton.update(grad, state, params, value=value, curvature=curvature)
     state = jax.tree.map(lambda new, old: jnp.where(running, new, old), after, state)
-    params = jnp.where(running, optax.apply_updates(params, updates), params)
+    lower, upper = (jnp.asarray(b, start.dtype) for b in bounds(law))
+    proposed = jnp.clip(optax.apply_updates(params, updates), lower, upper)  # rounding may carry it across
+    params = jnp.where(running, proposed, start)
     go_on = running & jnp.isfinite(state.value) & (state.damping < 1e12)  # NaN stops a lane
     go_on &= ~_settled(state, TOLERANCE, rows.loss.size)
     return _Iterate(params, state, go_on, evaluations + running)

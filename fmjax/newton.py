@@ -82,19 +82,64 @@ def damped_newton(
 
 
 def _step(state: DampedNewtonState, lower: jax.Array, upper: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The damped step inside the bounds, and the decrease an undamped one promises.
+    """The damped step inside the bounds, and the decrease an undamped one promises."""
+    point, grad, (newton, majorizer) = state.point, state.grad, state.curvature
+    last = _active_set(newton + state.damping * majorizer, grad, point, lower, upper)
+    staying = last.fixed & ((point <= lower) | (point >= upper))
+    undamped = _solve_free(newton + 1e-9 * majorizer, grad, staying)
+    return jnp.clip(point + last.step, lower, upper) - point, -0.5 * grad @ undamped
 
-    Parameters that the step would carry across a bound stop there, and the step of the others is solved again.
+
+def _outward(grad: jax.Array, point: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+    """Parameters at a bound that the gradient would carry across it."""
+    return jnp.where(grad > 0, point <= lower, point >= upper)
+
+
+class _Pass(NamedTuple):
+    """A pass of the active-set method."""
+
+    step: jax.Array
+    fixed: jax.Array
+    settling: jax.Array
+    """Whether only parameters that cross their bounds have been fixed so far, and none was let go."""
+    done: jax.Array
+    passes: jax.Array
+
+
+def bounded_step(matrix: jax.Array, grad: jax.Array, point: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+    """The step that minimises grad . step + step . matrix step / 2 with point + step inside the bounds."""
+    return jnp.clip(point + _active_set(matrix, grad, point, lower, upper).step, lower, upper) - point
+
+
+def _active_set(matrix: jax.Array, grad: jax.Array, point: jax.Array, lower: jax.Array, upper: jax.Array) -> _Pass:
+    """The last pass towards ``bounded_step``.
+
+    First all parameters that would cross a bound stop there, until none crosses; then those whose slope points inwards
+    are let go, and steps are cut off at the first bound.
+
+    Reference: the primal active-set method; Nocedal and Wright, Numerical Optimization, algorithm 16.3.
     """
-    point, grad = state.point, state.grad
-    outward = jnp.where(grad > 0, point <= lower, point >= upper)
-    damped = state.curvature.newton + state.damping * state.curvature.majorizer
-    free = _solve_free(damped, grad, outward)
-    crosses = ~outward & ((point + free < lower) | (point + free > upper))
-    halt = jnp.where(crosses, jnp.clip(point + free, lower, upper) - point, 0.0)
-    step = halt + _solve_free(damped, grad + damped @ halt, outward | crosses)
-    undamped = _solve_free(state.curvature.newton + 1e-9 * state.curvature.majorizer, grad, outward)
-    return jnp.clip(point + step, lower, upper) - point, -0.5 * grad @ undamped
+
+    def again(last: _Pass) -> _Pass:
+        move = _solve_free(matrix, grad + matrix @ last.step, last.fixed)
+        room = jnp.where(move > 0, upper, lower) - (point + last.step)
+        crosses = jnp.abs(move) > jnp.abs(room)
+        share = jnp.where(crosses, room / jnp.where(move == 0, 1.0, move), 1.0)
+        first = jnp.min(share)
+        stops = crosses & (last.settling | (share <= first))
+        to_bound = jnp.where(move > 0, upper, lower) - point
+        step = jnp.where(stops, to_bound, last.step + jnp.where(last.settling, 1.0, first) * move)
+        fixed = last.fixed | stops
+        whole = first >= 1
+        # the others are at their best: which of the fixed ones would move inwards?
+        slope, at = grad + matrix @ step, point + step
+        inwards = last.fixed & whole & jnp.where(at - lower < upper - at, slope < 0, slope > 0)
+        return _Pass(step, fixed & ~inwards, last.settling & ~whole, whole & ~jnp.any(inwards), last.passes + 1)
+
+    yes = jnp.array(True)
+    start = _Pass(jnp.zeros_like(point), _outward(grad, point, lower, upper), yes, ~yes, jnp.array(0))
+    most = 4 * point.size
+    return jax.lax.while_loop(lambda last: ~last.done & (last.passes < most), again, start)
 
 
 def _solve_free(matrix: jax.Array, grad: jax.Array, fixed: jax.Array) -> jax.Array:

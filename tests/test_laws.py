@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import synthetic
 
-from fmjax.laws import LAWS, Coefficient, Exponent, LRAnnealing, make_law
+from fmjax.laws import LAWS, Coefficient, Exponent, IntrinsicMomentum, Law, LRAnnealing, make_law
 from fmjax.laws.base import safe_log
 from fmjax.schedules import WSD
 
@@ -23,8 +23,12 @@ LAWS_AND_SIZES = {
 each_law = pytest.mark.parametrize("law", LAWS_AND_SIZES.values(), ids=LAWS_AND_SIZES.keys())
 
 
+FOLLOWED = {"multi-power": 1e-6, "functional": 1e-6, "convex-bound": 1e-6}
+"""How closely laws are followed that have power-law kernels."""
+
+
 def remembering(law):
-    """The law with the memory that ``synthetic`` gives it."""
+    """The law with the memory that ``synthetic`` gives it; exponents stay open."""
     return dataclasses.replace(law, decay=synthetic.DECAY) if isinstance(law, LRAnnealing) else law
 
 
@@ -56,7 +60,7 @@ def test_names_and_bounds(law):
 
 @each_law
 def test_size_terms_are_there_only_with_sizes(law):
-    assert ("B" in law.parameter_names) == ("beta" in law.parameter_names) == law.sizes
+    assert [name in law.parameter_names for name in law.size_term] == [law.sizes] * 2
 
 
 @each_law
@@ -88,23 +92,51 @@ def test_slopes_are_finite_differences(law, rows, x64):
 def test_losses_are_the_formula(law, rows, x64):
     params = dict(zip(law.parameter_names, truth(law).tolist(), strict=True))
     expected = synthetic.losses(law.name, params, synthetic.rates(SCHEDULE), SIZE)[AT]
-    np.testing.assert_allclose(law.predict(rows[law.name], truth(law)), expected, rtol=1e-10)
+    np.testing.assert_allclose(law.predict(rows[law.name], truth(law)), expected, rtol=FOLLOWED.get(law.name, 1e-10))
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", [name for name in LAWS if name != "intrinsic-momentum"])
 def test_effects_are_gathered_after_each_update(name, rows):
     lrs = synthetic.rates(SCHEDULE)
     known = {
         "log_S": np.log(synthetic.forward(name, lrs)),
-        **{f"E{forget:g}": synthetic.noise_memory(lrs, forget) for forget in (0.3, 1, 3, 10, 30, 100, 300)},
         "log_t": np.log(np.arange(1, lrs.size + 1)),
         "M": synthetic.momentum(lrs),
         "S2": synthetic.area(lrs),
     }
-    found = {key: value for key, value in rows[name].items() if key != "log_N"}
+    found = {key: value for key, value in rows[name].items() if key in known}
     assert found
     for key, value in found.items():
         np.testing.assert_allclose(value, known[key][AT], rtol=1e-10, atol=1e-13, err_msg=key)
+
+
+def test_noise_is_remembered_in_the_sum_of_rates(x64):
+    lrs = synthetic.rates(SCHEDULE)
+    found = jax.jit(IntrinsicMomentum(rho=0.8, xi=0.625).effects)(lrs, AT)
+    expected = [synthetic.noise_memory(lrs, forget)[AT] for forget in (0.3, 1, 3, 10, 30, 100, 300)]
+    np.testing.assert_allclose(found["E"].T, expected, rtol=1e-10)
+    np.testing.assert_allclose(found["S"], synthetic.forward("intrinsic-momentum", lrs)[AT], rtol=1e-10)
+
+
+@pytest.mark.parametrize("rho", [0.5, 1.0])
+@pytest.mark.parametrize("xi", [0.3, 1.0])
+def test_open_exponents_predict_what_given_ones_do(rho, xi, x64):
+    lrs, params = synthetic.rates(SCHEDULE), {**synthetic.TRUTH["intrinsic-momentum"], "rho": rho, "xi": xi}
+    vector = np.array([params[name] for name in IntrinsicMomentum().parameter_names])
+    for law in (IntrinsicMomentum(rho=rho), IntrinsicMomentum(xi=xi), IntrinsicMomentum()):
+        closed, rest = IntrinsicMomentum().settled(vector)
+        effects = [{**jax.jit(each.effects)(lrs, AT), "log_N": np.zeros(AT.size)} for each in (law, closed)]
+        mine = np.array([params[name] for name in law.parameter_names])
+        np.testing.assert_allclose(law.predict(effects[0], mine), closed.predict(effects[1], rest), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["multi-power", "functional", "intrinsic-momentum"])
+def test_chunks_remember_what_the_recursion_does(name, x64):
+    law, schedule = LAWS[name](), WSD(peak_lr=1e-3, total_steps=150, anneal_ratio=0.4, warmup_steps=10)
+    lrs, at = synthetic.rates(schedule), np.array([0, 63, 64, 100, 149])
+    chunks, recursion = jax.jit(law.effects)(lrs, at), jax.jit(lambda lrs: Law.effects(law, lrs, at))(lrs)
+    for key, value in recursion.items():
+        np.testing.assert_allclose(chunks[key], value, rtol=1e-9, atol=1e-15, err_msg=key)
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -118,7 +150,7 @@ def test_float32_rates_give_float32_losses(name, x64):
     assert jax.eval_shape(loss, *shapes).dtype == jnp.float32
 
 
-RHO_LAWS = ["forward-momentum", "lr-annealing", "forward-only", "intrinsic-momentum"]
+RHO_LAWS = ["forward-momentum", "lr-annealing", "forward-only"]
 
 
 @pytest.mark.parametrize("name", RHO_LAWS)
@@ -148,11 +180,15 @@ def test_options_round_trip(law):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        ("intrinsic-momentum", {"rho": 0.65, "xi": 0.5}),
         ("forward-momentum", {"beta1": 0.5, "beta2": 0.9, "eps": 1e-4, "second_moment_scale": 1.0, "rho": 0.5}),
         ("lr-annealing", {"decay": 0.99, "rho": 0.65, "warmup": "as-peak"}),
+        ("multi-power", {"warmup": "as-peak"}),
+        ("functional", {"warmup": "as-peak"}),
+        ("convex-bound", {"warmup": "as-peak"}),
         ("forward-only", {"rho": 0.65}),
         ("chinchilla", {"sizes": True}),
-        ("intrinsic-momentum", {"rho": 0.65, "xi": 0.5}),
+        ("kaplan", {"sizes": True}),
     ],
     ids=list(LAWS),
 )
@@ -166,7 +202,7 @@ def test_options_are_kept(name, options):
     ("name", "options", "message"),
     [
         ("lr-anealing", {}, "unknown law 'lr-anealing'; did you mean 'lr-annealing'"),
-        ("power", {}, "unknown law 'power'.*known: forward-momentum"),
+        ("power", {}, "unknown law 'power'.*known: intrinsic-momentum"),
         ("lr-annealing", {"decy": 0.9}, "unknown option of lr-annealing 'decy'; did you mean 'decay'"),
         ("chinchilla", {"rho": 0.9}, "unknown option of chinchilla 'rho'"),
     ],

@@ -6,13 +6,28 @@ from typing import Any
 from fmjax._checks import choose, finite, require
 from fmjax.laws.base import WARMUPS, Coefficient, Exponent, Law, Row
 from fmjax.laws.chinchilla import Chinchilla
+from fmjax.laws.convex_bound import ConvexBound
 from fmjax.laws.forward_momentum import ForwardMomentum
 from fmjax.laws.forward_only import ForwardOnly
+from fmjax.laws.functional import Functional
 from fmjax.laws.intrinsic_momentum import IntrinsicMomentum
+from fmjax.laws.kaplan import Kaplan
 from fmjax.laws.lr_annealing import LRAnnealing
+from fmjax.laws.multi_power import MultiPower
 
 LAWS: dict[str, type[Law]] = {
-    law.name: law for law in (ForwardMomentum, LRAnnealing, ForwardOnly, Chinchilla, IntrinsicMomentum)
+    law.name: law
+    for law in (
+        IntrinsicMomentum,
+        ForwardMomentum,
+        LRAnnealing,
+        MultiPower,
+        Functional,
+        ConvexBound,
+        ForwardOnly,
+        Chinchilla,
+        Kaplan,
+    )
 }
 """Laws by the name the command line and stored fits use."""
 
@@ -20,12 +35,16 @@ __all__ = [
     "LAWS",
     "Chinchilla",
     "Coefficient",
+    "ConvexBound",
     "Exponent",
     "ForwardMomentum",
     "ForwardOnly",
+    "Functional",
     "IntrinsicMomentum",
+    "Kaplan",
     "LRAnnealing",
     "Law",
+    "MultiPower",
     "Row",
     "check_options",
     "make_law",

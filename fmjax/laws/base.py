@@ -1,6 +1,7 @@
 """What a law is: effects of a schedule, and a loss that is linear in its coefficients given its exponents."""
 
 import dataclasses
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -41,7 +42,8 @@ ALPHA = Exponent("alpha", 1e-3, 5.0, tuple(np.geomspace(0.05, 2.5, 24).tolist())
 RHOS = (0.5, 0.6, 0.7, 0.85, 1.0)
 """Exponents on the rate in S that ``select`` tries."""
 
-BETA = Exponent("beta", 1e-3, 5.0, (0.05, 0.1, 0.2, 0.35, 0.6, 1.0))
+BETA = (1e-3, 5.0, (0.05, 0.1, 0.2, 0.35, 0.6, 1.0))
+"""Bounds and starts of the exponent on the model size."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,29 @@ class Law:
     """Options worth choosing on the data, with the values ``select`` tries."""
     blocks: ClassVar[bool] = False
     """Whether ``step`` also takes a ``Block`` of updates; if not, long schedules are followed update by update."""
+    size_term: ClassVar[tuple[str, str]] = ("B", "beta")
+    """Names of the coefficient and the exponent of the term in the model size."""
     warmup: str = field(default="as-scheduled", kw_only=True, metadata={"static": True})
     sizes: bool = field(default=False, kw_only=True, metadata={"static": True})
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:
         """Parameters in which the loss is linear; here those of ``powers``."""
-        size = (Coefficient("B", 0.0),) if self.sizes else ()
+        size = (Coefficient(self.size_term[0], 0.0),) if self.sizes else ()
         return (Coefficient("L0", 0.0), Coefficient("A", 0.0), *size)
 
     @property
     def exponents(self) -> tuple[Exponent, ...]:
         """Parameters in which it is not; here those of ``powers``."""
-        return (ALPHA, BETA) if self.sizes else (ALPHA,)
+        return (ALPHA, Exponent(self.size_term[1], *BETA)) if self.sizes else (ALPHA,)
+
+    def suited_to(self, peak_lrs: Set[float]) -> "Law":
+        """The law with exponents closed that runs of these peak rates cannot tell; here as it is."""
+        return self
+
+    def settled(self, vector: np.ndarray) -> tuple["Law", np.ndarray]:
+        """A law that predicts the same and is cheaper to follow, now that its parameters are known, with its vector."""
+        return self, vector
 
     def powers(self, row: Row, log_x: Any, exponents: jax.Array) -> tuple[Any, ...]:
         """The terms that laws share: 1, x^-alpha and, with sizes, N^-beta."""

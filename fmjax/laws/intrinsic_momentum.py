@@ -1,24 +1,40 @@
 """``intrinsic-momentum``: the noise of the rate, remembered in the schedule's own time S."""
 
+import dataclasses
+import math
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fmjax import effects
-from fmjax.laws.base import Coefficient, Law, Row, safe_log, stack
+from fmjax.laws.base import Coefficient, Exponent, Law, Row, safe_log, stack
+from fmjax.laws.memory import empty, memories, spread
 from fmjax.updates import One, Sum, Update, plus
 
 RATES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Rates r at which the noise is forgotten, per unit of the sum of learning rates."""
 
+LEVELS = np.log(1e-7) + 0.4 * np.arange(42)
+"""Logarithms of the learning rates at which effects are kept while rho or xi is open, from 1e-7 to 1.3."""
+
+RHO = Exponent("rho", 0.2, 1.0, (0.5, 0.7, 0.9))
+"""At most 1: an update does not get further than in proportion to its rate."""
+
+XI = Exponent("xi", 0.1, 1.5, (0.4, 0.6, 0.8))
+ALPHA_STARTS = (0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
+
+REFERENCE = {"rho": 0.8, "xi": 0.625}
+"""Exponents for which the levels are exact."""
+
 
 class IntrinsicMomentumState(NamedTuple):
-    """S and the noise E remembered at each of ``RATES`` so far."""
+    """Sum of the rate's powers, and the noise remembered at each of ``RATES``; by ``LEVELS`` where powers are open."""
 
     forward: Sum
-    noise: tuple[Sum, ...]
+    noise: Sum
 
 
 @jax.tree_util.register_dataclass
@@ -31,42 +47,87 @@ class IntrinsicMomentum(Law):
     noise floor of that rate; when the rate falls, each falls with it over $1/r_j$ of the sum of rates.
 
     Args:
-      rho: exponent on the rate in S.
-      xi: exponent on the rate in E.
+      rho: exponent on the rate in S; None fits it, or with one peak rate, from which it cannot be told, takes 1.
+      xi: exponent on the rate in E; None fits it.
     """
 
     name: ClassVar[str] = "intrinsic-momentum"
-    choices: ClassVar[dict[str, tuple[float, ...]]] = {
-        "rho": (0.6, 0.7, 0.8, 0.9, 1.0),
-        "xi": (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0),
-    }
-    rho: Any = 0.8
-    xi: Any = 0.625
+    rho: Any = None
+    xi: Any = None
+
+    def suited_to(self, peak_lrs: Set[float]) -> "IntrinsicMomentum":
+        one = len(peak_lrs) == 1 and self.rho is None
+        return dataclasses.replace(self, rho=1.0) if one else self
+
+    def settled(self, vector: np.ndarray) -> tuple["IntrinsicMomentum", np.ndarray]:
+        values: dict[str, Any] = {
+            name: float(x) for name, x in zip(self.parameter_names, vector, strict=True) if name in REFERENCE
+        }
+        kept = [name not in values for name in self.parameter_names]
+        return dataclasses.replace(self, **values), vector[np.array(kept)]
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:
         names = [f"{kind}{rate:g}" for kind in "cd" for rate in RATES]
         return (*super().coefficients, *(Coefficient(name, 0.0, mixture=True) for name in names))
 
+    @property
+    def exponents(self) -> tuple[Exponent, ...]:
+        alpha, *size = super().exponents
+        open_ = [exponent for exponent, value in ((RHO, self.rho), (XI, self.xi)) if value is None]
+        return (alpha._replace(starts=ALPHA_STARTS) if open_ else alpha, *size, *open_)
+
     def init(self, dtype: Any) -> IntrinsicMomentumState:
-        return IntrinsicMomentumState(Sum.zero(dtype), tuple(Sum.zero(dtype) for _ in RATES))
+        shapes = [() if exponent is not None else LEVELS.shape for exponent in (self.rho, self.xi)]
+        return IntrinsicMomentumState(empty(dtype, *shapes[0]), empty(dtype, len(RATES), *shapes[1]))
 
     def step(self, state: IntrinsicMomentumState, update: Update) -> IntrinsicMomentumState:
         assert isinstance(update, One)  # ``blocks`` is not set
-        lr = update.lr
-        safe = jnp.where(lr > 0, lr, 1.0)
-        level = jnp.where(lr > 0, jnp.exp(self.xi * jnp.log(safe)), 0.0)
-        noise = tuple(
-            plus(noise, -jnp.expm1(-rate * lr) * (level - noise.total))
-            for rate, noise in zip(RATES, state.noise, strict=True)
-        )
-        return IntrinsicMomentumState(effects.forward_step(state.forward, update, rho=self.rho), noise)
+        level = self._noise(update.lr)
+        share = -jnp.expm1(-jnp.asarray(RATES, level.dtype) * update.lr).reshape(-1, *(1,) * level.ndim)
+        noise = plus(state.noise, share * (level[None] - state.noise.total))
+        return IntrinsicMomentumState(plus(state.forward, self._forward(update.lr)), noise)
+
+    def _forward(self, lr: Any) -> jax.Array:
+        """What an update adds to S."""
+        return 1e-3 * _power(lr, 1e-3, "rho", self.rho)
+
+    def _noise(self, lr: Any) -> jax.Array:
+        """The noise floor of a rate."""
+        return _power(lr, 1.0, "xi", self.xi)
 
     def observe(self, state: IntrinsicMomentumState) -> Row:
-        noise = {f"E{rate:g}": noise.total for rate, noise in zip(RATES, state.noise, strict=True)}
-        return {"log_S": safe_log(state.forward.total), **noise}
+        return {"S": state.forward.total, "E": state.noise.total}
+
+    def effects(self, lrs: jax.Array, at: jax.Array) -> Row:
+        if self.rho is not None and self.xi is not None:
+            return super().effects(lrs, at)
+        forward = memories(lrs, at, (0.0,), lambda lr, *_: jnp.atleast_1d(self._forward(lr)), kernel="after")
+        noise = memories(lrs, at, RATES, lambda lr, *_: jnp.atleast_1d(self._noise(lr)), kernel="level")
+        return {
+            "S": forward[:, 0] if self.rho is None else forward[:, 0, 0],
+            "E": noise if self.xi is None else noise[..., 0],
+        }
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
-        powers = self.powers(row, row["log_S"], exponents)
-        noise = [row[f"E{rate:g}"] for rate in RATES]
-        return stack(*powers, *noise, *(powers[1] * level for level in noise))
+        open_ = dict(zip((exponent.name for exponent in self.exponents), exponents, strict=True))
+        forward = _read(row["S"], 1e-3, "rho", open_)
+        noise = _read(row["E"], 1.0, "xi", open_)
+        powers = self.powers(row, safe_log(forward), exponents)
+        return stack(*powers, *noise, *(powers[1] * noise))
+
+
+def _power(lr: Any, unit: float, name: str, exponent: Any) -> jax.Array:
+    """(lr / unit)^exponent, zero at lr = 0; of an open exponent, its share of each of ``LEVELS``."""
+    log_lr = jnp.log(jnp.where(lr > 0, lr, 1.0))
+    known = REFERENCE[name] if exponent is None else exponent
+    power = jnp.where(lr > 0, jnp.exp(known * (log_lr - math.log(unit))), 0.0)
+    return power * spread(log_lr, LEVELS) if exponent is None else power
+
+
+def _read(effect: jax.Array, unit: float, name: str, open_: dict[str, Any]) -> jax.Array:
+    """The effect of an open exponent, kept by levels, for its value."""
+    if name not in open_:
+        return effect
+    levels = jnp.asarray(LEVELS - math.log(unit), effect.dtype)
+    return effect @ jnp.exp((open_[name] - REFERENCE[name]) * levels)

@@ -1,0 +1,59 @@
+"""``convex-bound``: the bound of convex optimisation on the last iterate's suboptimality."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fmjax import effects
+from fmjax.laws.base import Coefficient, Exponent, Law, Row, safe_log, stack
+from fmjax.laws.memory import RATES, empty, inverse, remember
+from fmjax.updates import One, Sum, Update
+
+
+class ConvexBoundState(NamedTuple):
+    """S, the squares of all rates but the last remembered at each rate of forgetting, and the last rate."""
+
+    forward: Sum
+    memory: Sum
+    lr: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ConvexBound(Law):
+    r"""$L = L_0 + \frac{D^2}{2 S_t} + \frac{G^2}{2} (\eta_t + \sum_{k < t} \frac{\eta_k^2}{S_t - S_k}) + B N^{-\beta}$.
+
+    The bound of ``fmjax.effects.convex_bound`` with an offset, fitted by its coefficients D2 and G2; the size term is
+    our addition. The kernel 1/x is followed as a mixture of exponential memories.
+
+    Reference: arXiv 2501.18965, theorem 3.1.
+    """
+
+    name: ClassVar[str] = "convex-bound"
+
+    @property
+    def coefficients(self) -> tuple[Coefficient, ...]:
+        offset, _, *size = super().coefficients
+        return (offset, *size, Coefficient("D2", 0.0), Coefficient("G2", 0.0))
+
+    @property
+    def exponents(self) -> tuple[Exponent, ...]:
+        return super().exponents[1:]
+
+    def init(self, dtype: Any) -> ConvexBoundState:
+        return ConvexBoundState(Sum.zero(dtype), empty(dtype, RATES.size), jnp.zeros((), dtype))
+
+    def step(self, state: ConvexBoundState, update: Update) -> ConvexBoundState:
+        assert isinstance(update, One)  # ``blocks`` is not set
+        memory = remember(state.memory, update.lr, before=state.lr**2)
+        return ConvexBoundState(effects.forward_step(state.forward, update), memory, update.lr)
+
+    def observe(self, state: ConvexBoundState) -> Row:
+        noise = state.lr + inverse().astype(state.lr.dtype) @ state.memory.total
+        return {"log_S": safe_log(state.forward.total), "noise": noise}
+
+    def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
+        size = (jnp.exp(-exponents[0] * row["log_N"]),) if self.sizes else ()
+        return stack(1.0, *size, 0.5 * jnp.exp(-row["log_S"]), 0.5 * row["noise"])

@@ -1,0 +1,185 @@
+r"""Power-law memory in a schedule's own time S, as a mixture of exponential memories.
+
+$(1 + a x)^{-\beta} = \frac{1}{\Gamma(\beta) a^\beta} \int_0^\infty r^{\beta - 1} e^{-r / a} e^{-r x} dr$: on a fixed
+logarithmic grid of rates r each rate is one decaying state, where the double sum over all pairs of updates would take
+a state for every update. Where what is remembered depends on the law's exponents, it is kept at fixed levels of the
+rate (or of S) and weighed when it is read, so that effects do not depend on exponents and fits run no recursion.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmjax import effects
+from fmjax.laws.base import Law, Row, safe_log
+from fmjax.updates import One, Sum, Update, plus
+
+SPACING = 0.75
+"""Distance of the logarithms of two rates; the trapezoid rule is then off by 2 exp(-pi^2 / SPACING) = 4e-6."""
+
+LOG_RATES = np.log(1e-5) + SPACING * np.arange(46)
+"""Logarithms of the rates, per unit of the sum of learning rates; from 1e-5 to 5e9."""
+
+RATES = np.concatenate([[0.0], np.exp(LOG_RATES)])
+"""Rates of the memories; at 0 what is remembered for ever stands for all rates below the grid."""
+
+BOUNDED = 36
+"""How many of ``RATES``, up to 1.2e6, kernels need that are bounded at x = 0."""
+
+CHUNK = 64
+"""Updates between two stored memories."""
+
+
+def mixture(log_a: Any, beta: Any, *, count: int = BOUNDED) -> jax.Array:
+    """``[rates, ...]`` weights w such that sum_j w_j exp(-r_j x) is (1 + a x)^-beta, for ``log_a[...]``."""
+    log_a = jnp.asarray(log_a)
+    log_rates = jnp.asarray(LOG_RATES[: count - 1], log_a.dtype).reshape(-1, *(1,) * log_a.ndim)
+    log_ra = log_rates - log_a[None]  # log (r / a)
+    gone = jnp.exp(-jnp.exp(log_ra))
+    inside = jnp.exp(beta * log_ra) * gone
+    # the terms of the trapezoid rule below the grid, to first order in the rate: geometric series
+    least = jnp.exp(beta * log_ra[0])
+    below, near = _below(beta) * least, _below(beta + 1) * least
+    inside = jnp.concatenate([(below - near)[None], inside[:1] + near[None] * gone[:1], inside[1:]])
+    return SPACING * jnp.exp(-jax.scipy.special.gammaln(beta)) * inside
+
+
+def forgotten(log_a: Any, beta: Any) -> jax.Array:
+    """``[rates, ...]`` weights of 1 - (1 + a x)^-beta."""
+    weights = -mixture(log_a, beta)
+    return weights.at[0].add(1)
+
+
+def inverse() -> jax.Array:
+    """``[rates]`` weights of 1 / x, the limit of a / (1 + a x)."""
+    log_a = LOG_RATES[-1] + 40.0
+    return mixture(log_a, 1.0, count=RATES.size) * jnp.exp(log_a)
+
+
+def _below(beta: Any) -> Any:
+    """sum_{j < 0} exp(beta SPACING j)."""
+    return 1 / jnp.expm1(beta * SPACING)
+
+
+def remember(memory: Sum, lr: Any, before: Any = 0.0, after: Any = 0.0) -> Sum:
+    """``[rates, ...]`` memories after an update: adds ``before``, forgets over the update's rate, adds ``after``."""
+    count, *rest = memory.total.shape
+    rates = jnp.asarray(RATES[:count], memory.total.dtype).reshape(-1, *(1,) * len(rest))
+    before, after = (jnp.broadcast_to(added, memory.total.shape) for added in (before, after))
+    forgotten = jnp.expm1(-rates * lr) * (memory.total + before)
+    return plus(memory, forgotten + before + after)
+
+
+def empty(dtype: Any, *shape: int) -> Sum:
+    """Memories ``[rates, ...]`` of nothing."""
+    return Sum(*(jnp.zeros(shape, dtype) for _ in Sum._fields))
+
+
+def spread(x: Any, levels: np.ndarray) -> jax.Array:
+    """``[levels]`` weights that a value at ``x`` has at evenly spaced levels: Lagrange's on the six nearest.
+
+    A smooth function's value at x is its values at the levels, so weighed, up to 0.005 times the sixth power of the
+    spacing and its sixth derivative. Beyond the third level from either end x is clipped.
+    """
+    x = jnp.asarray(x)
+    inside = jnp.clip(x, *(float(end) for end in levels[[2, -3]]))
+    d = jnp.abs(inside - jnp.asarray(levels, x.dtype)) / float(levels[1] - levels[0])
+    inner = (1 - d**2) * (4 - d**2) * (3 - d) / 12
+    middle = (d + 1) * (d - 1) * (d - 2) * (d - 3) * (d - 4) / 24
+    outer = -(d - 1) * (d - 2) * (d - 3) * (d - 4) * (d - 5) / 120
+    return jnp.where(d < 1, inner, jnp.where(d < 2, middle, jnp.where(d < 3, outer, 0.0)))
+
+
+class RememberingState(NamedTuple):
+    """S so far, and ``[rates, columns]`` what is remembered of each column of ``remembered``."""
+
+    forward: Sum
+    memory: Sum
+
+
+class Remembering(Law):
+    """A law of S and of what each update adds to memories that are forgotten over S."""
+
+    columns: ClassVar[int]
+    """How many numbers an update adds."""
+    from_before: ClassVar[bool]
+    """Whether what an update adds is forgotten over its own rate already."""
+
+    def remembered(self, lr: Any, drop: Any, forward: Any) -> jax.Array:
+        """``[columns]`` what an update adds, from its rate, the rate's drop and S after it."""
+        raise NotImplementedError
+
+    def init(self, dtype: Any) -> RememberingState:
+        return RememberingState(Sum.zero(dtype), empty(dtype, BOUNDED, self.columns))
+
+    def step(self, state: RememberingState, update: Update) -> RememberingState:
+        assert isinstance(update, One)  # ``blocks`` is not set
+        forward = effects.forward_step(state.forward, update)
+        added = self.remembered(update.lr, update.drop, forward.total)
+        when = {"before" if self.from_before else "after": added}
+        return RememberingState(forward, remember(state.memory, update.lr, **when))
+
+    def observe(self, state: RememberingState) -> Row:
+        return {"log_S": safe_log(state.forward.total), "memory": state.memory.total}
+
+    def effects(self, lrs: jax.Array, at: jax.Array) -> Row:
+        """As ``Law.effects``, without storing every state."""
+        kernel = "before" if self.from_before else "after"
+        memory = memories(lrs, at, RATES[:BOUNDED], self.remembered, kernel=kernel)
+        return {"log_S": safe_log(jnp.cumsum(lrs)[at]), "memory": memory}
+
+
+class _Updates(NamedTuple):
+    """Rates, their drops, and S before and after each update."""
+
+    lr: jax.Array
+    drop: jax.Array
+    before: jax.Array
+    forward: jax.Array
+
+
+def memories(
+    lrs: jax.Array, at: jax.Array, rates: Any, remembered: Callable[[Any, Any, Any], jax.Array], *, kernel: str
+) -> jax.Array:
+    """Memories ``[rows, rates, columns]`` after the updates ``at[rows]`` of one schedule ``lrs[T]``.
+
+    By matrix products over chunks of updates; memories are stored at the start of each chunk only.
+
+    Args:
+      lrs: learning rate of each update.
+      at: the rows' updates.
+      rates: rates of forgetting, per unit of S.
+      remembered: what an update adds, ``[columns]``, from its rate, the rate's drop and S after it.
+      kernel: "after" forgets it over the rates of later updates, "before" over its own as well; "level" keeps a moving
+        average, to which an update adds its share 1 - exp(-rate lr).
+    """
+    count = -(-lrs.size // CHUNK)
+    lrs = jnp.pad(lrs, (0, count * CHUNK - lrs.size), mode="edge")
+    forward = jnp.cumsum(lrs)
+    rates = jnp.asarray(rates, lrs.dtype)[:, None]
+    chunks = jax.tree.map(lambda x: x.reshape(count, CHUNK), _Updates(lrs, effects.drops(lrs), forward - lrs, forward))
+
+    def until(memory: jax.Array, chunk: _Updates, last: Any) -> jax.Array:
+        """Memories after the update ``last`` of a chunk that begins with ``memory``."""
+        end, begin = chunk.forward[last], chunk.before[0]
+        since = jnp.maximum(end - (chunk.before if kernel == "before" else chunk.forward), 0.0)
+        kept = jnp.exp(-rates * since[None, :])
+        if kernel == "level":
+            kept = -kept * jnp.expm1(-rates * chunk.lr[None, :])
+        added = jax.vmap(remembered)(chunk.lr, chunk.drop, chunk.forward)
+        added = jnp.where((jnp.arange(CHUNK) <= last)[:, None], added, 0.0)
+        return jnp.exp(-rates * (end - begin)) * memory + kept @ added
+
+    def advance(memory: jax.Array, chunk: _Updates) -> tuple[jax.Array, jax.Array]:
+        return until(memory, chunk, CHUNK - 1), memory
+
+    columns = jax.eval_shape(remembered, lrs[0], lrs[0], lrs[0]).size
+    starts = jax.lax.scan(advance, jnp.zeros((rates.size, columns), lrs.dtype), chunks)[1]
+
+    def row(at: jax.Array) -> jax.Array:
+        return until(starts[at // CHUNK], jax.tree.map(lambda x: x[at // CHUNK], chunks), at % CHUNK)
+
+    return jax.lax.map(row, at)
