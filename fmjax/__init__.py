@@ -2,10 +2,21 @@
 
 from fmjax import datasets, laws
 from fmjax._version import __version__
+from fmjax.comparison import compare
 from fmjax.curves import LossCurve
 from fmjax.effects import annealing_area, annealing_momentum, forward_effect
 from fmjax.fitting import evaluate, fit, predict
-from fmjax.laws import Chinchilla, ForwardMomentum, ForwardOnly, LRAnnealing
+from fmjax.laws import (
+    Chinchilla,
+    ConvexBound,
+    ForwardMomentum,
+    ForwardOnly,
+    Functional,
+    IntrinsicMomentum,
+    Kaplan,
+    LRAnnealing,
+    MultiPower,
+)
 from fmjax.recommendation import recommend
 from fmjax.records import FitResult
 from fmjax.resampling import bootstrap
@@ -18,18 +29,24 @@ __all__ = [
     "WSD",
     "Chinchilla",
     "Constant",
+    "ConvexBound",
     "Cosine",
     "FitResult",
     "ForwardMomentum",
     "ForwardOnly",
+    "Functional",
+    "IntrinsicMomentum",
+    "Kaplan",
     "LRAnnealing",
     "LossCurve",
+    "MultiPower",
     "Step",
     "Tabulated",
     "__version__",
     "annealing_area",
     "annealing_momentum",
     "bootstrap",
+    "compare",
     "datasets",
     "evaluate",
     "fit",

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from fmjax.comparison import Comparison
 from fmjax.curves import LossCurve
 from fmjax.fitting import predict
 from fmjax.recommendation import Recommendation
-from fmjax.records import FitResult
+from fmjax.records import Evaluation, FitResult
 from fmjax.sweep import NEAR
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -73,6 +74,64 @@ def loss_against_ratio(found: Recommendation, ax: Any) -> Any:
     ax.set_title(f"{found.total_steps} updates; shaded: within {NEAR:g} of the best", loc="left")
     ax.legend(fontsize=7)
     return ax
+
+
+def errors_by_run(found: Comparison, ax: Any) -> Any:
+    """Mean error of each run under each law as dots; fitted runs below, unseen ones above the line."""
+    first = found.entries[0].evaluation
+    trained = [run.name in first.trained for run in first.runs]
+    order = np.argsort([not is_fitted for is_fitted in trained], kind="stable")
+    for k, entry in enumerate(found.entries):
+        errors = np.array([run.mape_percent for run in entry.evaluation.runs])[order]
+        marker = "os^Dv<>"[k // len(COLORS) % 7]
+        color = COLORS[k % len(COLORS)]
+        ax.plot(
+            errors, np.arange(order.size), marker, color=color, ms=4, alpha=0.8, label=entry.evaluation.fit.law.name
+        )
+    if any(trained) and not all(trained):
+        ax.axhline(sum(trained) - 0.5, color="0.5", lw=0.8)
+    labels = [f"{first.runs[i].name}{' (fitted)' if trained[i] else ''}" for i in order]
+    ax.set_yticks(np.arange(order.size), labels, fontsize=max(3.0, min(8.0, 240 / order.size)))
+    ax.set(xscale="log", xlabel="mean error, %")
+    ax.set_title("Mean error of each run", loc="left")
+    ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.3, -0.09), ncols=3)
+    return ax
+
+
+def residuals(evaluation: Evaluation, curves: Sequence[LossCurve], ax: Any) -> Any:
+    """(predicted - measured)/measured in percent against the share of the run done; unseen runs in colour."""
+    fit, drawn = evaluation.fit, 0
+    for curve, predicted in zip(curves, predict(fit, curves), strict=True):
+        after = curve.step >= curve.schedule.warmup_steps
+        error = 100 * (predicted[after] / curve.loss[after] - 1)
+        unseen = curve.name not in evaluation.trained
+        color = COLORS[drawn % len(COLORS)] if unseen else "0.7"
+        ax.plot(curve.step[after] / curve.schedule.total_steps, error, lw=0.8, color=color, zorder=2 + unseen)
+        drawn += unseen
+    worst = np.nanpercentile([run.worst_percent for run in evaluation.runs], 50)
+    ax.axhline(0, color="0.3", lw=0.6)
+    ax.set(xlabel="share of the run", ylabel="residual, %", ylim=(-worst, worst) if worst > 0 else None)
+    ax.set_title(f"{fit.law.name}: {evaluation.test_mape_percent:.3f} %", loc="left", fontsize=9)
+    return ax
+
+
+def save_comparison(found: Comparison, curves: Sequence[LossCurve], path: str | PathLike[str]) -> None:
+    """Draws the error of each run beside each law's residuals, and writes the picture to ``path``."""
+    pyplot = _pyplot()
+    columns = min(3, len(found.entries))
+    rows = -(-len(found.entries) // columns)
+    with pyplot.rc_context(_STYLE):
+        size = (5 + 3 * columns, max(4.5, 2.6 * rows, 0.12 * len(curves)))
+        figure = pyplot.figure(figsize=size, layout="constrained")
+        left, right = figure.subfigures(1, 2, width_ratios=(5, 3 * columns))
+        errors_by_run(found, left.subplots())
+        panels = np.atleast_1d(right.subplots(rows, columns, sharex=True)).ravel()
+        for panel, entry in zip(panels, found.entries, strict=False):
+            residuals(entry.evaluation, curves, panel)
+        for panel in panels[len(found.entries) :]:
+            panel.set_axis_off()
+        figure.savefig(path, dpi=150)
+        pyplot.close(figure)
 
 
 def save_recommendation(found: Recommendation, curves: Sequence[LossCurve], path: str | PathLike[str]) -> None:

@@ -16,7 +16,7 @@ FLOORS = (
     ("lanes", "datasets", "kernels"),
     ("records",),
     ("fitting",),
-    ("resampling",),
+    ("resampling", "comparison"),
     ("sweep", "selection", "benchmarking"),
     ("recommendation",),
     ("plotting",),

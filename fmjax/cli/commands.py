@@ -13,7 +13,7 @@ from platformdirs import user_cache_path
 
 import fmjax
 from fmjax import benchmarking, hosts, plotting
-from fmjax._checks import within
+from fmjax._checks import require, within
 from fmjax.cli import output
 from fmjax.cli.options import (
     DECAY,
@@ -38,6 +38,7 @@ from fmjax.cli.options import (
 )
 from fmjax.cli.parameters import GRID_AXIS, NUMBERS
 from fmjax.curves import LossCurve
+from fmjax.laws import LAWS
 from fmjax.records import FitResult
 from fmjax.resampling import METHODS
 from fmjax.runs import load_runs, select
@@ -136,6 +137,7 @@ def fit(
 
 @app.command()
 @fit_options
+@click.option("--plot", type=FILE, callback=writable, help="File to draw errors and residuals of each run to.")
 @JSON
 @OUTPUT
 def evaluate(
@@ -143,20 +145,30 @@ def evaluate(
     law_name: str,
     law_options: Sequence[tuple[str, Any]],
     train: str,
+    plot: Path | None,
     as_json: bool,
     target: Path | None,
     **options: Any,
 ) -> None:
-    """Fit a law on some runs and predict the others.
+    """Fit a law on some runs and predict the others; with --law all, compare all laws.
 
     \b
-    Example:
+    Examples:
       fmjax evaluate runs.toml --law forward-momentum --train split:train
+      fmjax evaluate runs.toml --law all --train split:train --plot laws.png
     """
-    law, curves = chosen_law(law_name, law_options), load_runs(runs)
-    with output.stages(f"fitting, and predicting {len(curves)} runs"):
-        evaluation = fmjax.evaluate(law, curves, train=select(curves, train), **options)
-    deliver(evaluation, as_json=as_json, target=target, show=output.print_evaluation)
+    everything = law_name == "all"
+    require(not (everything and law_options), "--law-option: needs one law, found --law all")
+    laws = list(LAWS) if everything else [chosen_law(law_name, law_options)]
+    curves = load_runs(runs)
+    with output.progress(f"fitting, and predicting {len(curves)} runs") as report:
+        found = fmjax.compare(curves, train=select(curves, train), laws=laws, progress=report, **options)
+    if plot is not None:
+        write_file(plot, lambda part: plotting.save_comparison(found, curves, part))
+    if everything:
+        deliver(found, as_json=as_json, target=target, show=output.print_comparison)
+    else:
+        deliver(found.best, as_json=as_json, target=target, show=output.print_evaluation)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fmjax.benchmarking import HOSTS, Benchmark
+from fmjax.comparison import Comparison
 from fmjax.export import optax_snippet
 from fmjax.recommendation import Recommendation
 from fmjax.records import Evaluation, FitResult, RunMetrics
@@ -104,6 +105,24 @@ def print_evaluation(evaluation: Evaluation) -> None:
         out.print(_runs_table("Unseen runs", unseen))
     means = (evaluation.train_mape_percent, evaluation.test_mape_percent)
     out.print(f"mean error: fitted {number(means[0], '.3f')} %, unseen {number(means[1], '.3f')} %")
+
+
+def print_comparison(found: Comparison) -> None:
+    """The table of laws, the best first, and what its columns mean."""
+    first = found.entries[0].evaluation
+    unseen = len(first.runs) - len(first.trained)
+    columns = ("law", "unseen %", "worst %", "final loss %", "fitted %", "parameters", "criterion", "seconds", "status")
+    table = _table(f"{len(first.trained)} runs fitted, {unseen} unseen", columns)
+    for entry in found.entries:
+        evaluation = entry.evaluation
+        errors = (evaluation.test_mape_percent, entry.worst_percent, entry.final_loss_percent)
+        fitted = (number(evaluation.train_mape_percent, ".3f"), f"{entry.parameters}", number(entry.information, ".0f"))
+        shown = (*(number(error, ".3f") for error in errors), *fitted, f"{entry.seconds:.1f}", evaluation.fit.message)
+        table.add_row(evaluation.fit.law.name, *shown)
+    out = console()
+    out.print(table)
+    judged = "unseen runs" if unseen else "the fitted runs, for want of unseen ones"
+    out.print(f"[dim]worst row and final loss: {judged}; criterion: lower is better, of the fitted rows alone[/dim]")
 
 
 def _runs_table(title: str, runs: Sequence[RunMetrics]) -> Table:
