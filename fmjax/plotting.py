@@ -93,6 +93,10 @@ def errors_by_run(found: Comparison, ax: Any) -> Any:
     labels = [f"{first.runs[i].name}{' (fitted)' if trained[i] else ''}" for i in order]
     ax.set_yticks(np.arange(order.size), labels, fontsize=max(3.0, min(8.0, 240 / order.size)))
     ax.set(xscale="log", xlabel="mean error, %")
+    low, high = ax.get_xlim()
+    ticks = [tick for tick in (m * 10.0**k for k in range(-6, 4) for m in (1, 2, 5)) if low <= tick <= high]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_xticks([], minor=True)
     ax.set_title("Mean error of each run", loc="left")
     ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.3, -0.09), ncols=3)
     return ax
@@ -100,15 +104,17 @@ def errors_by_run(found: Comparison, ax: Any) -> Any:
 
 def residuals(evaluation: Evaluation, curves: Sequence[LossCurve], ax: Any) -> Any:
     """(predicted - measured)/measured in percent against the share of the run done; unseen runs in colour."""
-    fit, drawn = evaluation.fit, 0
+    fit, drawn, late = evaluation.fit, 0, [0.0]
     for curve, predicted in zip(curves, predict(fit, curves), strict=True):
         after = curve.step >= curve.schedule.warmup_steps
         error = 100 * (predicted[after] / curve.loss[after] - 1)
         unseen = curve.name not in evaluation.trained
         color = COLORS[drawn % len(COLORS)] if unseen else "0.7"
-        ax.plot(curve.step[after] / curve.schedule.total_steps, error, lw=0.8, color=color, zorder=2 + unseen)
+        share, label = curve.step[after] / curve.schedule.total_steps, curve.name if unseen else None
+        ax.plot(share, error, lw=0.8, color=color, zorder=2 + unseen, label=label)
         drawn += unseen
-    worst = np.nanpercentile([run.worst_percent for run in evaluation.runs], 50)
+        late.extend(np.abs(error[share > 0.1]))
+    worst = np.nanpercentile(late, 99)
     ax.axhline(0, color="0.3", lw=0.6)
     ax.set(xlabel="share of the run", ylabel="residual, %", ylim=(-worst, worst) if worst > 0 else None)
     ax.set_title(f"{fit.law.name}: {evaluation.test_mape_percent:.3f} %", loc="left", fontsize=9)
@@ -128,6 +134,8 @@ def save_comparison(found: Comparison, curves: Sequence[LossCurve], path: str | 
         panels = np.atleast_1d(right.subplots(rows, columns, sharex=True)).ravel()
         for panel, entry in zip(panels, found.entries, strict=False):
             residuals(entry.evaluation, curves, panel)
+        if len(curves) - len(found.entries[0].evaluation.trained) <= len(COLORS):
+            figure.legend(*panels[0].get_legend_handles_labels(), fontsize=7, loc="outside lower right", ncols=4)
         for panel in panels[len(found.entries) :]:
             panel.set_axis_off()
         figure.savefig(path, dpi=150)

@@ -111,11 +111,9 @@ def functional(params, rates):
 
 def convex_bound(rates, distance=1.0, gradient_norm=1.0):
     """The bound as published, after the last update."""
-    squares = gradient_norm**2 * rates**2
-    total = (distance**2 + squares.sum()) / (2 * rates.sum())
-    for k in range(rates.size - 1):
-        total += 0.5 * rates[k] / rates[k + 1 :].sum() * squares[k:].sum() / rates[k:].sum()
-    return total
+    ahead, squares = np.cumsum(rates[::-1])[::-1], np.cumsum(rates[::-1] ** 2)[::-1] * gradient_norm**2
+    shares = rates[:-1] / ahead[1:] * squares[:-1] / ahead[:-1]
+    return (distance**2 + squares[0]) / (2 * ahead[0]) + 0.5 * np.sum(shares)
 
 
 def losses(law, params, rates, size=None):

@@ -112,6 +112,27 @@ def test_evaluate_as_json(answer):
     assert record["runs"][-1]["mape_percent"] == record["test_mape_percent"] < 1e-3
 
 
+@pytest.fixture
+def two_laws(monkeypatch):
+    """Two laws as if they were all, to compile less."""
+    laws = {name: fmjax.laws.LAWS[name] for name in ("forward-only", "lr-annealing")}
+    monkeypatch.setattr("fmjax.cli.commands.LAWS", laws)
+    return laws
+
+
+def test_evaluate_all_laws(fmjax_, folder, two_laws):
+    code, out, err = fmjax_("evaluate", "runs", "--law", "all", "--train", "split:train", "--plot", "laws.png")
+    assert (code, err) == (0, "")
+    assert all(re.search(rf"^{law} +\d", out, re.MULTILINE) for law in two_laws)
+    assert (folder / "laws.png").stat().st_size > 10_000
+
+
+def test_evaluate_all_laws_as_json(answer, two_laws):
+    laws = answer("evaluate", "runs", "--law", "all", "--train", "split:train")["laws"]
+    assert [law["law"] for law in laws] == ["lr-annealing", "forward-only"]
+    assert laws[0]["test_mape_percent"] < laws[1]["test_mape_percent"]
+
+
 def test_evaluate_agrees_with_python(answer):
     curves = five_runs()
     found = fmjax.evaluate(fmjax.LRAnnealing(decay=DECAY), curves, train=curves[:4])
@@ -253,6 +274,10 @@ BAD = {
     "warmup-mode": (("fit", "runs", "--law-option", "warmup=peak"), "unknown warmup mode 'peak'"),
     "residual": (("fit", "runs", "--residual", "lg"), "unknown residual 'lg'"),
     "selection": (("fit", "runs", "--train", "split:trian"), "did you mean 'train'"),
+    "options-of-all-laws": (
+        ("evaluate", "runs", "--law", "all", "--law-option", "rho=1"),
+        "--law-option: needs one law, found --law all",
+    ),
     "selection-of-nothing": (("evaluate", "runs", "--train", "zz*"), "'zz*' matches no run"),
     "unknown-verb": (("fti", "runs"), "No such command 'fti'"),
     "unknown-flag": (("fit", "runs", "--jsn"), "No such option"),

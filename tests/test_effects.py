@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import synthetic
 
 from fmjax import effects
 from fmjax.schedules import WSD, Constant, Cosine, Step, lrs
@@ -230,3 +231,15 @@ def test_lists_of_whole_numbers_are_rates(name):
 def test_import_changes_no_setting():
     probe = "import jax; before = dict(jax.config.values); import fmjax; assert dict(jax.config.values) == before"
     subprocess.run([sys.executable, "-c", probe], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("distance", [0.0, 1.3])
+def test_convex_bound_is_the_published_sum(distance, x64):
+    rates = np.random.default_rng(0).uniform(0.1, 1.0, 200)
+    found = effects.convex_bound(rates, distance=distance, gradient_norm=0.7)
+    assert float(found) == pytest.approx(synthetic.convex_bound(rates, distance, 0.7), rel=1e-12)
+
+
+def test_convex_bound_prefers_an_anneal():
+    constant, wsd = (effects.convex_bound(lrs(s), gradient_norm=30.0) for s in (Constant(1e-3, 900), WSD(1e-3, 900)))
+    assert wsd < constant

@@ -13,7 +13,7 @@ FLOORS = (
     ("schedules", "effects", "hosts", "metrics", "newton"),
     ("curves", "laws", "export", "grid"),
     ("runs", "objective", "rollout", "folder"),
-    ("lanes", "datasets", "kernels"),
+    ("lanes", "datasets", "kernels", "importers"),
     ("records",),
     ("fitting",),
     ("resampling", "comparison"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from fmjax.newton import Curvature, damped_newton, solve
+from fmjax.newton import Curvature, bounded_step, damped_newton, solve
 
 DELTA = 0.05
 X = np.linspace(0, 4, 40)
@@ -131,3 +131,15 @@ def test_solve(scale, x64):
 
 def test_solve_keeps_away_from_an_empty_direction(x64):
     np.testing.assert_allclose(solve(jnp.diag(jnp.array([2.0, 0.0])), jnp.array([1.0, 0.0])), [0.5, 0.0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_bounded_steps_are_those_of_scipy(seed, x64):
+    rng = np.random.default_rng(seed)
+    rows, target = rng.normal(size=(30, 12)), rng.normal(size=30)
+    lower, upper = np.where(rng.random(12) < 0.7, 0.0, -np.inf), np.where(rng.random(12) < 0.3, 0.05, np.inf)
+    point = np.clip(rng.normal(0, 0.1, 12), lower, upper)
+    step = jax.jit(bounded_step)(rows.T @ rows, rows.T @ (rows @ point - target), point, lower, upper)
+    expected = scipy.optimize.lsq_linear(rows, target, (lower, upper), tol=1e-14).x
+    np.testing.assert_allclose(point + step, expected, atol=1e-7)
+    assert np.all((point + step >= lower) & (point + step <= upper))

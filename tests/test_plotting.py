@@ -8,11 +8,12 @@ import pytest
 from synthetic import DECAY, runs
 
 from fmjax import plotting
+from fmjax.comparison import compare
 from fmjax.laws import LRAnnealing
 from fmjax.recommendation import recommend
 
 mpl.use("Agg")
-from matplotlib import pyplot
+from matplotlib import image, pyplot
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,31 @@ def test_without_matplotlib(found, curves, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"pip install 'fmjax\[plots\]'"):
         plotting.save_recommendation(found, curves, tmp_path / "plan.png")
+
+
+@pytest.fixture(scope="module")
+def comparison(curves):
+    return compare(curves, train=curves[:3], laws=["lr-annealing", "forward-only"])
+
+
+def test_errors_by_run(comparison, curves, ax):
+    assert plotting.errors_by_run(comparison, ax) is ax
+    best = comparison.best.runs
+    assert ax.lines[0].get_xdata().tolist() == [run.mape_percent for run in (*best[:3], best[3])]
+    labels = [text.get_text() for text in ax.get_yticklabels()]
+    assert labels == [f"{run.name} (fitted)" for run in curves[:3]] + [curves[3].name]
+    laws = [entry.evaluation.fit.law.name for entry in comparison.entries]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == laws
+
+
+def test_residuals(comparison, curves, ax):
+    assert plotting.residuals(comparison.best, curves, ax) is ax
+    unseen = ax.lines[3].get_ydata()
+    assert np.mean(np.abs(unseen)) == pytest.approx(comparison.best.runs[3].mape_percent, rel=1e-9)
+    assert ax.lines[3].get_color() != ax.lines[0].get_color()
+
+
+def test_a_comparison_is_drawn_to_a_file(comparison, curves, tmp_path):
+    plotting.save_comparison(comparison, curves, tmp_path / "laws.png")
+    height, width, _ = image.imread(tmp_path / "laws.png").shape
+    assert width > height > 300

@@ -153,7 +153,7 @@ def evaluate(
     """Fit a law on some runs and predict the others; with --law all, compare all laws.
 
     \b
-    Examples:
+    Example:
       fmjax evaluate runs.toml --law forward-momentum --train split:train
       fmjax evaluate runs.toml --law all --train split:train --plot laws.png
     """

@@ -43,8 +43,18 @@ class IntrinsicMomentum(Law):
     r"""$L = L_0 + A S^{-\alpha} + B N^{-\beta} + \sum_j (c_j + d_j S^{-\alpha}) E_j$, with $c, d \ge 0$.
 
     $E_j \leftarrow E_j + (1 - e^{-r_j \eta})(\eta^\xi - E_j)$ with $E_j = 0$ before the first update, for rates $r_j$
-    of ``RATES``, and $S = 10^{-3} \sum (\eta / 10^{-3})^\rho$. At a constant rate every $E_j$ tends to $\eta^\xi$, the
-    noise floor of that rate; when the rate falls, each falls with it over $1/r_j$ of the sum of rates.
+    of ``RATES``, and $S = 10^{-3} \sum (\eta / 10^{-3})^\rho$. The exponents rho and xi are fitted like alpha.
+
+    At its limits: at a constant rate every $E_j$ tends to $\eta^\xi$, so the loss of a very long run tends to the noise
+    floor $L_0 + \sum_j c_j \eta^\xi$ of its rate; when the rate falls, $E_j$ falls with it over $1/r_j$ of the sum of
+    rates; at a rate of zero S and every $E_j$ stand still, and so does the loss.
+
+    What it takes: two curves with a long anneal, or a stepwise one, among them. A constant rate and one short anneal
+    leave it open, which the fit's status says. Runs of one peak rate cannot tell rho; rho stays at most 1.
+
+    What is whose: the sum of rates as a clock and a power law in it are of arXiv 2408.11029, memory of the rate in that
+    clock is of arXiv 2503.12811 and 2509.19189. Ours are noise floors $\eta^\xi$ in place of drops of the rate, the
+    non-negative mixture of memories, the term that fades with S, and the exponent rho.
 
     Args:
       rho: exponent on the rate in S; None fits it, or with one peak rate, from which it cannot be told, takes 1.
