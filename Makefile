@@ -11,7 +11,7 @@ PYTEST := python -m pytest -n 2 --dist loadfile
 export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
 
-.PHONY: demo test lint types unit wheel minimum clean
+.PHONY: demo test slow lint types unit wheel minimum clean
 
 demo: $(VENV)/.ready
 	$(BIN)/fmjax demo
@@ -33,7 +33,11 @@ types: $(VENV)/.ready
 	$(BIN)/mypy
 
 unit: $(VENV)/.ready
-	$(BIN)/$(PYTEST)
+	$(BIN)/$(PYTEST) -m "not slow"
+
+# What takes minutes: figures on real curves, and twins of fast tests.
+slow: $(VENV)/.ready
+	$(BIN)/$(PYTEST) -m slow
 
 # What users meet first once more, against the wheel, away from the source tree: is everything packed that is needed?
 wheel: $(VENV)/.ready
