@@ -46,7 +46,7 @@ wheel: $(VENV)/.ready
 	$(PYTHON) -m venv $(WHEEL_VENV)
 	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) --upgrade 'pip>=25.1'
 	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) "$$(ls dist/*.whl)[all]" --group test
-	$(call away,$(WHEEL_VENV),tests/test_cli.py tests/test_recommendation.py tests/test_folder.py)
+	$(call away,$(WHEEL_VENV),tests/test_cli.py tests/test_folder.py)
 
 # The same tests with every dependency at the floor that pyproject.toml gives.
 minimum:

@@ -106,14 +106,13 @@ def model(
 ) -> tuple[jax.Array, jax.Array, jax.Array, Curvature]:
     """Parameters with the sum of weighted Huber losses there, its gradient and curvatures.
 
-    The exponents are as given. Under an ``intricate`` law the coefficients are refitted to them if that lowers the
-    objective, so that steps follow valleys that bend with the exponents.
+    The exponents are as given. The coefficients are refitted to them where that lowers the objective, so that steps
+    follow valleys that bend with the exponents.
     """
     split = len(law.coefficients)
     coefficients, exponents = params[:split], params[split:]
     phi, slopes = _basis(law, rows.effects, exponents)
-    if intricate(law):
-        coefficients = _refitted(law, residual, rows, weights, options, phi, coefficients)
+    coefficients = _refitted(law, residual, rows, weights, options, phi, coefficients)
     predicted, slopes = _tangent(phi, slopes, coefficients)
     pull = _pull(residual, rows.loss, predicted, weights, options)
     slopes = slopes * pull.per_loss[None, :]
@@ -154,11 +153,6 @@ def bounds(law: Law) -> tuple[np.ndarray, np.ndarray]:
     return np.array([p.lower for p in law.parameters]), np.array([p.upper for p in law.parameters])
 
 
-def intricate(law: Law) -> bool:
-    """Whether steps and starts are worth solving for the coefficients within their bounds at every turn."""
-    return len(law.exponents) > 1 or any(coefficient.mixture for coefficient in law.coefficients)
-
-
 def exponent_grid(law: Law) -> np.ndarray:
     """Every combination of the exponents' starts, ``[starts, exponents]``."""
     every = list(itertools.product(*(exponent.starts for exponent in law.exponents)))
@@ -173,8 +167,8 @@ def _closed_form(law: Law, rows: Rows, weights: jax.Array, exponents: jax.Array)
     phi = phi / scale[:, None]
     gram = (phi * weights[None, :]) @ phi.T + 1e-10 * jnp.eye(phi.shape[0], dtype=phi.dtype)
     lower, upper = (jnp.asarray(b[: scale.size], phi.dtype) * scale for b in bounds(law))
-    if not intricate(law):
-        free = jnp.linalg.solve(gram, phi @ weights)
+    if not any(coefficient.mixture for coefficient in law.coefficients):
+        free = jnp.linalg.solve(gram, phi @ weights)  # near enough, and faster
         return jnp.concatenate([jnp.clip(free, lower, upper) / scale, exponents])
     near = jnp.clip(jnp.zeros_like(scale), lower, upper)
     step = bounded_step(gram, gram @ near - phi @ weights, near, lower, upper)

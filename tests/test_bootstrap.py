@@ -305,6 +305,7 @@ def test_continuous_best_at_edges(ratios, losses, expected):
 GRID = {"total_steps": 400, "peak_lr": [1e-3, 2e-3], "warmup_steps": 20, "keep_losses": True}
 
 
+@pytest.mark.slow
 def test_a_search_with_samples_gives_intervals(found):
     sampled = found["noise"]
     result = search(sampled.fit, samples=sampled.params, **GRID)

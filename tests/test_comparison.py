@@ -68,6 +68,7 @@ def test_worst_and_final_loss_are_of_unseen_runs(found):
     assert entry.final_loss_percent == pytest.approx(100 * abs(run.final_loss_predicted / run.final_loss - 1))
 
 
+@pytest.mark.slow
 def test_a_law_that_cannot_be_determined_comes_last():
     curves = (*constant_runs()[:2], *runs()[1:])
     found = compare(curves, train=curves[:2], laws=["lr-annealing", "forward-only"])

@@ -324,6 +324,7 @@ def golden_rows(law, curves, records):
     return jax.tree.map(lambda *x: np.concatenate(x), *sets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOLDEN)
 def test_float32_comes_near_the_golden_objectives(shared, name):
     """Every record is a set with the rows of both data sets; the weights pick one."""
@@ -348,6 +349,7 @@ def test_float32_comes_near_the_golden_objectives(shared, name):
         assert float(value) == pytest.approx(record["objective_sum"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["lr-annealing", "forward-momentum"])
 def test_fit_in_float32(shared, law):
     train = [run for run in load_runs(shared / "data" / "mpl_100m") if run.split == "train"]
@@ -369,6 +371,7 @@ print(len(jax.local_devices()), hashlib.sha256(found.params.tobytes()).hexdigest
 """
 
 
+@pytest.mark.slow
 def test_any_number_of_devices_gives_the_same_bits():
     flag = "--xla_force_host_platform_device_count="
     runs = [

@@ -55,6 +55,7 @@ def test_multi_power_is_the_double_sum(shared):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_multi_power_reaches_the_optimum(data):
     name, curves = data
     found = evaluated("multi-power", curves)
@@ -62,6 +63,7 @@ def test_multi_power_reaches_the_optimum(data):
     assert found.fit.objective <= {"mpl_25m": 1.40e-4, "mpl_100m": 2.20e-5}[name]
 
 
+@pytest.mark.slow
 def test_intrinsic_momentum_predicts_unseen_schedules(data):
     name, curves = data
     found = evaluated("intrinsic-momentum", curves)

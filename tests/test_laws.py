@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import synthetic
 
+from fmjax import objective
 from fmjax.laws import LAWS, Coefficient, Exponent, IntrinsicMomentum, Law, LRAnnealing, make_law
 from fmjax.laws.base import safe_log
+from fmjax.objective import Rows
 from fmjax.schedules import WSD
 
 SCHEDULE = WSD(peak_lr=1e-3, total_steps=60, anneal_ratio=0.4, warmup_steps=10, init_lr=1e-4)
@@ -167,6 +169,48 @@ def test_a_rate_of_zero_predicts_a_number(name):
     assert np.isfinite(value)
     assert np.isfinite(slope).all()
     assert safe_log(0.0) == -80.0
+
+
+# ------------------------------------------------------------------------------------------------ limits
+
+STILL = {"intrinsic-momentum", "multi-power", "functional", "forward-only"}
+"""Laws in the schedule's own time: at a rate of zero nothing moves."""
+
+
+@pytest.fixture(scope="module")
+def stopped():
+    """Effects by law name of the same schedule followed by forty updates at a rate of zero."""
+    with jax.enable_x64(True):
+        lrs, at = np.concatenate([synthetic.rates(SCHEDULE), np.zeros(40)]), np.append(AT, 99)
+        found = {name: jax.jit(remembering(law()).effects)(lrs, at) for name, law in LAWS.items()}
+        return {name: {**row, "log_N": jnp.full(at.size, np.log(SIZE))} for name, row in found.items()}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_what_follows_a_row_changes_nothing(name, rows, stopped):
+    for key, value in rows[name].items():
+        np.testing.assert_allclose(stopped[name][key][:-1], value, rtol=1e-12, atol=1e-15, err_msg=key)
+
+
+@each_law
+def test_a_rate_of_zero(law, stopped, x64):
+    losses = law.predict(stopped[law.name], truth(law))
+    assert np.isfinite(losses).all()
+    if law.name in STILL:
+        assert losses[-1] == pytest.approx(losses[-2], rel=1e-6)
+
+
+@each_law
+def test_the_order_of_rows_does_not_matter(law, rows, x64):
+    row, order = rows[law.name], np.random.default_rng(0).permutation(AT.size)
+    shuffled, losses = {key: value[order] for key, value in row.items()}, 3.0 + np.arange(AT.size)
+    weights = 1.0 + np.arange(AT.size)
+    first = value("log", law, Rows(row, losses), weights)
+    assert value("log", law, Rows(shuffled, losses[order]), weights[order]) == pytest.approx(first, rel=1e-12)
+
+
+def value(residual, law, rows, weights):
+    return float(objective.value(law, residual, rows, weights, objective.Objective(), truth(law)))
 
 
 # ------------------------------------------------------------------------------------------------ options

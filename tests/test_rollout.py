@@ -202,6 +202,7 @@ def test_the_sum_of_rates_at_a_million_updates(kind):
 # ------------------------------------------------------------------------------------------------ float32
 
 
+@pytest.mark.slow
 @each_law
 @each_kind
 @pytest.mark.parametrize("ratio", RATIOS)
