@@ -194,7 +194,7 @@ def test_what_follows_a_row_changes_nothing(name, rows, stopped):
 
 @each_law
 def test_a_rate_of_zero(law, stopped, x64):
-    losses = law.predict(stopped[law.name], truth(law))
+    losses = np.asarray(law.predict(stopped[law.name], truth(law)))
     assert np.isfinite(losses).all()
     if law.name in STILL:
         assert losses[-1] == pytest.approx(losses[-2], rel=1e-6)
