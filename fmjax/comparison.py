@@ -50,9 +50,9 @@ class Comparison:
     entries: tuple[Entry, ...]
 
     @property
-    def best(self) -> Evaluation:
-        """The evaluation of the best law."""
-        return self.entries[0].evaluation
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """The evaluation of each law, the best first."""
+        return tuple(entry.evaluation for entry in self.entries)
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain values for JSON: evaluations, each with what the table shows beside."""

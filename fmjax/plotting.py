@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from fmjax.comparison import Comparison
 from fmjax.curves import LossCurve
 from fmjax.fitting import predict
 from fmjax.recommendation import Recommendation
@@ -76,18 +75,16 @@ def loss_against_ratio(found: Recommendation, ax: Any) -> Any:
     return ax
 
 
-def errors_by_run(found: Comparison, ax: Any) -> Any:
+def errors_by_run(evaluations: Sequence[Evaluation], ax: Any) -> Any:
     """Mean error of each run under each law as dots; fitted runs below, unseen ones above the line."""
-    first = found.entries[0].evaluation
+    first = evaluations[0]
     trained = [run.name in first.trained for run in first.runs]
     order = np.argsort([not is_fitted for is_fitted in trained], kind="stable")
-    for k, entry in enumerate(found.entries):
-        errors = np.array([run.mape_percent for run in entry.evaluation.runs])[order]
+    for k, evaluation in enumerate(evaluations):
+        errors = np.array([run.mape_percent for run in evaluation.runs])[order]
         marker = "os^Dv<>"[k // len(COLORS) % 7]
         color = COLORS[k % len(COLORS)]
-        ax.plot(
-            errors, np.arange(order.size), marker, color=color, ms=4, alpha=0.8, label=entry.evaluation.fit.law.name
-        )
+        ax.plot(errors, np.arange(order.size), marker, color=color, ms=4, alpha=0.8, label=evaluation.fit.law.name)
     if any(trained) and not all(trained):
         ax.axhline(sum(trained) - 0.5, color="0.5", lw=0.8)
     labels = [f"{first.runs[i].name}{' (fitted)' if trained[i] else ''}" for i in order]
@@ -121,22 +118,22 @@ def residuals(evaluation: Evaluation, curves: Sequence[LossCurve], ax: Any) -> A
     return ax
 
 
-def save_comparison(found: Comparison, curves: Sequence[LossCurve], path: str | PathLike[str]) -> None:
+def save_evaluations(evaluations: Sequence[Evaluation], curves: Sequence[LossCurve], path: str | PathLike[str]) -> None:
     """Draws the error of each run beside each law's residuals, and writes the picture to ``path``."""
     pyplot = _pyplot()
-    columns = min(3, len(found.entries))
-    rows = -(-len(found.entries) // columns)
+    columns = min(3, len(evaluations))
+    rows = -(-len(evaluations) // columns)
     with pyplot.rc_context(_STYLE):
         size = (5 + 3 * columns, max(4.5, 2.6 * rows, 0.12 * len(curves)))
         figure = pyplot.figure(figsize=size, layout="constrained")
         left, right = figure.subfigures(1, 2, width_ratios=(5, 3 * columns))
-        errors_by_run(found, left.subplots())
+        errors_by_run(evaluations, left.subplots())
         panels = np.atleast_1d(right.subplots(rows, columns, sharex=True)).ravel()
-        for panel, entry in zip(panels, found.entries, strict=False):
-            residuals(entry.evaluation, curves, panel)
-        if len(curves) - len(found.entries[0].evaluation.trained) <= len(COLORS):
+        for panel, evaluation in zip(panels, evaluations, strict=False):
+            residuals(evaluation, curves, panel)
+        if len(curves) - len(evaluations[0].trained) <= len(COLORS):
             figure.legend(*panels[0].get_legend_handles_labels(), fontsize=7, loc="outside lower right", ncols=4)
-        for panel in panels[len(found.entries) :]:
+        for panel in panels[len(evaluations) :]:
             panel.set_axis_off()
         figure.savefig(path, dpi=150)
         pyplot.close(figure)

@@ -87,13 +87,13 @@ def forward(law, rates):
     return np.arange(1, rates.size + 1.0) if law in ("chinchilla", "kaplan") else np.cumsum(rates)
 
 
-def multi_power(params, rates):
-    """Annealing term of multi-power after every update: the double sum."""
+def multi_power(params, rates, at=None):
+    """Annealing term of multi-power after the updates ``at``, by default every one: the double sum."""
     seen, before, drops = np.cumsum(rates), np.cumsum(rates) - rates, -np.diff(rates, prepend=rates[:1])
     steep = params["C"] * np.where(rates > 0, rates, 1.0) ** -params["gamma"]
     out = [
         drops[: t + 1] @ (1 - (1 + steep[: t + 1] * (seen[t] - before[: t + 1])) ** -params["beta"])
-        for t in range(rates.size)
+        for t in (range(rates.size) if at is None else at)
     ]
     return params["B"] * np.array(out)
 

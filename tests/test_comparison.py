@@ -22,14 +22,14 @@ def found():
 
 
 def names(comparison):
-    return [entry.evaluation.fit.law.name for entry in comparison.entries]
+    return [evaluation.fit.law.name for evaluation in comparison.evaluations]
 
 
 def test_error_on_unseen_runs_ranks(found):
     errors = [entry.evaluation.test_mape_percent for entry in found.entries]
     assert errors == sorted(errors)
     assert names(found)[0] == "lr-annealing"
-    assert found.best.fit.law == LRAnnealing(decay=0.99)
+    assert found.evaluations[0].fit.law == LRAnnealing(decay=0.99)
 
 
 def test_without_unseen_runs_the_criterion_ranks():
@@ -38,7 +38,7 @@ def test_without_unseen_runs_the_criterion_ranks():
     information = [entry.information for entry in found.entries]
     assert information == sorted(information)
     assert names(found)[0] == "lr-annealing"
-    assert math.isnan(found.best.test_mape_percent)
+    assert math.isnan(found.evaluations[0].test_mape_percent)
 
 
 def test_the_criterion_is_bic_where_residuals_are_independent(found):
@@ -63,7 +63,7 @@ def test_correlated_rows_count_for_less():
 
 
 def test_worst_and_final_loss_are_of_unseen_runs(found):
-    entry, run = found.entries[0], found.best.runs[-1]
+    entry, run = found.entries[0], found.evaluations[0].runs[-1]
     assert entry.worst_percent == run.worst_percent
     assert entry.final_loss_percent == pytest.approx(100 * abs(run.final_loss_predicted / run.final_loss - 1))
 

@@ -48,10 +48,8 @@ def test_multi_power_is_the_double_sum(shared):
         law = MultiPower()
         row = {**jax.jit(law.effects)(rates, at), "log_N": np.zeros(at.size)}
         found = law.predict(row, np.array(PUBLISHED["mpl_25m"]))
-    seen, before, drops = np.cumsum(rates), np.cumsum(rates) - rates, -np.diff(rates, prepend=rates[:1])
-    steep = params["C"] * np.where(rates > 0, rates, 1.0) ** -params["gamma"]
-    term = [drops[: t + 1] @ (1 - (1 + steep[: t + 1] * (seen[t] - before[: t + 1])) ** -params["beta"]) for t in at]
-    expected = params["L0"] + params["A"] * seen[at] ** -params["alpha"] - params["B"] * np.array(term)
+    power = np.cumsum(rates)[at] ** -params["alpha"]
+    expected = params["L0"] + params["A"] * power - synthetic.multi_power(params, rates, at)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 

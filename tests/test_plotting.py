@@ -85,27 +85,27 @@ def test_without_matplotlib(found, curves, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def comparison(curves):
-    return compare(curves, train=curves[:3], laws=["lr-annealing", "forward-only"])
+    return compare(curves, train=curves[:3], laws=["lr-annealing", "forward-only"]).evaluations
 
 
 def test_errors_by_run(comparison, curves, ax):
     assert plotting.errors_by_run(comparison, ax) is ax
-    best = comparison.best.runs
+    best = comparison[0].runs
     assert ax.lines[0].get_xdata().tolist() == [run.mape_percent for run in (*best[:3], best[3])]
     labels = [text.get_text() for text in ax.get_yticklabels()]
     assert labels == [f"{run.name} (fitted)" for run in curves[:3]] + [curves[3].name]
-    laws = [entry.evaluation.fit.law.name for entry in comparison.entries]
+    laws = [evaluation.fit.law.name for evaluation in comparison]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == laws
 
 
 def test_residuals(comparison, curves, ax):
-    assert plotting.residuals(comparison.best, curves, ax) is ax
+    assert plotting.residuals(comparison[0], curves, ax) is ax
     unseen = ax.lines[3].get_ydata()
-    assert np.mean(np.abs(unseen)) == pytest.approx(comparison.best.runs[3].mape_percent, rel=1e-9)
+    assert np.mean(np.abs(unseen)) == pytest.approx(comparison[0].runs[3].mape_percent, rel=1e-9)
     assert ax.lines[3].get_color() != ax.lines[0].get_color()
 
 
 def test_a_comparison_is_drawn_to_a_file(comparison, curves, tmp_path):
-    plotting.save_comparison(comparison, curves, tmp_path / "laws.png")
+    plotting.save_evaluations(comparison, curves, tmp_path / "laws.png")
     height, width, _ = image.imread(tmp_path / "laws.png").shape
     assert width > height > 300

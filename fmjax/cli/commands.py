@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -159,16 +159,22 @@ def evaluate(
     """
     everything = law_name == "all"
     require(not (everything and law_options), "--law-option: needs one law, found --law all")
-    laws = list(LAWS) if everything else [chosen_law(law_name, law_options)]
+    law = None if everything else chosen_law(law_name, law_options)
     curves = load_runs(runs)
-    with output.progress(f"fitting, and predicting {len(curves)} runs") as report:
-        found = fmjax.compare(curves, train=select(curves, train), laws=laws, progress=report, **options)
-    if plot is not None:
-        write_file(plot, lambda part: plotting.save_comparison(found, curves, part))
-    if everything:
-        deliver(found, as_json=as_json, target=target, show=output.print_comparison)
+    chosen = select(curves, train)
+    result: Any
+    show: Callable[[Any], None]
+    if law is None:
+        with output.progress(f"fitting {len(LAWS)} laws") as report:
+            found = fmjax.compare(curves, train=chosen, laws=list(LAWS), progress=report, **options)
+        result, evaluations, show = found, found.evaluations, output.print_comparison
     else:
-        deliver(found.best, as_json=as_json, target=target, show=output.print_evaluation)
+        with output.stages(f"fitting, and predicting {len(curves)} runs"):
+            evaluation = fmjax.evaluate(law, curves, train=chosen, **options)
+        result, evaluations, show = evaluation, (evaluation,), output.print_evaluation
+    if plot is not None:
+        write_file(plot, lambda part: plotting.save_evaluations(evaluations, curves, part))
+    deliver(result, as_json=as_json, target=target, show=show)
 
 
 @app.command()

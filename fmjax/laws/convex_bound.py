@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fmjax import effects
 from fmjax.laws.base import Coefficient, Exponent, Law, Row, safe_log, stack
-from fmjax.laws.memory import RATES, empty, inverse, remember
+from fmjax.laws.memory import INVERSE, RATES, empty, remember
 from fmjax.updates import One, Sum, Update
 
 
@@ -51,7 +51,7 @@ class ConvexBound(Law):
         return ConvexBoundState(effects.forward_step(state.forward, update), memory, update.lr)
 
     def observe(self, state: ConvexBoundState) -> Row:
-        noise = state.lr + inverse().astype(state.lr.dtype) @ state.memory.total
+        noise = state.lr + jnp.asarray(INVERSE, state.lr.dtype) @ state.memory.total
         return {"log_S": safe_log(state.forward.total), "noise": noise}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ class Functional(Remembering):
 
     name: ClassVar[str] = "functional"
     columns: ClassVar[int] = 1 + LEVELS.size
-    from_before: ClassVar[bool] = False
+    kernel: ClassVar[str] = "after"
     size_term: ClassVar[tuple[str, str]] = ("D", "delta")
 
     @property

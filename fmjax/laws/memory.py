@@ -29,14 +29,24 @@ RATES = np.concatenate([[0.0], np.exp(LOG_RATES)])
 BOUNDED = 36
 """How many of ``RATES``, up to 1.2e6, kernels need that are bounded at x = 0."""
 
+_NEAR = 1 / np.expm1(2 * SPACING)
+INVERSE = SPACING * RATES[1] * np.array([1 / np.expm1(SPACING) - _NEAR, 1 + _NEAR])
+INVERSE = np.concatenate([INVERSE, SPACING * RATES[2:]])
+"""Weights of all ``RATES`` that make 1 / x, the limit of a / (1 + a x); see ``mixture``."""
+
 CHUNK = 64
 """Updates between two stored memories."""
 
 
-def mixture(log_a: Any, beta: Any, *, count: int = BOUNDED) -> jax.Array:
+def _below(beta: Any) -> Any:
+    """sum_{j < 0} exp(beta SPACING j)."""
+    return 1 / jnp.expm1(beta * SPACING)
+
+
+def mixture(log_a: Any, beta: Any) -> jax.Array:
     """``[rates, ...]`` weights w such that sum_j w_j exp(-r_j x) is (1 + a x)^-beta, for ``log_a[...]``."""
     log_a = jnp.asarray(log_a)
-    log_rates = jnp.asarray(LOG_RATES[: count - 1], log_a.dtype).reshape(-1, *(1,) * log_a.ndim)
+    log_rates = jnp.asarray(LOG_RATES[: BOUNDED - 1], log_a.dtype).reshape(-1, *(1,) * log_a.ndim)
     log_ra = log_rates - log_a[None]  # log (r / a)
     gone = jnp.exp(-jnp.exp(log_ra))
     inside = jnp.exp(beta * log_ra) * gone
@@ -53,24 +63,12 @@ def forgotten(log_a: Any, beta: Any) -> jax.Array:
     return weights.at[0].add(1)
 
 
-def inverse() -> jax.Array:
-    """``[rates]`` weights of 1 / x, the limit of a / (1 + a x)."""
-    log_a = LOG_RATES[-1] + 40.0
-    return mixture(log_a, 1.0, count=RATES.size) * jnp.exp(log_a)
-
-
-def _below(beta: Any) -> Any:
-    """sum_{j < 0} exp(beta SPACING j)."""
-    return 1 / jnp.expm1(beta * SPACING)
-
-
 def remember(memory: Sum, lr: Any, before: Any = 0.0, after: Any = 0.0) -> Sum:
     """``[rates, ...]`` memories after an update: adds ``before``, forgets over the update's rate, adds ``after``."""
     count, *rest = memory.total.shape
     rates = jnp.asarray(RATES[:count], memory.total.dtype).reshape(-1, *(1,) * len(rest))
     before, after = (jnp.broadcast_to(added, memory.total.shape) for added in (before, after))
-    forgotten = jnp.expm1(-rates * lr) * (memory.total + before)
-    return plus(memory, forgotten + before + after)
+    return plus(memory, jnp.expm1(-rates * lr) * (memory.total + before) + before + after)
 
 
 def empty(dtype: Any, *shape: int) -> Sum:
@@ -105,8 +103,8 @@ class Remembering(Law):
 
     columns: ClassVar[int]
     """How many numbers an update adds."""
-    from_before: ClassVar[bool]
-    """Whether what an update adds is forgotten over its own rate already."""
+    kernel: ClassVar[str]
+    """Whether what an update adds is forgotten over its own rate already ("before" it) or only "after" it."""
 
     def remembered(self, lr: Any, drop: Any, forward: Any) -> jax.Array:
         """``[columns]`` what an update adds, from its rate, the rate's drop and S after it."""
@@ -118,17 +116,15 @@ class Remembering(Law):
     def step(self, state: RememberingState, update: Update) -> RememberingState:
         assert isinstance(update, One)  # ``blocks`` is not set
         forward = effects.forward_step(state.forward, update)
-        added = self.remembered(update.lr, update.drop, forward.total)
-        when = {"before" if self.from_before else "after": added}
-        return RememberingState(forward, remember(state.memory, update.lr, **when))
+        added = {self.kernel: self.remembered(update.lr, update.drop, forward.total)}
+        return RememberingState(forward, remember(state.memory, update.lr, **added))
 
     def observe(self, state: RememberingState) -> Row:
         return {"log_S": safe_log(state.forward.total), "memory": state.memory.total}
 
     def effects(self, lrs: jax.Array, at: jax.Array) -> Row:
         """As ``Law.effects``, without storing every state."""
-        kernel = "before" if self.from_before else "after"
-        memory = memories(lrs, at, RATES[:BOUNDED], self.remembered, kernel=kernel)
+        memory = memories(lrs, at, RATES[:BOUNDED], self.remembered, kernel=self.kernel)
         return {"log_S": safe_log(jnp.cumsum(lrs)[at]), "memory": memory}
 
 

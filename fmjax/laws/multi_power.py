@@ -28,7 +28,7 @@ class MultiPower(Remembering):
 
     name: ClassVar[str] = "multi-power"
     columns: ClassVar[int] = LEVELS.size
-    from_before: ClassVar[bool] = True
+    kernel: ClassVar[str] = "before"
     size_term: ClassVar[tuple[str, str]] = ("D", "delta")
 
     @property
