@@ -5,7 +5,8 @@
 Each simulation is five runs (constant, cosine, WSD with linear anneals over 10, 20 and 40 %) with first-order
 autoregressive noise of correlation phi between logged rows. Counted are the intervals of every parameter, of the best
 annealing ratio of a run twice as long, and of its loss: the interval at the ratio that the fit chose, against the true
-law's loss at that ratio.
+law's loss at that ratio. The method "recommend" gives the intervals of ``fmjax.recommend``, whose predictions are
+corrected by the final losses of the runs.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def make_truth(name: str) -> Truth:
     law, params = TRUTHS[name]
     curves = tuple(_clean(law, params, *item) for item in _schedules().items())
     exact = dataclasses.replace(fmjax.fit(law, curves), params=params, status="converged")
-    search = {"total_steps": TOTAL_STEPS, "peak_lr": PEAK_LR}
+    search = {"total_steps": TOTAL_STEPS, "peak_lr": PEAK_LR, "keep_losses": True}
     fine = fmjax.search(exact, anneal_ratio=FINE, **search).losses
     losses = fmjax.search(exact, anneal_ratio=RATIOS, **search).losses[0]
     return Truth(law, curves, params, float(sweep.continuous_best(FINE, fine)[0]), losses)
@@ -113,15 +114,29 @@ def outcomes(
     truth: Truth, curves: Sequence[fmjax.LossCurve], method: str, samples: int, seed: int
 ) -> dict[str, Outcome]:
     """Each interval of one simulation against the truth; simulations share no bootstrap draws."""
+    if method == "recommend":
+        plan = fmjax.recommend(
+            curves,
+            law=truth.law,
+            total_steps=TOTAL_STEPS,
+            peak_lr=PEAK_LR,
+            anneal_ratio=RATIOS,
+            samples=samples,
+            seed=seed,
+        )
+        return _of_cell(truth, plan.best.cell)
     boot = fmjax.bootstrap(truth.law, curves, samples=samples, method=method, seed=seed)
     found = fmjax.search(
         boot.fit, total_steps=TOTAL_STEPS, peak_lr=PEAK_LR, anneal_ratio=RATIOS, samples=boot.params
     ).cells[0]
-    at_chosen = truth.losses[np.argmin(np.abs(RATIOS - found.best_ratio))]
+    return {**_of_cell(truth, found), **{name: _outcome(boot.interval(name), x) for name, x in truth.params.items()}}
+
+
+def _of_cell(truth: Truth, cell: sweep.Cell) -> dict[str, Outcome]:
+    at_chosen = truth.losses[np.argmin(np.abs(RATIOS - cell.best_ratio))]
     return {
-        "final loss": _outcome(found.loss_interval, at_chosen),
-        "best ratio": _outcome(found.ratio_interval, truth.ratio),
-        **{name: _outcome(boot.interval(name), value) for name, value in truth.params.items()},
+        "final loss": _outcome(cell.loss_interval, at_chosen),
+        "best ratio": _outcome(cell.ratio_interval, truth.ratio),
     }
 
 
@@ -150,10 +165,20 @@ def cover(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def line(phi: float, method: str, found: Sequence[dict[str, Outcome]], failed: int, seconds: float) -> list[str]:
+def line(
+    phi: float,
+    method: str,
+    columns: Sequence[str],
+    found: Sequence[dict[str, Outcome]],
+    failed: int,
+    seconds: float,
+) -> list[str]:
     """Coverage in percent with its binomial standard error, and the median width, of each quantity."""
     cells = []
-    for name in found[0]:
+    for name in columns:
+        if name not in found[0]:
+            cells.append("-")
+            continue
         share = np.mean([outcome[name].held for outcome in found])
         error = np.sqrt(share * (1 - share) / len(found))
         width = np.median([outcome[name].width for outcome in found])
@@ -176,13 +201,13 @@ def main() -> None:
         f"{truth.losses.min():.4f}; {arguments.simulations} simulations of {arguments.samples} samples\n"
         f"coverage in % of {100 * resampling.LEVEL:.0f} % intervals +- standard error (median width)\n"
     )
-    rows = []
+    rows, columns = [], ["final loss", "best ratio", *truth.params]
     for phi in map(float, arguments.phis.split(",")):
         for method in arguments.methods.split(","):
             found, failed, seconds = cover(truth, phi, method, arguments.simulations, arguments.samples)
             if found:
-                rows.append(line(phi, method, found, failed, seconds))
-    print(table(["phi", "method", "final loss", "best ratio", *truth.params, "failed", "s each"], rows))
+                rows.append(line(phi, method, columns, found, failed, seconds))
+    print(table(["phi", "method", *columns, "failed", "s each"], rows))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -191,7 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=200, help="bootstrap samples of each (default: 200)")
     parser.add_argument("--law", choices=TRUTHS, default="lr-annealing", help="law simulated and fitted")
     parser.add_argument("--phis", default="0,0.7,0.9", help="correlations of the noise (default: 0,0.7,0.9)")
-    parser.add_argument("--methods", default="noise,blocks", help="bootstrap methods (default: noise,blocks)")
+    parser.add_argument(
+        "--methods", default="noise,blocks,recommend", help="bootstrap methods, and recommend (default: all but runs)"
+    )
     return parser
 
 

@@ -2,8 +2,10 @@
 
 from fmjax import datasets, laws
 from fmjax._version import __version__
+from fmjax.batch_size import critical_batch_size
 from fmjax.comparison import compare
 from fmjax.curves import LossCurve
+from fmjax.design import optimize
 from fmjax.effects import annealing_area, annealing_momentum, forward_effect
 from fmjax.fitting import evaluate, fit, predict
 from fmjax.laws import (
@@ -24,6 +26,7 @@ from fmjax.runs import load_runs
 from fmjax.schedules import WSD, Constant, Cosine, Step, Tabulated
 from fmjax.selection import select
 from fmjax.sweep import search
+from fmjax.transfers import transfer
 
 __all__ = [
     "WSD",
@@ -47,14 +50,17 @@ __all__ = [
     "annealing_momentum",
     "bootstrap",
     "compare",
+    "critical_batch_size",
     "datasets",
     "evaluate",
     "fit",
     "forward_effect",
     "laws",
     "load_runs",
+    "optimize",
     "predict",
     "recommend",
     "search",
     "select",
+    "transfer",
 ]

@@ -89,6 +89,11 @@ class LossCurve:
         """``final_loss`` if given, else the last row's loss."""
         return float(self.loss[-1]) if self.final_loss is None else self.final_loss
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the final loss is known: given, or the last row lies in the last hundredth of the schedule."""
+        return self.final_loss is not None or bool(self.step[-1] >= 0.99 * int(self.schedule.total_steps))
+
 
 def _column(values: Any, name: str) -> np.ndarray:
     try:
@@ -135,6 +140,16 @@ class CurveBatch(NamedTuple):
 @jax.jit
 def _rates(schedule: Any, count: Any) -> jax.Array:
     return jnp.broadcast_to(schedule(count), count.shape)
+
+
+def bucket(count: int) -> int:
+    """The next of 1 ... 8, 10, 12, 14, 16, 20, ...: sizes that arrays are padded to, so that few programs are compiled.
+
+    >>> [bucket(count) for count in (0, 3, 9, 100, 1000)]
+    [0, 3, 10, 112, 1024]
+    """
+    unit = 1 << max((count - 1).bit_length() - 3, 0)
+    return -(-count // unit) * unit
 
 
 def pad(curves: Sequence[LossCurve]) -> CurveBatch:

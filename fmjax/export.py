@@ -1,6 +1,13 @@
 """Schedules as text that other programs run."""
 
-from fmjax.schedules import WSD
+from typing import Any
+
+import numpy as np
+
+from fmjax.schedules import WSD, Schedule, lrs
+
+WITHIN = 1e-3
+"""Share of the peak rate by which a schedule of fewer knots may be off."""
 
 _ANNEALS = {
     "linear": "optax.linear_schedule({peak!r}, {final!r}, {steps})",
@@ -46,3 +53,62 @@ def _join(pieces: list[tuple[str, int]]) -> str:
     """Optax code that joins (piece, the count it ends at)."""
     listed = "".join(f"        {piece},\n" for piece, _ in pieces)
     return f"optax.join_schedules(\n    [\n{listed}    ],\n    boundaries={[end for _, end in pieces[:-1]]},\n)"
+
+
+def thinned(steps: Any, rates: Any, *, within: float = WITHIN) -> tuple[np.ndarray, np.ndarray]:
+    """The knots of a piecewise-linear schedule without those that change no rate by more than a share of the peak.
+
+    By Ramer, Douglas and Peucker: between two knots that stay, the one that is furthest off the line stays if it is too
+    far off.
+
+    Args:
+      steps: ``[knots]`` update counts, rising.
+      rates: ``[knots]`` learning rates there.
+      within: how far off a rate may come to be, as a share of the greatest rate.
+
+    >>> [array.tolist() for array in thinned([0, 1, 2, 4], [1.0, 1.0, 1.0, 0.5])]
+    [[0, 2, 4], [1.0, 1.0, 0.5]]
+    """
+    steps, rates = np.asarray(steps), np.asarray(rates, float)
+    kept, waiting = {0, steps.size - 1}, [(0, steps.size - 1)]
+    while waiting:
+        first, last = waiting.pop()
+        inside = slice(first, last + 1)
+        off = np.abs(rates[inside] - np.interp(steps[inside], steps[[first, last]], rates[[first, last]]))
+        worst = first + int(np.argmax(off))
+        if off.max() > within * rates.max() and first < worst < last:
+            kept.add(worst)
+            waiting += [(first, worst), (worst, last)]
+    index = np.array(sorted(kept))
+    return steps[index], rates[index]
+
+
+def knots_snippet(steps: Any, rates: Any, *, within: float = WITHIN) -> str:
+    """Code without fmjax for a piecewise-linear schedule, which any Optax optimiser takes; see ``thinned``.
+
+    >>> print(knots_snippet([0, 100, 300, 400], [0.0, 1e-3, 1e-3, 1e-5]))
+    import jax.numpy as jnp
+    <BLANKLINE>
+    steps = [0, 100, 300, 400]
+    rates = [0.0, 0.001, 0.001, 1e-05]
+    <BLANKLINE>
+    <BLANKLINE>
+    def schedule(count):
+        return jnp.interp(count, jnp.array(steps), jnp.array(rates))
+    """
+    at, lr = (array.tolist() for array in thinned(steps, rates, within=within))
+    function = "def schedule(count):\n    return jnp.interp(count, jnp.array(steps), jnp.array(rates))"
+    return f"import jax.numpy as jnp\n\nsteps = {at}\nrates = {lr}\n\n\n{function}"
+
+
+def csv_text(schedule: Schedule) -> str:
+    """A schedule as CSV with the columns ``step`` and ``lr``, one row an update.
+
+    >>> print(csv_text(WSD(peak_lr=0.5, total_steps=3, anneal_ratio=1 / 3)))
+    step,lr
+    0,0.5
+    1,0.5
+    2,0.5
+    """
+    rows = (f"{step},{lr!r}" for step, lr in enumerate(np.asarray(lrs(schedule), float).tolist()))
+    return "\n".join(["step,lr", *rows])

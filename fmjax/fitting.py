@@ -9,10 +9,10 @@ import numpy as np
 
 from fmjax import lanes, metrics
 from fmjax._checks import choose, positive, require, whole
-from fmjax.curves import CurveBatch, LossCurve, pad
+from fmjax.curves import CurveBatch, LossCurve, bucket, pad
 from fmjax.laws import Law, Row, check_options, make_law
 from fmjax.objective import RESIDUALS, Objective, Rows, bounds, closed_form_starts, exponent_grid, linearise
-from fmjax.records import Evaluation, FitResult, RunMetrics
+from fmjax.records import Evaluation, FitResult, Reach, RunMetrics
 
 DTYPES = ("float64", "float32")
 """Precisions a fit can compute in."""
@@ -62,22 +62,29 @@ class Problem(NamedTuple):
     """``[runs, rows]`` weight of each row."""
 
     def rows(self, used: np.ndarray) -> Rows:
-        """The counting rows of the runs marked in ``used[runs]``, flat, as one set."""
-        keep = self.keep & used[:, None]
-        effects = {key: value[keep][None] for key, value in self.effects.items()}
-        return Rows(effects, self.batch.loss[keep][None])
+        """The counting rows of the runs marked in ``used[runs]``, flat, as one set; padded to a ``bucket``."""
+        index = self.row_index(used)
+        effects = {key: value[index][None] for key, value in self.effects.items()}
+        return Rows(effects, self.batch.loss[index][None])
 
     def row_weights(self, used: np.ndarray) -> np.ndarray:
-        """Weight of each of ``rows(used)``."""
-        return self.weight[self.keep & used[:, None]]
+        """Weight of each of ``rows(used)``; those that pad weigh nothing."""
+        weights, real = self.weight[self.row_index(used)], int(np.sum(self.keep & used[:, None]))
+        return np.where(np.arange(weights.size) < real, weights, 0.0)
+
+    def run_of_row(self, used: np.ndarray) -> np.ndarray:
+        """Index of the run that each of ``rows(used)`` belongs to."""
+        return self.row_index(used)[0]
+
+    def row_index(self, used: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Run and row of each of ``rows(used)``."""
+        run, row = np.nonzero(self.keep & used[:, None])
+        extra = bucket(run.size) - run.size
+        return tuple(np.pad(part, (0, extra), mode="edge") for part in (run, row))
 
     def rates(self, warmup: str) -> np.ndarray:
         """``[runs, updates]`` rates as a law counts them under a warmup mode."""
         return _hold_warmup(self.batch) if warmup == "as-peak" else self.batch.lrs
-
-    def run_of_row(self, used: np.ndarray) -> np.ndarray:
-        """Index of the run that each of ``rows(used)`` belongs to."""
-        return np.nonzero(self.keep & used[:, None])[0]
 
 
 @jax.jit
@@ -204,11 +211,14 @@ def fit_groups(problem: Problem, groups: Any, options: FitOptions) -> list[FitRe
             f"no row is left to fit of {names}: every row was logged before the end of warmup or drop_before"
         )
     keep = whole(options.starts, "starts", least=1)
-    sets, grid = np.zeros(len(groups), int), exponent_grid(law)
-    starts = closed_form_starts(law, rows, sets, weights, objective, grid, residual=residual, keep=keep)
-    each = starts.shape[1]
+    grid = exponent_grid(law)
+    padded = np.resize(weights, (bucket(len(weights)), weights.shape[1]))
+    starts = closed_form_starts(
+        law, rows, np.zeros(len(padded), int), padded, objective, grid, residual=residual, keep=keep
+    )
+    starts, each = np.asarray(starts)[: len(groups)], starts.shape[1]
     jobs = lanes.Jobs(
-        np.zeros(len(groups) * each, int), lambda i: weights[i // each], np.asarray(starts).reshape(-1, starts.shape[2])
+        np.zeros(len(groups) * each, int), lambda i: weights[i // each], starts.reshape(-1, starts.shape[2])
     )
     found = lanes.minimise(law, rows, jobs, objective, residual=residual, max_iterations=limit)
     found = jax.tree.map(lambda x: x.reshape(len(groups), each, *x.shape[1:]), found)
@@ -308,7 +318,23 @@ def with_measured_runs(problem: Problem, result: FitResult, group: Any) -> FitRe
     """The fit with metrics of the runs of its group ``[runs]``."""
     vector = result.lanes.params[lanes.best(result.lanes)]
     runs = measure(problem, vector, usable=np.asarray(group) & (result.status != "non-finite"))
-    return result.with_runs([run for run, is_fitted in zip(runs, group, strict=True) if is_fitted])
+    of_fit = [run for run, is_fitted in zip(runs, group, strict=True) if is_fitted]
+    return result.with_runs(of_fit, _reach(problem, group))
+
+
+def _reach(problem: Problem, group: Any) -> Reach:
+    """What the schedules of a group ``[runs]`` cover."""
+    batch, chosen = problem.batch, np.flatnonzero(group)
+    ends, peaks = batch.at[chosen, -1], np.array([problem.curves[run].peak_lr for run in chosen])
+    begins = np.minimum(batch.warmup_steps[chosen], ends)
+    each = zip(chosen, begins, ends, peaks, strict=True)
+    rates = [batch.lrs[run, begin : end + 1] / peak for run, begin, end, peak in each]
+    return Reach(
+        total_steps=(int(ends.min()) + 1, int(ends.max()) + 1),
+        peak_lr=(float(peaks.min()), float(peaks.max())),
+        steepest=max(float(np.max(-np.diff(of_run, prepend=of_run[0]))) for of_run in rates),
+        lowest=min(float(of_run.min()) for of_run in rates),
+    )
 
 
 def predict(result: FitResult, curves: Sequence[LossCurve]) -> tuple[np.ndarray, ...]:
@@ -360,5 +386,6 @@ def evaluate(law: Law | str, curves: Sequence[LossCurve], *, train: Sequence[Los
         vector = found.lanes.params[lanes.best(found.lanes)]
         usable = [found.ok or (is_fitted and found.status != "non-finite") for is_fitted in fitted]
         runs = measure(problem, vector, usable=usable)
+        reach = _reach(problem, fitted)
     of_fit = tuple(run for run, is_fitted in zip(runs, fitted, strict=True) if is_fitted)
-    return Evaluation(found.with_runs(of_fit), runs, trained)
+    return Evaluation(found.with_runs(of_fit, reach), runs, trained)

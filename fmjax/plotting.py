@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 
 from fmjax.curves import LossCurve
+from fmjax.design import Design, Designs
 from fmjax.fitting import predict
+from fmjax.power_laws import PowerLaw
 from fmjax.recommendation import Recommendation
 from fmjax.records import Evaluation, FitResult
-from fmjax.sweep import NEAR
+from fmjax.schedules import Cosine, lrs
+from fmjax.sweep import NEAR, RATIOS
+from fmjax.transfers import CellTransfer, Transfer
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The palette of Okabe and Ito, which colour-blind readers can tell apart."""
@@ -147,5 +151,108 @@ def save_recommendation(found: Recommendation, curves: Sequence[LossCurve], path
         fitted = {run.name for run in found.best.fit.runs}
         curves_and_fits(found.best.fit, [curve for curve in curves if curve.name in fitted], left)
         loss_against_ratio(found, right)
+        figure.savefig(path, dpi=150)
+        pyplot.close(figure)
+
+
+def optima_against(found: Transfer, variable: str, ax: Any) -> Any:
+    """Measured optima with intervals against a variable, predicted ones beside, and the power law; both axes log."""
+    cells = [cell for cell in found.cells if cell.measured is not None]
+    others = [name for name in ("total_steps", "peak_lr", "model_size") if name != variable]
+    series: dict[Any, list[CellTransfer]] = {}
+    for cell in cells:
+        series.setdefault(tuple(_variable(cell, name) for name in others), []).append(cell)
+    for i, (fixed, members) in enumerate(series.items()):
+        color = COLORS[i % len(COLORS)]
+        x = np.array([_variable(cell, variable) for cell in members], float)
+        y = np.array([cell.measured.ratio for cell in members])  # type: ignore[union-attr]
+        ends = np.array([cell.measured.interval for cell in members])  # type: ignore[union-attr]
+        ends = np.where(np.isfinite(ends) & (ends > 0), ends, np.array([0.01, 1.0]))
+        label = ", ".join(f"{_SHORT[name]} {value:.3g}" for name, value in zip(others, fixed, strict=True) if value)
+        ax.errorbar(x, y, np.abs(ends.T - y), fmt="o", ms=4, lw=1, capsize=2, color=color, label=label)
+        guessed = [(at, cell.predicted.cell.best_ratio) for at, cell in zip(x, members, strict=True) if cell.predicted]
+        ax.plot(*np.array(guessed).reshape(-1, 2).T, "x", ms=5, color=color)
+        if found.measured is not None and variable in found.measured.exponents:
+            _line(found.measured, variable, dict(zip(others, fixed, strict=True)), x, color, ax)
+    ax.set(xlabel=_AXIS[variable], ylabel="best annealing ratio", xscale="log", yscale="log")
+    ax.set_title("measured (dots, 90 %), predicted (crosses), power law (lines)", loc="left", fontsize=9)
+    ax.legend(fontsize=7)
+    return ax
+
+
+_AXIS = {"peak_lr": "peak learning rate", "total_steps": "updates", "model_size": "model size"}
+_SHORT = {"peak_lr": "peak", "total_steps": "T", "model_size": "N"}
+
+
+def _variable(cell: CellTransfer, name: str) -> Any:
+    return cell.tried.model_size if name == "model_size" else getattr(cell.tried.schedule, name)
+
+
+def _line(law: PowerLaw, variable: str, fixed: dict[str, Any], x: np.ndarray, color: str, ax: Any) -> None:
+    known = {name: value for name, value in fixed.items() if name in law.exponents}
+    at = np.geomspace(x.min(), x.max(), 2)
+    ax.plot(at, [law.at(**known, **{variable: value}) for value in at], "-", lw=1, alpha=0.6, color=color)
+
+
+def regret_against_ratio(cells: Sequence[CellTransfer], ax: Any) -> Any:
+    """Final loss above the best against annealing ratio: measured as dots, predicted as lines."""
+    for i, cell in enumerate(cells):
+        color, schedule = COLORS[i % len(COLORS)], cell.tried.schedule
+        label = f"peak {schedule.peak_lr:.3g}, {schedule.total_steps} updates, {schedule.decay}"
+        ax.plot(cell.tried.distinct, cell.tried.means - cell.tried.means.min(), "o", ms=4, color=color, label=label)
+        if cell.predicted is not None:
+            ax.plot(RATIOS, cell.predicted.losses - cell.predicted.losses.min(), "-", lw=1, color=color)
+    worst = max(float(np.max(cell.tried.means) - np.min(cell.tried.means)) for cell in cells)
+    ax.set(xlabel="annealing ratio", ylabel="final loss above the best", ylim=(-0.02 * worst, 1.1 * worst))
+    ax.set_title("regret: measured (dots), predicted (lines)", loc="left")
+    ax.legend(fontsize=7)
+    return ax
+
+
+def save_transfer(found: Transfer, path: str | PathLike[str]) -> None:
+    """Draws optima against each variable that differs beside regret against ratio, and writes the picture."""
+    variables = [name for name in _AXIS if len({_variable(cell, name) for cell in found.cells}) > 1]
+    variables = [name for name in variables if None not in {_variable(cell, name) for cell in found.cells}]
+    variables = variables if any(cell.measured is not None for cell in found.cells) else []
+    pyplot = _pyplot()
+    with pyplot.rc_context(_STYLE):
+        count = len(variables) + 1
+        figure, axes = pyplot.subplots(1, count, figsize=(5 * count, 4), layout="constrained", squeeze=False)
+        for variable, ax in zip(variables, axes[0], strict=False):
+            optima_against(found, variable, ax)
+        regret_against_ratio(found.cells, axes[0, -1])
+        figure.savefig(path, dpi=150)
+        pyplot.close(figure)
+
+
+def rates_of_design(design: Design, ax: Any) -> Any:
+    """A designed schedule beside the best WSD and cosine, with the losses predicted for them."""
+    at, last = np.arange(design.total_steps), float(design.rates[-1])
+    init = float(design.rates[0]) if design.warmup_steps else 0.0
+    cosine = Cosine(design.peak_lr, design.total_steps, design.wsd.final_lr, design.warmup_steps, init)
+    ax.plot(at, design.lrs, color=COLORS[0], label=f"designed: {design.loss:.4f}")
+    wsd = design.wsd.schedule(design.warmup_steps, init)
+    name = f"WSD {design.wsd.decay} {design.wsd.best_ratio:.2g}: {design.wsd.loss:.4f}"
+    ax.plot(at, np.asarray(lrs(wsd)), "--", lw=1, color=COLORS[1], label=name)
+    ax.plot(at, np.asarray(lrs(cosine)), ":", lw=1, color=COLORS[2], label=f"cosine: {design.cosine_loss:.4f}")
+    ax.set(xlabel="update", ylabel="learning rate", ylim=(min(0.0, last), None))
+    ax.set_title(f"{design.total_steps} updates from peak {design.peak_lr:.3g}; predicted losses", loc="left")
+    ax.legend(fontsize=7)
+    return ax
+
+
+def save_designs(found: Designs, path: str | PathLike[str]) -> None:
+    """Draws at most six designs beside WSD and cosine, and writes the picture."""
+    shown = found.designs[:6]
+    columns = min(3, len(shown))
+    pyplot = _pyplot()
+    with pyplot.rc_context(_STYLE):
+        rows = -(-len(shown) // columns)
+        size = (5 * columns, 3.6 * rows)
+        figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+        for design, ax in zip(shown, axes.ravel(), strict=False):
+            rates_of_design(design, ax)
+        for ax in axes.ravel()[len(shown) :]:
+            ax.set_axis_off()
         figure.savefig(path, dpi=150)
         pyplot.close(figure)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from fmjax import lanes
-from fmjax._checks import choose, require
+from fmjax._checks import choose, positive, require
 from fmjax.laws import Law, make_law
 
 FORMAT = 1
@@ -30,6 +30,19 @@ class RunMetrics(NamedTuple):
     r2: float
     final_loss_predicted: float
     final_loss: float
+
+
+class Reach(NamedTuple):
+    """What the schedules of fitted runs cover; beyond it a law extrapolates."""
+
+    total_steps: tuple[int, int]
+    """Least and greatest number of updates."""
+    peak_lr: tuple[float, float]
+    """Least and greatest peak rate."""
+    steepest: float
+    """Largest drop of the rate over one update after warmup, relative to the run's peak."""
+    lowest: float
+    """Lowest rate after warmup, likewise."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,8 @@ class FitResult:
     delta: float
     runs: tuple[RunMetrics, ...]
     lanes: lanes.Lanes
+    reach: Reach | None = None
+    """What the fitted runs cover; None in fits read from files older than this field."""
 
     @property
     def ok(self) -> bool:
@@ -67,9 +82,15 @@ class FitResult:
         names = {"undetermined": self.undetermined, "at-bound": self.at_bound}.get(self.status, ())
         return lanes.STATUS[self.status] + (f": {', '.join(names)}" if names else "")
 
-    def with_runs(self, runs: Sequence["RunMetrics"]) -> "FitResult":
-        """The same fit with metrics of its runs."""
-        return dataclasses.replace(self, runs=tuple(runs))
+    def log_size(self, model_size: float | None) -> float:
+        """Log of the model size to predict for, which a fit over several sizes needs; 0 where none is given."""
+        needed = getattr(self.law, "sizes", False)
+        require(not needed or model_size is not None, "the fit spans several model sizes, so model_size is needed")
+        return float(np.log(positive(model_size, "model_size"))) if model_size is not None else 0.0
+
+    def with_runs(self, runs: Sequence["RunMetrics"], reach: Reach) -> "FitResult":
+        """The same fit with metrics of its runs and what they cover."""
+        return dataclasses.replace(self, runs=tuple(runs), reach=reach)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain values for JSON; NaN becomes None."""
@@ -87,6 +108,7 @@ class FitResult:
             "residual": self.residual,
             "delta": self.delta,
             "runs": [run._asdict() for run in self.runs],
+            "reach": None if self.reach is None else self.reach._asdict(),
             "lanes": {key: np.asarray(value).tolist() for key, value in self.lanes._asdict().items()},
         }
         return plain(record)
@@ -129,6 +151,7 @@ class FitResult:
                 RunMetrics(**{key: _metric(key, value) for key, value in run.items()}) for run in record["runs"]
             ),
             lanes=lanes.Lanes(**{key: read[key](value) for key, value in record["lanes"].items()}),
+            reach=_reach(record.get("reach")),
             undetermined=tuple(record["undetermined"]),
             at_bound=tuple(record["at_bound"]),
             **{key: record[key] for key in ("rows", "status", "residual", "delta")},
@@ -144,6 +167,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         return plain(np.asarray(value).tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _reach(record: dict[str, Any] | None) -> Reach | None:
+    if record is None:
+        return None
+    steps, peaks = tuple(record["total_steps"]), tuple(record["peak_lr"])
+    return Reach(steps, peaks, float(record["steepest"]), float(record["lowest"]))
 
 
 def _none_as(default: float, value: Any) -> float:

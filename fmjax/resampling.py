@@ -323,8 +323,9 @@ class _Chain(NamedTuple):
     @classmethod
     def of(cls, setting: _Setting) -> "_Chain":
         """The chain of a setting's rows."""
-        columns = [np.asarray(value[0]) for value in setting.rows.effects.values()]
-        keys = np.stack([setting.rows.loss[0], *columns], axis=1)
+        loss = setting.rows.loss[0]
+        columns = [np.asarray(value[0]).reshape(loss.size, -1) for value in setting.rows.effects.values()]
+        keys = np.concatenate([loss[:, None], *columns], axis=1)
         _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         return cls(first[inverse.ravel()], np.diff(setting.run, prepend=-1) > 0)
 

@@ -228,8 +228,9 @@ def _weights(problem: Problem, groups: np.ndarray, by: str) -> tuple[np.ndarray,
         fitted = leave_one_out_groups(everything)[:, run]
     else:
         ends = problem.batch.at[:, -1:]
-        fitted = (problem.batch.at < ROLLOUT * ends)[problem.keep][None]
-    return fitted * problem.row_weights(everything), ~fitted
+        fitted = (problem.batch.at < ROLLOUT * ends)[problem.row_index(everything)][None]
+    weights = problem.row_weights(everything)
+    return fitted * weights, ~fitted & (weights > 0)
 
 
 def _mean_by_run(errors: np.ndarray, run: np.ndarray, tested: np.ndarray) -> float:
@@ -257,10 +258,10 @@ def _rows_of_candidates(problem: Problem, warmup: str, combinations: Sequence[di
     if not jax.tree.leaves(stacked):  # a law without options has one candidate
         stacked, size = problem.law, 0
     found = _candidate_effects(stacked, rates, at, size=size)
-    log_n = problem.effects["log_N"]
-    effects = {key: np.asarray(value)[:, problem.keep] for key, value in found.items()}
-    effects["log_N"] = np.tile(log_n[problem.keep], (len(combinations), 1))
-    return Rows(effects, np.tile(problem.batch.loss[problem.keep], (len(combinations), 1)))
+    run, row = problem.row_index(np.ones(len(problem.curves), bool))
+    effects = {key: np.asarray(value)[:, run, row] for key, value in found.items()}
+    effects["log_N"] = np.tile(problem.effects["log_N"][run, row], (len(combinations), 1))
+    return Rows(effects, np.tile(problem.batch.loss[run, row], (len(combinations), 1)))
 
 
 def _with(law: Law, options: Mapping[str, Any]) -> Law:

@@ -1,5 +1,6 @@
 """Search: the predicted final loss of every schedule in a grid, part by part, on any number of devices."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 
 from fmjax import hosts
-from fmjax._checks import choose, positive, require, whole
+from fmjax._checks import choose, require, whole
 from fmjax.folder import Folder, Reduced
 from fmjax.grid import Grid, Part
 from fmjax.kernels import Kernel, Layout
@@ -44,6 +45,11 @@ class Cell(NamedTuple):
     loss_interval: tuple[float, float] | None = None
     """Bootstrap interval of the predicted loss at the best ratio, likewise."""
 
+    def under(self, ratios: np.ndarray, losses: np.ndarray) -> "Cell":
+        """The cell with its best chosen anew, by losses ``[1 + samples, ratios]`` of a prediction and its samples."""
+        column = _best(ratios, losses[:1])[0]
+        return _cell(self[:4], ratios, column, _intervals(ratios, losses[1:], int(column["best"])))
+
     def schedule(self, warmup_steps: int = 0, init_lr: float = 0.0) -> WSD:
         """The best schedule of the cell."""
         return WSD(
@@ -74,15 +80,20 @@ class Cells(Sequence[Cell]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = range(len(self))[index]
-        best, low, high = (
-            float(self._grid.anneal_ratio[k]) for k in self._columns[i][["best", "low", "high"]].tolist()
-        )
-        loss, at_edge = float(self._columns["loss"][i]), bool(self._columns["at_edge"][i])
-        found = Cell(*self._grid.cell(i), best, loss, (low, high), at_edge)
-        if not len(self._intervals):
-            return found
-        a, b, c, d = map(float, self._intervals[i])
-        return found._replace(ratio_interval=(a, b), loss_interval=(c, d))
+        intervals = self._intervals[i].tolist() if len(self._intervals) else ()
+        return _cell(self._grid.cell(i), self._grid.anneal_ratio, self._columns[i], intervals)
+
+
+def _cell(
+    fixed: tuple[int, float, str, float], ratios: np.ndarray, column: np.ndarray, intervals: Sequence[float]
+) -> Cell:
+    """A cell from what is fixed in it, its columns and its four ends of intervals, if any."""
+    best, low, high = (float(ratios[k]) for k in column[["best", "low", "high"]].tolist())
+    found = Cell(*fixed, best, float(column["loss"]), (low, high), bool(column["at_edge"]))
+    if not len(intervals):
+        return found
+    a, b, c, d = intervals
+    return found._replace(ratio_interval=(a, b), loss_interval=(c, d))
 
 
 class Candidate(NamedTuple):
@@ -107,6 +118,8 @@ class SearchResult:
     """The candidates of least loss, the best first."""
     losses: np.ndarray | None = None
     """``[cells, ratios]`` predicted loss after the last update, where they were to be kept."""
+    sample_losses: np.ndarray | None = None
+    """``[samples, cells, ratios]`` the same under each bootstrap sample."""
 
     @property
     def candidates(self) -> int:
@@ -169,7 +182,7 @@ def search(
       model_size: number of parameters, for laws fitted over several sizes.
       samples: ``[samples, parameters]`` bootstrap samples (``Bootstrap.params``), for intervals.
       top: how many of the best candidates to return.
-      keep_losses: whether to return the loss of every candidate; takes 8 bytes each.
+      keep_losses: whether to return the loss of every candidate, also under each sample; takes 8 bytes each.
       dtype: "float64", or "float32" with compensated sums, whose losses are right to about 1e-6.
       share_stem: whether schedules that differ only in their anneal share one stem; False is for benchmarks.
       folder: folder that keeps finished parts; a search that was interrupted goes on from there.
@@ -209,21 +222,15 @@ def search(
         law, vector = law.settled(vectors[0])
         vectors = vector[None]
     layout = Layout.of(grid, len(vectors), jax.local_devices()[0].platform)
-    log_n = _log_size(result, model_size)
+    log_n = result.log_size(model_size)
     kernel = Kernel(law, vectors, grid, log_n, dtype, layout, share_stem)
     wanted = whole(top, "top")
     require(folder is None or not keep_losses, "a search with a folder does not keep losses; its table has them")
     store = None
     if folder is not None:
         store = Folder.open(folder, {**_described(kernel), "top": wanted, "table": table}, table=table)
-    mine = _Found.of(_parts(kernel, wanted, store, keep_losses, progress), grid.anneal_ratio.size)
+    mine = _Found.of(_parts(kernel, wanted, store, keep_losses, progress), _nothing(kernel))
     return _result(hosts.gather(mine), grid, layout, wanted)
-
-
-def _log_size(result: FitResult, model_size: float | None) -> float:
-    needed = getattr(result.law, "sizes", False)
-    require(not needed or model_size is not None, "the fit spans several model sizes, so model_size is needed")
-    return float(np.log(positive(model_size, "model_size"))) if model_size is not None else 0.0
 
 
 def _described(kernel: Kernel) -> dict[str, Any]:
@@ -254,10 +261,10 @@ class _Found(NamedTuple):
     intervals: np.ndarray
     """``[cells, 4]``, or nothing without samples."""
     losses: np.ndarray
-    """``[cells, ratios]``, or nothing where they are not kept."""
+    """``[cells, 1 + samples, ratios]``, or nothing where they are not kept."""
 
     @classmethod
-    def of(cls, parts: Iterator[tuple[Reduced, np.ndarray]], ratios: int) -> "_Found":
+    def of(cls, parts: Iterator[tuple[Reduced, np.ndarray]], nothing: np.ndarray) -> "_Found":
         """Joins what is kept of each part."""
         columns, top, intervals, losses = [], [], [], []
         for reduced, kept in parts:
@@ -265,9 +272,14 @@ class _Found(NamedTuple):
             top.append(reduced.top)
             intervals.append(reduced.intervals)
             losses.append(kept)
-        nothing = np.empty(0, COLUMNS), np.empty(0, TOP), np.empty((0, 4)), np.empty((0, ratios))
-        found = zip(nothing, (columns, top, intervals, losses), strict=True)
-        return cls(*(np.concatenate(arrays) if arrays else empty for empty, arrays in found))
+        empty = np.empty(0, COLUMNS), np.empty(0, TOP), np.empty((0, 4)), nothing
+        found = zip(empty, (columns, top, intervals, losses), strict=True)
+        return cls(*(np.concatenate(arrays) if arrays else none for none, arrays in found))
+
+
+def _nothing(kernel: Kernel) -> np.ndarray:
+    """Losses of no cells."""
+    return np.empty((0, len(kernel.vectors), kernel.grid.anneal_ratio.size))
 
 
 def _parts(
@@ -284,13 +296,13 @@ def _parts(
     stored = {number: reduced for number, reduced in found_there.items() if reduced is not None}
     fresh = kernel.losses(part for part in mine() if part.number not in stored)
     for part in mine():
-        reduced, losses = stored.get(part.number), np.empty((0, grid.anneal_ratio.size))
+        reduced, losses = stored.get(part.number), _nothing(kernel)
         if reduced is None:
             _, found = next(fresh)
             reduced = _reduced(part, found, grid, top)
             if store is not None:
                 store.save(part, reduced, found[0], grid)
-            losses = found[0] if keep_losses else losses
+            losses = found.swapaxes(0, 1) if keep_losses else losses
         done += part.cells.size * grid.anneal_ratio.size
         if progress is not None:
             progress(done, total)
@@ -302,15 +314,22 @@ def _reduced(part: Part, losses: np.ndarray, grid: Grid, top: int) -> Reduced:
     fitted, ratios = losses[0], grid.anneal_ratio
     bad = ~np.isfinite(fitted).all(axis=1)
     require(not bad.any(), f"the fit predicts a loss that is not finite for peak_lr {part.peak_lr[np.argmax(bad)]:g}")
-    columns = np.empty(len(fitted), COLUMNS)
-    columns["best"] = best = np.argmin(fitted, axis=1)
-    columns["loss"] = least = fitted[np.arange(len(fitted)), best]
+    columns = _best(ratios, fitted)
+    each = enumerate(columns["best"])
+    intervals = np.array([_intervals(ratios, losses[1:, i], best) for i, best in each])
+    return Reduced(columns, _top(part, fitted, top), intervals.reshape(-1, 4))
+
+
+def _best(ratios: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """``[rows]`` columns of the best of ``losses[rows, ratios]``."""
+    columns = np.empty(len(losses), COLUMNS)
+    columns["best"] = best = np.argmin(losses, axis=1)
+    columns["loss"] = least = losses[np.arange(len(losses)), best]
     rising = np.argsort(ratios, kind="stable")
-    near = fitted[:, rising] <= least[:, None] + NEAR
+    near = losses[:, rising] <= least[:, None] + NEAR
     columns["low"], columns["high"] = rising[np.argmax(near, axis=1)], rising[::-1][np.argmax(near[:, ::-1], axis=1)]
     columns["at_edge"] = (ratios.size > 1) & np.isin(ratios[best], (ratios.min(), ratios.max()))
-    intervals = np.array([_intervals(ratios, losses[1:, i], b) for i, b in enumerate(best)] if len(losses) > 1 else [])
-    return Reduced(columns, _top(part, fitted, top), intervals.reshape(-1, 4))
+    return columns
 
 
 def _top(part: Part, fitted: np.ndarray, top: int) -> np.ndarray:
@@ -325,7 +344,9 @@ def _top(part: Part, fitted: np.ndarray, top: int) -> np.ndarray:
 
 
 def _intervals(ratios: np.ndarray, samples: np.ndarray, best: int) -> tuple[float, ...]:
-    """Bootstrap intervals of the best ratio and of the loss at ``best``, from losses ``[samples, ratios]``."""
+    """Bootstrap intervals of the best ratio and of the loss at ``best``, from losses ``[samples, ratios]``, if any."""
+    if not len(samples):
+        return ()
     return (*percentile_interval(continuous_best(ratios, samples)), *percentile_interval(samples[:, best]))
 
 
@@ -339,7 +360,10 @@ def _result(found: Sequence[_Found], grid: Grid, layout: Layout, top: int) -> Se
     tops = np.concatenate([one.top for one in found])
     tops = tops[np.lexsort((tops["candidate"], tops["loss"]))][:top]
     best = tuple(_candidate(grid, one) for one in tops)
-    return SearchResult(Cells(grid, columns, intervals), grid.anneal_ratio, best, losses if len(losses) else None)
+    result = SearchResult(Cells(grid, columns, intervals), grid.anneal_ratio, best)
+    if not len(losses):
+        return result
+    return dataclasses.replace(result, losses=losses[:, 0], sample_losses=losses[:, 1:].swapaxes(0, 1))
 
 
 def _in_order(cells: np.ndarray, arrays: Sequence[np.ndarray]) -> np.ndarray:

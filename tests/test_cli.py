@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic import DECAY, TRUTH, constant_runs, final_losses, five_runs, two_rates, write_manifest
+from synthetic import DECAY, TRUTH, cells, constant_runs, final_losses, five_runs, two_rates, write_manifest
 
 import fmjax
 from fmjax.cli.commands import app, run
 from fmjax.cli.parameters import NUMBERS, RATES
 from fmjax.records import FitResult
 
-LAW = ("--law-option", f"decay={DECAY}")
+LAW = ("--law", "lr-annealing", "--law-option", f"decay={DECAY}")
 TARGET = ("--total-steps", "400", "--peak-lr", "1e-3")
 
 
@@ -116,7 +116,7 @@ def test_evaluate_as_json(answer):
 def two_laws(monkeypatch):
     """Two laws as if they were all, to compile less."""
     laws = {name: fmjax.laws.LAWS[name] for name in ("forward-only", "lr-annealing")}
-    monkeypatch.setattr("fmjax.cli.commands.LAWS", laws)
+    monkeypatch.setattr("fmjax.cli.fitting.LAWS", laws)
     return laws
 
 
@@ -185,10 +185,34 @@ def test_recommend_as_json(answer):
     assert record["choices"][record["best"]]["best_ratio"] == pytest.approx((truth.argmin() + 1) / 100, abs=0.011)
 
 
+def test_transfer(fmjax_, tmp_path):
+    write_manifest((folder := tmp_path / "cells") and (folder.mkdir() or folder), cells(lengths=(300, 400)))
+    files = ("--plot", tmp_path / "t.png", "-o", tmp_path / "t.json", "--against", folder)
+    code, out, err = fmjax_("transfer", folder, *LAW, "--samples", 20, *files)
+    assert (code, err) == (0, "")
+    for title in ("Optimal annealing ratio of each cell", "Chosen from shorter runs", "Power laws"):
+        assert title in out
+    assert "log of there over here 0.000" in out
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+    assert len(json.loads((tmp_path / "t.json").read_text())["cells"]) == 4
+
+
+def test_optimize(fmjax_, answer, tmp_path):
+    files = ("--plot", tmp_path / "o.png", "--csv", tmp_path / "o.csv")
+    code, out, err = fmjax_("optimize", "fit.json", *TARGET, "--warmup-steps", 20, *files)
+    assert (code, err) == (0, "")
+    assert "def schedule(count)" in out
+    rows = (tmp_path / "o.csv").read_text().splitlines()
+    assert (rows[0], len(rows)) == ("step,lr", 401)
+    assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
+    (design,) = answer("optimize", "fit.json", *TARGET, "--warmup-steps", 20)["designs"]
+    assert design["loss"] <= design["wsd"]["loss"]
+
+
 def test_demo_uses_the_shipped_runs(fmjax_, answer, monkeypatch, tmp_path):
     curves = tuple(replace(run, split="train" if "low" in run.name else "test") for run in two_rates())
     monkeypatch.setattr(fmjax.datasets, "proxy_runs", lambda: curves)
-    assert answer("demo")["law"] == "lr-annealing"
+    assert answer("demo")["law"] in ("lr-annealing", "intrinsic-momentum")
     code, out, err = fmjax_("demo", "--plot", tmp_path / "demo.png")
     assert (code, err) == (0, "")
     assert out.index("1. Fit low-constant, low-cosine") < out.index("2. Plan a run of 800 updates from all 8 runs")

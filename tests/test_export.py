@@ -2,10 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from fmjax.export import optax_snippet
-from fmjax.schedules import DECAYS, WSD
+from fmjax.export import csv_text, knots_snippet, optax_snippet, thinned
+from fmjax.schedules import DECAYS, WSD, Tabulated
 
 T = 400
 COUNTS = np.arange(T)
@@ -53,3 +54,42 @@ def test_an_anneal_of_no_update_is_the_peak(decay, x64):
 def test_fields_may_be_arrays():
     schedule = WSD(jnp.float32(0.5), jnp.int32(T), jnp.float32(0.25), warmup_steps=jnp.int32(8))
     assert optax_snippet(schedule) == optax_snippet(WSD(0.5, T, 0.25, warmup_steps=8))
+
+
+KNOTS = np.array([0, 19, 20, 100, 250, 399]), np.array([0.0, 9.5e-4, 1e-3, 9e-4, 2e-4, 0.0])
+
+
+def test_knots_are_the_schedule_at_every_count(x64):
+    rates = run(knots_snippet(*KNOTS, within=0.0))(COUNTS)
+    np.testing.assert_allclose(rates, np.interp(COUNTS, *KNOTS), rtol=1e-12, atol=1e-18)
+
+
+def test_dropped_knots_change_no_rate_by_more_than_is_allowed(x64):
+    rates = 1e-3 * (1 + np.cos(np.pi * COUNTS / T)) / 2
+    steps, kept = thinned(COUNTS, rates)
+    assert 10 < steps.size < 40
+    np.testing.assert_allclose(np.interp(COUNTS, steps, kept), rates, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(run(knots_snippet(COUNTS, rates))(COUNTS), rates, rtol=0, atol=1e-6 * (1 + 1e-9))
+    assert thinned(COUNTS, rates, within=1e-4)[0].size > 2 * steps.size
+
+
+def test_a_knot_snippet_is_an_optax_schedule():
+    optimizer = optax.sgd(run(knots_snippet(*KNOTS)))
+    state = optimizer.init(jnp.zeros(()))
+    for count in range(3):
+        update, state = optimizer.update(jnp.ones(()), state)
+        np.testing.assert_allclose(-update, np.interp(count, *KNOTS), rtol=1e-6)
+
+
+def test_straight_lines_need_no_knots_between():
+    assert thinned(np.arange(5), np.linspace(1.0, 0.0, 5))[0].tolist() == [0, 4]
+    assert thinned(np.arange(5), np.zeros(5))[0].tolist() == [0, 4]
+    assert thinned([3], [1.0])[0].tolist() == [3]
+
+
+def test_csv_has_a_row_an_update(x64):
+    rates = np.interp(COUNTS, *KNOTS)
+    header, *rows = csv_text(Tabulated(rates)).splitlines()
+    assert header == "step,lr"
+    table = np.array([row.split(",") for row in rows], float)
+    np.testing.assert_array_equal(table, np.stack([COUNTS, rates], axis=1))

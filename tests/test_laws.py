@@ -270,3 +270,8 @@ def test_warmup_and_sizes_are_static(name):
     leaves, structure = jax.tree.flatten(make_law(name, warmup="as-peak", sizes=True))
     assert not {"as-peak", True} & set(leaves)
     assert jax.tree.unflatten(structure, leaves).options() == make_law(name, warmup="as-peak", sizes=True).options()
+
+
+def test_jit_tells_laws_apart():
+    structures = [jax.tree.structure(law()) for law in LAWS.values()]
+    assert all(a != b for i, a in enumerate(structures) for b in structures[:i])

@@ -5,12 +5,15 @@ import sys
 import matplotlib as mpl
 import numpy as np
 import pytest
-from synthetic import DECAY, runs
+from synthetic import DECAY, cells, runs
 
 from fmjax import plotting
 from fmjax.comparison import compare
+from fmjax.design import optimize
+from fmjax.fitting import fit
 from fmjax.laws import LRAnnealing
 from fmjax.recommendation import recommend
+from fmjax.transfers import transfer
 
 mpl.use("Agg")
 from matplotlib import image, pyplot
@@ -108,4 +111,46 @@ def test_residuals(comparison, curves, ax):
 def test_a_comparison_is_drawn_to_a_file(comparison, curves, tmp_path):
     plotting.save_evaluations(comparison, curves, tmp_path / "laws.png")
     height, width, _ = image.imread(tmp_path / "laws.png").shape
+    assert width > height > 300
+
+
+# ------------------------------------------------------------------------------------------------ transfer, designs
+
+
+@pytest.fixture(scope="module")
+def moved():
+    return transfer(cells(lengths=(300, 400), ratios=(0.1, 0.3, 0.6, 0.8)), law=LRAnnealing(decay=DECAY), samples=0)
+
+
+def test_optima_against(moved, ax):
+    assert plotting.optima_against(moved, "total_steps", ax) is ax
+    shown = np.concatenate([container.lines[0].get_ydata() for container in ax.containers])
+    assert sorted(shown) == sorted(cell.measured.ratio for cell in moved.cells)
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    crosses = [line.get_ydata() for line in ax.lines if line.get_marker() == "x"]
+    assert sorted(np.concatenate(crosses)) == sorted(cell.predicted.cell.best_ratio for cell in moved.cells)
+
+
+def test_regret_against_ratio(moved, ax):
+    assert plotting.regret_against_ratio(moved.cells, ax) is ax
+    dots, line = ax.lines[:2]
+    assert dots.get_ydata() == pytest.approx(moved.cells[0].tried.means - moved.cells[0].tried.means.min())
+    assert line.get_xdata()[np.argmin(line.get_ydata())] == moved.cells[0].predicted.cell.best_ratio
+
+
+def test_rates_of_a_design(curves, ax):
+    designs = optimize(fit(LRAnnealing(decay=DECAY), curves), total_steps=300, peak_lr=1e-3, warmup_steps=20)
+    assert plotting.rates_of_design(designs.best, ax) is ax
+    assert ax.lines[0].get_ydata() == pytest.approx(designs.best.lrs)
+    assert f"{designs.best.loss:.4f}" in ax.get_legend().get_texts()[0].get_text()
+
+
+@pytest.mark.parametrize("save", ["transfer", "designs"])
+def test_pictures_of_transfer_and_designs(save, moved, curves, tmp_path):
+    if save == "transfer":
+        plotting.save_transfer(moved, tmp_path / "a.png")
+    else:
+        found = optimize(fit(LRAnnealing(decay=DECAY), curves), total_steps=[200, 300], peak_lr=[1e-3, 2e-3])
+        plotting.save_designs(found, tmp_path / "a.png")
+    height, width, _ = image.imread(tmp_path / "a.png").shape
     assert width > height > 300

@@ -9,10 +9,12 @@ from typing import Any
 import click
 
 from fmjax import hosts
-from fmjax._checks import require
+from fmjax._checks import require, within
 from fmjax.cli.parameters import LAW_OPTION, NAMES, NUMBERS, RATES
 from fmjax.folder import write_whole, writing
 from fmjax.laws import LAWS, Law, make_law
+from fmjax.predictor import LAWS as PREFERRED
+from fmjax.records import FitResult
 from fmjax.sweep import RATIOS
 
 
@@ -54,9 +56,30 @@ def chosen_law(name: str, options: Sequence[tuple[str, Any]]) -> Law:
     return make_law(name, **chosen)
 
 
+def planning_law(name: str | None, options: Sequence[tuple[str, Any]]) -> Law | str | None:
+    """The law of --law and --law-option for verbs that can choose it, or its effects' coefficients, on the runs."""
+    require(name is not None or not options, "--law-option: needs --law")
+    return chosen_law(name, options) if name is not None and options else name
+
+
+def read_fit(path: Path) -> FitResult:
+    """The fit in a file."""
+    with within(path):
+        return FitResult.from_json(path.read_text(encoding="utf-8"))
+
+
+def PLOT(what: str) -> Callable[..., Any]:
+    """The option that draws."""
+    return click.option("--plot", type=FILE, callback=writable, help=f"File to draw {what} to.")
+
+
 FILE = click.Path(dir_okay=False, path_type=Path)
 RUNS = click.argument("runs", type=click.Path(path_type=Path))
+FIT_FILE = click.argument("fit_file", type=click.Path(path_type=Path))
 LAW = click.option("--law", "law_name", default="lr-annealing", show_default=True, help=" | ".join(LAWS))
+PLAN_LAW = click.option(
+    "--law", "law_name", show_default=f"the best of {', '.join(PREFERRED)} on runs left out", help=" | ".join(LAWS)
+)
 LAW_OPTIONS = click.option(
     "--law-option",
     "law_options",
@@ -96,6 +119,13 @@ SIZE = click.option("--model-size", type=float, help="Parameters of the target, 
 def fit_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of every verb that fits."""
     for option in (OVER_WEIGHT, END_WEIGHT, DROP_BEFORE, RESIDUAL, TRAIN, LAW_OPTIONS, LAW, RUNS):
+        command = option(command)
+    return command
+
+
+def plan_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same, where the runs choose the law by default."""
+    for option in (OVER_WEIGHT, END_WEIGHT, DROP_BEFORE, RESIDUAL, TRAIN, LAW_OPTIONS, PLAN_LAW, RUNS):
         command = option(command)
     return command
 

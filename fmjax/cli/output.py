@@ -14,8 +14,6 @@ from rich.text import Text
 
 from fmjax.benchmarking import HOSTS, Benchmark
 from fmjax.comparison import Comparison
-from fmjax.export import optax_snippet
-from fmjax.recommendation import Recommendation
 from fmjax.records import Evaluation, FitResult, RunMetrics
 from fmjax.resampling import Bootstrap
 from fmjax.selection import Selection
@@ -74,7 +72,8 @@ class _Left(ProgressColumn):
         return Text(f"{timedelta(seconds=int(left))} left" if left and task.total else "")
 
 
-def _table(title: str, columns: Sequence[str], *, text: int = 1) -> Table:
+def new_table(title: str, columns: Sequence[str], *, text: int = 1) -> Table:
+    """A table whose first columns are text and whose others are numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i < text else "right", overflow="fold" if i < text else "ellipsis")
@@ -112,7 +111,7 @@ def print_comparison(found: Comparison) -> None:
     first = found.entries[0].evaluation
     unseen = len(first.runs) - len(first.trained)
     columns = ("law", "unseen %", "worst %", "final loss %", "fitted %", "parameters", "criterion", "seconds", "status")
-    table = _table(f"{len(first.trained)} runs fitted, {unseen} unseen", columns)
+    table = new_table(f"{len(first.trained)} runs fitted, {unseen} unseen", columns)
     for entry in found.entries:
         evaluation = entry.evaluation
         errors = (evaluation.test_mape_percent, entry.worst_percent, entry.final_loss_percent)
@@ -126,7 +125,7 @@ def print_comparison(found: Comparison) -> None:
 
 
 def _runs_table(title: str, runs: Sequence[RunMetrics]) -> Table:
-    table = _table(title, ("run", "mean error %", "worst %", "R2", "final loss", "predicted"))
+    table = new_table(title, ("run", "mean error %", "worst %", "R2", "final loss", "predicted"))
     for run in runs:
         errors = (number(run.mape_percent, ".3f"), number(run.worst_percent, ".3f"), number(run.r2))
         table.add_row(run.name, *errors, number(run.final_loss), number(run.final_loss_predicted))
@@ -138,7 +137,7 @@ def print_selection(selection: Selection, evaluation: Evaluation) -> None:
     out, names = console(), list(selection.flat)
     out.print(f"[bold]{selection.law.name}[/bold], chosen by {selection.by}: {selection.score:.6g}")
     options = selection.law.options()
-    table = _table("Best of the grid", (*names, "score"), text=0)
+    table = new_table("Best of the grid", (*names, "score"), text=0)
     for candidate in selection.candidates[:6]:
         table.add_row(*(f"{candidate.options[name]}" for name in names), f"{candidate.score:.6g}")
     out.print(table)
@@ -153,9 +152,9 @@ def print_selection(selection: Selection, evaluation: Evaluation) -> None:
 
 def print_bootstrap(found: Bootstrap) -> None:
     """The table of parameters with their intervals."""
-    table = _table(f"{found.fit.law.name}: {len(found.params)} samples", ("parameter", "value", "90 % interval"))
+    table = new_table(f"{found.fit.law.name}: {len(found.params)} samples", ("parameter", "value", "90 % interval"))
     for name, value in found.fit.params.items():
-        table.add_row(name, f"{value:.6g}", _interval(found.interval(name), ".6g"))
+        table.add_row(name, f"{value:.6g}", interval(found.interval(name), ".6g"))
     console().print(table)
     if found.failed:
         click.echo(f"{found.failed} samples could not be fitted and do not count")
@@ -164,11 +163,11 @@ def print_bootstrap(found: Bootstrap) -> None:
 def print_search(result: SearchResult) -> None:
     """The table of cells."""
     columns = ("total steps", "peak rate", "decay", "final rate", "best ratio", "near-optimal", "predicted loss")
-    table = _table(f"{result.candidates} candidates", columns, text=0)
+    table = new_table(f"{result.candidates} candidates", columns, text=0)
     for cell in result.cells[:MOST_CELLS]:
         edge = " (edge)" if cell.at_edge else ""
         rates = (f"{cell.total_steps}", f"{cell.peak_lr:.3g}", cell.decay, f"{cell.final_lr:.3g}")
-        table.add_row(*rates, f"{cell.best_ratio:.3g}{edge}", _interval(cell.interval), f"{cell.loss:.5f}")
+        table.add_row(*rates, f"{cell.best_ratio:.3g}{edge}", interval(cell.interval), f"{cell.loss:.5f}")
     console().print(table)
     if len(result.cells) > MOST_CELLS:
         click.echo(f"... and {len(result.cells) - MOST_CELLS} more cells; --json or -o has all")
@@ -187,7 +186,7 @@ def print_benchmark(found: Benchmark) -> None:
         f"{rate / 1e9:.3g}e9 multiply-adds/s in {dtype}" for dtype, rate in found.multiply_adds_per_s.items()
     )
     out.print(f"memory {found.memory_bytes_per_s / 1e9:.3g} GB/s; {peaks}")
-    table = _table(
+    table = new_table(
         "Search: million candidate-updates/s",
         ("dtype", "stems", "candidates", "updates", "compile s", "M/s", "Gflop/s done", "of peak"),
         text=2,
@@ -201,11 +200,11 @@ def print_benchmark(found: Benchmark) -> None:
         counts = (f"{rate.candidates}", f"{rate.total_steps}", f"{rate.compile_seconds:.1f}")
         table.add_row(rate.dtype, "shared" if rate.share_stem else "own", *counts, *speed)
     out.print(table)
-    table = _table("Fits", ("lanes", "rows", "compile s", "fits/s"), text=0)
+    table = new_table("Fits", ("lanes", "rows", "compile s", "fits/s"), text=0)
     for fit in found.fits:
         table.add_row(f"{fit.lanes}", f"{fit.rows}", f"{fit.compile_seconds:.1f}", f"{fit.fits_per_s:.0f}")
     out.print(table)
-    table = _table("Capacity at the best rate", ("candidate-updates", "this machine", f"{HOSTS} of them"), text=0)
+    table = new_table("Capacity at the best rate", ("candidate-updates", "this machine", f"{HOSTS} of them"), text=0)
     for capacity in found.capacities:
         times = (duration(capacity.seconds), duration(capacity.seconds_on_hosts))
         table.add_row(f"{capacity.candidate_updates:.0e}", *times)
@@ -220,41 +219,7 @@ def duration(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms"
 
 
-def _interval(interval: tuple[float, float] | None, form: str = ".3g") -> str:
-    return "-" if interval is None else f"{interval[0]:{form}} ... {interval[1]:{form}}"
-
-
-def print_recommendation(found: Recommendation) -> None:
-    """The answer first, then the table of peak rates, notes and the schedule as code."""
-    out, best = console(), found.best
-    cell = best.cell
-    out.print(
-        f"[bold]Anneal over the last {100 * cell.best_ratio:.0f} % of {cell.total_steps} updates[/bold] "
-        f"({_interval(cell.interval)} is within 0.001), {cell.decay}, from peak rate {cell.peak_lr:.4g}: "
-        f"predicted final loss {cell.loss:.4f}"
-    )
-    columns = (
-        "peak rate",
-        "decay",
-        "best ratio",
-        "90 % interval",
-        "near-optimal",
-        "predicted loss",
-        "90 % interval",
-        "left-out error %",
-        "fitted on",
-    )
-    table = _table(f"{found.law.name}, {found.total_steps} updates", columns, text=0)
-    for choice in found.choices:
-        fitted = f"{len(choice.fit.runs)} runs" + (" at this rate" if choice.per_rate else "")
-        ratio = (f"{choice.cell.best_ratio:.3g}", _interval(choice.cell.ratio_interval, ".2f"))
-        loss = (f"{choice.cell.loss:.4f}", _interval(choice.cell.loss_interval, ".4f"))
-        values = (*ratio, _interval(choice.cell.interval), *loss)
-        error = number(choice.held_out_mape_percent, ".3f")
-        table.add_row(f"{choice.cell.peak_lr:.4g}", choice.cell.decay, *values, error, fitted)
-    out.print(table)
-    for note in dict.fromkeys(note for choice in found.choices for note in choice.notes):
-        of = [f"{choice.cell.peak_lr:.4g}" for choice in found.choices if note in choice.notes]
-        where = "" if len(of) == len(found.choices) else f"peak rate {', '.join(dict.fromkeys(of))}: "
-        out.print(f"[dim]note: {where}{note}[/dim]")
-    click.echo(f"\n{optax_snippet(best.schedule)}")
+def interval(ends: tuple[float, float] | None, form: str = ".3g") -> str:
+    """An interval as text, a dash where there is none."""
+    known = ends is not None and np.isfinite(ends).all()
+    return f"{ends[0]:{form}} ... {ends[1]:{form}}" if ends is not None and known else "-"

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Set
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,8 @@ import numpy as np
 
 from fmjax import effects
 from fmjax.updates import One, Update
+
+L = TypeVar("L", bound=type)
 
 WARMUPS = ("as-scheduled", "as-peak")
 """How a law counts warmup: at its own rates, or as if at the peak."""
@@ -135,11 +137,56 @@ class Law:
         history = jax.lax.scan(advance, self.init(lrs.dtype), updates, unroll=effects.UNROLL)[1]
         return {key: value[at] for key, value in history.items()}
 
+    def final_basis(self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array) -> jax.Array:
+        """``[coefficients]`` phi after the update ``last`` of one schedule ``lrs[T]``.
+
+        By the recursion; laws whose terms are sums over updates there, and quicker to differentiate so, give the sums.
+        """
+        row = {key: value[0] for key, value in self.effects(lrs, last[None]).items()}
+        return self.basis({**row, "log_N": log_n}, exponents)
+
     def predict(self, rows: Row, params: jax.Array) -> jax.Array:
         """Predicted loss ``[rows]`` for a parameter vector ``[parameters]``."""
         split = len(self.coefficients)
         phi = jax.vmap(self.basis, in_axes=(0, None))(rows, params[split:])
         return phi @ params[:split]
+
+
+def register(law: L) -> L:
+    """Makes a dataclass a pytree whose static fields are structure and whose other fields are leaves.
+
+    As ``jax.tree_util.register_dataclass``, but that structures of two classes never compare equal: there they do if
+    their static fields are equal, and once in a while ``jit`` then runs what was compiled for one law for another.
+    """
+    fields = dataclasses.fields(law)
+    static, leaves = ([f.name for f in fields if bool(f.metadata.get("static")) == is_] for is_ in (True, False))
+
+    def flatten(law: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return tuple(getattr(law, name) for name in leaves), tuple(getattr(law, name) for name in static)
+
+    def unflatten(structure: tuple[Any, ...], children: tuple[Any, ...]) -> Any:
+        return law(**dict(zip(static, structure, strict=True)), **dict(zip(leaves, children, strict=True)))
+
+    jax.tree_util.register_pytree_node(law, flatten, unflatten)
+    return law
+
+
+class Ahead(NamedTuple):
+    """The updates of one schedule as they are seen from the last one, ``[T]`` each; nothing comes after it."""
+
+    lr: jax.Array
+    drop: jax.Array
+    forward: jax.Array
+    """S after each update."""
+    since: jax.Array
+    """What S grows by after each update until the last."""
+
+    @classmethod
+    def of(cls, lrs: jax.Array, last: jax.Array) -> "Ahead":
+        """The updates of ``lrs[T]`` until ``last``; rates and drops of later ones are 0."""
+        seen = jnp.arange(lrs.size) <= last
+        lr, drop = (jnp.where(seen, values, 0.0) for values in (lrs, effects.drops(lrs)))
+        return cls(lr, drop, jnp.cumsum(lr), jnp.cumsum(lr[::-1])[::-1] - lr)
 
 
 def safe_log(x: Any) -> jax.Array:

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from fmjax.laws.base import Law, Row, stack
+from fmjax.laws.base import Law, Row, register, stack
 from fmjax.updates import Sum, Update, plus
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class Chinchilla(Law):
     r"""$L = L_0 + A t^{-\alpha} + B N^{-\beta}$ after t updates, whatever their rates.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import effects
-from fmjax.laws.base import Coefficient, Exponent, Law, Row, safe_log, stack
+from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Row, register, safe_log, stack
 from fmjax.laws.memory import INVERSE, RATES, empty, remember
 from fmjax.updates import One, Sum, Update
 
@@ -20,7 +20,7 @@ class ConvexBoundState(NamedTuple):
     lr: jax.Array
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class ConvexBound(Law):
     r"""$L = L_0 + \frac{D^2}{2 S_t} + \frac{G^2}{2} (\eta_t + \sum_{k < t} \frac{\eta_k^2}{S_t - S_k}) + B N^{-\beta}$.
@@ -57,3 +57,11 @@ class ConvexBound(Law):
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         size = (jnp.exp(-exponents[0] * row["log_N"]),) if self.sizes else ()
         return stack(1.0, *size, 0.5 * jnp.exp(-row["log_S"]), 0.5 * row["noise"])
+
+    def final_basis(self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array) -> jax.Array:
+        seen = Ahead.of(lrs, last)
+        before = jnp.arange(lrs.size) < last
+        # as the mixture does, it stays finite where the last rates are zero
+        shares = jnp.where(before, seen.lr**2, 0.0) / jnp.where(before, jnp.maximum(seen.since, 1 / RATES[-1]), 1.0)
+        row = {"log_S": safe_log(seen.forward[-1]), "noise": lrs[last] + shares.sum(), "log_N": log_n}
+        return self.basis(row, exponents)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 
 from fmjax import effects
-from fmjax.laws.base import RHOS, Coefficient, Law, Row, safe_log, stack
+from fmjax.laws.base import RHOS, Coefficient, Law, Row, register, safe_log, stack
 from fmjax.updates import Sum, Update
 
 
@@ -17,7 +17,7 @@ class ForwardMomentumState(NamedTuple):
     momentum: effects.MomentumState
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class ForwardMomentum(Law):
     r"""$L = L_0 + A S^{-\alpha} + B N^{-\beta} - C M$.

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import jax
 
 from fmjax import effects
-from fmjax.laws.base import RHOS, Law, Row, safe_log, stack
+from fmjax.laws.base import RHOS, Law, Row, register, safe_log, stack
 from fmjax.updates import Sum, Update
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class ForwardOnly(Law):
     r"""$L = L_0 + A S^{-\alpha} + B N^{-\beta}$: only the sum of learning rates counts.

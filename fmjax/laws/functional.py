@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax.laws.base import Coefficient, Exponent, Row, safe_log, stack
+from fmjax.laws.base import Ahead, Coefficient, Exponent, Row, register, safe_log, stack
 from fmjax.laws.memory import Remembering, forgotten, spread
 
 LEVELS = np.log(1e-7) + 0.65 * np.arange(40)
 """Logarithms of S at which drops are kept, from 1e-7 to 1e4."""
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class Functional(Remembering):
     r"""$L = L_0 + A S_t^{-\alpha} - \sum_{i \le t} (\eta_{i-1} - \eta_i) (B + C S_i^{-\alpha}) (1 - (1 + \kappa (S_t - S_i))^{-\gamma})$.
@@ -56,3 +56,10 @@ class Functional(Remembering):
         drops = forgotten(jnp.log(kappa), gamma) @ row["memory"]
         early = jnp.exp((0.5 - alpha) * levels) @ drops[1:]
         return stack(*self.powers(row, row["log_S"], exponents), -drops[0], -early)
+
+    def final_basis(self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array) -> jax.Array:
+        alpha, (kappa, gamma), seen = exponents[0], exponents[-2:], Ahead.of(lrs, last)
+        log_s = jnp.clip(safe_log(seen.forward), *(float(end) for end in LEVELS[[2, -3]]))
+        annealed = seen.drop * jnp.expm1(-gamma * jnp.log1p(kappa * seen.since))
+        early = jnp.vdot(annealed, jnp.exp(-alpha * log_s))
+        return stack(*self.powers({"log_N": log_n}, safe_log(seen.forward[-1]), exponents), annealed.sum(), early)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax.laws.base import Coefficient, Exponent, Law, Row, safe_log, stack
+from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Row, register, safe_log, stack
 from fmjax.laws.memory import empty, memories, spread
 from fmjax.updates import One, Sum, Update, plus
 
@@ -37,7 +37,7 @@ class IntrinsicMomentumState(NamedTuple):
     noise: Sum
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class IntrinsicMomentum(Law):
     r"""$L = L_0 + A S^{-\alpha} + B N^{-\beta} + \sum_j (c_j + d_j S^{-\alpha}) E_j$, with $c, d \ge 0$.
@@ -118,6 +118,14 @@ class IntrinsicMomentum(Law):
             "S": forward[:, 0] if self.rho is None else forward[:, 0, 0],
             "E": noise if self.xi is None else noise[..., 0],
         }
+
+    def final_basis(self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array) -> jax.Array:
+        if self.rho is None or self.xi is None:
+            return super().final_basis(lrs, last, log_n, exponents)
+        seen, rates = Ahead.of(lrs, last), jnp.asarray(RATES, lrs.dtype)[:, None]
+        kept = -jnp.exp(-rates * seen.since[None, :]) * jnp.expm1(-rates * seen.lr[None, :])
+        row = {"S": jnp.sum(self._forward(seen.lr)), "E": kept @ self._noise(seen.lr), "log_N": log_n}
+        return self.basis(row, exponents)
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         open_ = dict(zip((exponent.name for exponent in self.exponents), exponents, strict=True))

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 import jax
 
-from fmjax.laws.base import Coefficient, Row
+from fmjax.laws.base import Coefficient, Row, register
 from fmjax.laws.chinchilla import Chinchilla
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class Kaplan(Chinchilla):
     r"""$L = A t^{-\alpha} + B N^{-\beta}$ after t updates, whatever their rates.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fmjax import effects
-from fmjax.laws.base import RHOS, Coefficient, Exponent, Law, Row, safe_log, stack
+from fmjax.laws.base import RHOS, Coefficient, Exponent, Law, Row, register, safe_log, stack
 from fmjax.updates import Sum, Update
 
 GAMMA = Exponent("gamma", -1.0, 1.0, (0.0, 0.2))
@@ -20,7 +20,7 @@ class LRAnnealingState(NamedTuple):
     area: effects.AreaState
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class LRAnnealing(Law):
     r"""$L = L_0 + A S^{-\alpha} + B N^{-\beta} - C S_2 N^{\gamma}$.

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax.laws.base import Coefficient, Exponent, Row, safe_log, stack
+from fmjax.laws.base import Ahead, Coefficient, Exponent, Row, register, safe_log, stack
 from fmjax.laws.memory import Remembering, forgotten, spread
 
 LEVELS = np.log(1e-7) + 0.4 * np.arange(42)
 """Logarithms of the rates at which drops are kept, from 1e-7 to 1.3."""
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclass(frozen=True)
 class MultiPower(Remembering):
     r"""$L = L_0 + A S_t^{-\alpha} - B \sum_{k \le t} (\eta_{k-1} - \eta_k) (1 - (1 + a_k (S_t - S_{k-1}))^{-\beta})$.
@@ -51,3 +51,10 @@ class MultiPower(Remembering):
         scale, beta, gamma = exponents[-3:]
         weights = forgotten(jnp.log(scale) - gamma * jnp.asarray(LEVELS, exponents.dtype), beta)
         return stack(*self.powers(row, row["log_S"], exponents), -jnp.vdot(weights, row["memory"]))
+
+    def final_basis(self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array) -> jax.Array:
+        (scale, beta, gamma), seen = exponents[-3:], Ahead.of(lrs, last)
+        log_lr = jnp.clip(safe_log(seen.lr), *(float(end) for end in LEVELS[[2, -3]]))
+        grown = jnp.log1p(scale * jnp.exp(-gamma * log_lr) * (seen.since + seen.lr))
+        annealed = jnp.vdot(seen.drop, jnp.expm1(-beta * grown))
+        return stack(*self.powers({"log_N": log_n}, safe_log(seen.forward[-1]), exponents), annealed)

@@ -1,0 +1,61 @@
+"""The ``fmjax`` command itself: its help, its exit codes and what it says of errors."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import jax
+from platformdirs import user_cache_path
+
+import fmjax
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command line and returns its exit code: 0, or 2 with one line on stderr for bad input."""
+    _use_compilation_cache()
+    warnings.showwarning = _one_line_warning  # type: ignore[assignment]
+    try:
+        app.main(list(arguments), prog_name="fmjax", standalone_mode=False)
+    except click.ClickException as error:
+        return _fail(error.format_message(), code=getattr(error, "code", 2))
+    except ValueError as error:
+        return _fail(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("fmjax: interrupted; nothing was written", err=True)
+        return 130
+    return 0
+
+
+def _fail(message: str, *, code: int = 2) -> int:
+    click.echo(f"fmjax: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _one_line_warning(message: Any, category: type[Warning], *_: Any) -> None:
+    if issubclass(category, UserWarning):  # what other libraries tell their developers is not for the terminal
+        click.echo(f"fmjax: warning: {message}", err=True)
+
+
+def _use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, unless the user has set JAX's own cache."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(user_cache_path("fmjax") / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@click.group(
+    invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(fmjax.__version__, prog_name="fmjax")
+@click.pass_context
+def app(ctx: click.Context) -> None:
+    """Which learning-rate schedule should the expensive run use, and what loss will it reach?
+
+    Fits loss-curve laws to the curves of a few cheap runs and searches schedules with them. RUNS is a manifest
+    runs.toml, or the folder that holds it.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())

@@ -1,0 +1,169 @@
+"""Verbs that plan a run: recommend, transfer, optimize, demo."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+import fmjax
+from fmjax import plotting
+from fmjax.cli import output, plans
+from fmjax.cli.app import app
+from fmjax.cli.options import (
+    DECAY,
+    FILE,
+    FIT_FILE,
+    INIT,
+    JSON,
+    OUTPUT,
+    PEAK,
+    PLOT,
+    RATIO,
+    SIZE,
+    deliver,
+    plan_options,
+    planning_law,
+    read_fit,
+    writable,
+    write_file,
+    write_text,
+)
+from fmjax.cli.parameters import NUMBERS
+from fmjax.curves import LossCurve
+from fmjax.export import csv_text
+from fmjax.predictor import LAWS
+from fmjax.runs import load_runs, select
+
+
+@app.command()
+@plan_options
+@click.option("--total-steps", type=int, required=True, help="Updates of the run to plan.")
+@PEAK
+@RATIO
+@DECAY
+@click.option("--final-lr", type=float, default=0.0, show_default=True, help="Rate the anneal ends at.")
+@click.option("--warmup-steps", type=int, help="Updates of linear warmup; by default the median of the runs'.")
+@INIT
+@SIZE
+@PLOT("curves, fits and loss against ratio")
+@JSON
+@OUTPUT
+def recommend(
+    runs: Path,
+    law_name: str | None,
+    law_options: Sequence[tuple[str, Any]],
+    train: str,
+    plot: Path | None,
+    as_json: bool,
+    target: Path | None,
+    **options: Any,
+) -> None:
+    """Recommend an annealing ratio for a planned run, from the curves of cheaper ones.
+
+    \b
+    Example:
+      fmjax recommend runs.toml --total-steps 50000 --peak-lr 5e-4,1e-3,2e-3 --plot plan.png
+    """
+    law, curves = planning_law(law_name, law_options), select(load_runs(runs), train)
+    _recommend(curves, plot, as_json, target, law=law, **options)
+
+
+@app.command()
+@plan_options
+@click.option("--against", type=click.Path(path_type=Path), help="Runs of the same cells under another loss or data.")
+@click.option("--samples", type=int, default=200, show_default=True, help="Bootstrap samples behind intervals.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+@PLOT("optima, their power laws, and regret against ratio")
+@JSON
+@OUTPUT
+def transfer(
+    runs: Path,
+    law_name: str | None,
+    law_options: Sequence[tuple[str, Any]],
+    train: str,
+    against: Path | None,
+    plot: Path | None,
+    as_json: bool,
+    target: Path | None,
+    **options: Any,
+) -> None:
+    """Measure how the best annealing ratio carries over to other peak rates, lengths and sizes.
+
+    Runs that differ in nothing but their ratio make a cell. Each cell's measured optimum stands beside the predicted
+    one and beside what shorter runs alone would have chosen; exponents of the power laws of optima come with intervals.
+
+    \b
+    Example:
+      fmjax transfer runs.toml --plot transfer.png
+    """
+    law, curves = planning_law(law_name, law_options), select(load_runs(runs), train)
+    others = () if against is None else load_runs(against)
+    with output.stages("reading") as stage:
+        found = fmjax.transfer(curves, law=law, against=others, progress=stage, **options)
+    if plot is not None:
+        write_file(plot, lambda part: plotting.save_transfer(found, part))
+    deliver(found, as_json=as_json, target=target, show=plans.print_transfer)
+
+
+@app.command()
+@FIT_FILE
+@click.option("--total-steps", type=NUMBERS, required=True, help="Numbers of updates; a range is linear.")
+@PEAK
+@click.option("--knots", type=int, help="Points in which straight pieces meet; by default any schedule.")
+@click.option("--final-lr", type=float, default=0.0, show_default=True, help="Lowest rate allowed.")
+@click.option("--warmup-steps", type=int, default=0, show_default=True, help="Updates of linear warmup.")
+@INIT
+@SIZE
+@click.option("--csv", type=FILE, callback=writable, help="File to write the best schedule to: step,lr.")
+@PLOT("the schedules beside WSD and cosine")
+@JSON
+@OUTPUT
+def optimize(
+    fit_file: Path, csv: Path | None, plot: Path | None, as_json: bool, target: Path | None, **options: Any
+) -> None:
+    """Find the schedule of least predicted loss among all that never rise after warmup.
+
+    FIT_FILE is what fmjax fit -o wrote.
+
+    \b
+    Example:
+      fmjax optimize fit.json --total-steps 24000 --peak-lr 3e-4 --csv schedule.csv
+    """
+    result = read_fit(fit_file)
+    with output.progress("optimising schedules") as report:
+        found = fmjax.optimize(result, progress=report, **options)
+    if csv is not None:
+        write_file(csv, lambda part: write_text(part, csv_text(found.best.schedule).rstrip()))
+    if plot is not None:
+        write_file(plot, lambda part: plotting.save_designs(found, part))
+    deliver(found, as_json=as_json, target=target, show=plans.print_designs)
+
+
+@app.command()
+@PLOT("curves, fits and loss against ratio")
+@JSON
+def demo(plot: Path | None, as_json: bool) -> None:
+    """Run the main job on the curves that ship with fmjax.
+
+    \b
+    Example:
+      fmjax demo --plot demo.png
+    """
+    curves = fmjax.datasets.proxy_runs()
+    train, steps = select(curves, "split:train"), 2 * max(int(curve.schedule.total_steps) for curve in curves)
+    if not as_json:
+        click.echo(f"1. Fit {', '.join(curve.name for curve in train)}; predict the other runs.\n")
+        output.print_evaluation(fmjax.evaluate(LAWS[0], curves, train=train))
+        click.echo(f"\n2. Plan a run of {steps} updates from all {len(curves)} runs of {steps // 2}.\n")
+    _recommend(curves, plot, as_json, None, total_steps=steps, peak_lr=train[0].peak_lr)
+
+
+def _recommend(
+    curves: Sequence[LossCurve], plot: Path | None, as_json: bool, target: Path | None, **options: Any
+) -> None:
+    with output.stages("reading") as stage:
+        found = fmjax.recommend(curves, progress=stage, **options)
+    if plot is not None:
+        write_file(plot, lambda part: plotting.save_recommendation(found, curves, part))
+    deliver(found, as_json=as_json, target=target, show=plans.print_recommendation)

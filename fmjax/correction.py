@@ -1,0 +1,144 @@
+"""Correction of a law by measured final losses: a Gaussian process on what the law leaves over."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from fmjax.curves import LossCurve
+from fmjax.schedules import WSD
+from fmjax.sweep import Cell
+
+REACH = (0.3, np.log(4.0), np.log(4.0), np.log(4.0))
+"""Distances over which what is left over stays alike: in sqrt(R), log T, log peak rate and log N."""
+
+LEVELS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+"""Standard deviations tried for the relative error that all ratios of a cell share."""
+
+SHAPES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+"""Those of the relative error that changes with the ratio."""
+
+NOISES = (1e-4, 3e-4, 1e-3, 3e-3)
+"""Those of a single final loss."""
+
+HOLDS = 0.9
+"""Probability, before anything is measured, that a law errs alike at all ratios."""
+
+UNLIKELY = 1e-3
+"""Settings of the three of less probability than this are left out."""
+
+OFFSET = 0.1
+"""That of an error common to all, where final losses were measured by themselves, such as on more data."""
+
+
+class Points(NamedTuple):
+    """Where schedules lie, ``[points, 4]`` in the coordinates of ``REACH``, and their decay shapes."""
+
+    place: np.ndarray
+    decay: tuple[str, ...]
+
+    @classmethod
+    def of(cls, curves: Sequence[LossCurve]) -> "Points":
+        """Points of WSD runs."""
+        found = [(curve.schedule, curve.model_size) for curve in curves]
+        places = [_place(s.anneal_ratio, s.total_steps, s.peak_lr, size) for s, size in found]
+        return cls(np.array(places).reshape(-1, len(REACH)), tuple(s.decay for s, _ in found))
+
+    @classmethod
+    def of_cell(cls, ratios: np.ndarray, cell: Cell, model_size: float | None) -> "Points":
+        """Points of a cell at each of ``ratios``."""
+        places = [_place(ratio, cell.total_steps, cell.peak_lr, model_size) for ratio in ratios]
+        return cls(np.array(places), (cell.decay,) * len(ratios))
+
+
+def _place(ratio: float, total_steps: float, peak_lr: float, model_size: float | None) -> tuple[float, ...]:
+    return (np.sqrt(ratio), np.log(total_steps), np.log(peak_lr), np.log(model_size or 1.0))
+
+
+def correctable(curves: Sequence[LossCurve]) -> np.ndarray:
+    """``[runs]`` mask of the runs that tell about ratios: WSD schedules, trained to their end."""
+    return np.array([isinstance(curve.schedule, WSD) and curve.is_finished for curve in curves], bool)
+
+
+@dataclass(frozen=True)
+class Correction:
+    r"""Posterior of the relative error of a law's final losses at some target schedules.
+
+    $\log L_{measured} - \log \hat L = b + g(T, \eta) + h(R, T, \eta) + \epsilon$ with b common to all (zero where final
+    losses are those of the curves), g and h Gaussian processes with squared-exponential kernels over the distances
+    ``REACH`` (h for each decay shape its own), and independent noise. The three standard deviations are averaged over
+    ``LEVELS``, ``SHAPES`` and noises by their marginal likelihood, given ``HOLDS``: a law that fits is left alone, and
+    one that does not is moved towards what was measured, near where it was measured.
+
+    Reference: Rasmussen and Williams, Gaussian Processes for Machine Learning, section 2.7; Kennedy and O'Hagan (2001).
+    """
+
+    probability: np.ndarray
+    """``[settings]`` posterior probability of each setting of the standard deviations."""
+    gain: np.ndarray
+    """``[settings, targets, runs]`` what turns the runs' residuals into the mean correction at the targets."""
+    spread: np.ndarray
+    """``[settings, targets, targets]`` square root of the posterior covariance."""
+
+    @classmethod
+    def of(
+        cls, runs: Points, residual: np.ndarray, targets: Points, *, offset: float, noises: Sequence[float] = NOISES
+    ) -> "Correction":
+        """The correction at targets.
+
+        Args:
+          runs: the runs whose final losses were measured.
+          residual: ``[runs]`` log of measured over predicted final loss.
+          targets: schedules to correct the prediction of.
+          offset: standard deviation of b; ``OFFSET`` or 0.
+          noises: standard deviations of a single final loss to average over.
+        """
+        settings = np.array(list(itertools.product(LEVELS, SHAPES, noises)))
+        own, cross, there = (_kernels(*pair) for pair in ((runs, runs), (targets, runs), (targets, targets)))
+        covariances = _mixed(settings, offset, own) + settings[:, 2, None, None] ** 2 * np.eye(residual.size)
+        odds = np.array([_log_evidence(covariance, residual) for covariance in covariances])
+        odds += np.log(np.where(settings[:, 1] == 0, HOLDS, (1 - HOLDS) / np.count_nonzero(SHAPES)))
+        odds = np.exp(odds - odds.max()) / np.exp(odds - odds.max()).sum()
+        likely = odds > UNLIKELY
+        far = _mixed(settings[likely], offset, cross)
+        gain = np.linalg.solve(covariances[likely], far.swapaxes(1, 2)).swapaxes(1, 2)
+        spread = _roots(_mixed(settings[likely], offset, there) - gain @ far.swapaxes(1, 2))
+        return cls(odds[likely] / odds[likely].sum(), gain, spread)
+
+    def mean(self, residual: np.ndarray) -> np.ndarray:
+        """``[targets]`` mean correction of log loss."""
+        return np.einsum("s,str,r->t", self.probability, self.gain, residual)
+
+    def draw(self, residuals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """``[samples, targets]`` draws of the correction, one for the residuals ``[samples, runs]`` of each sample."""
+        which = rng.choice(self.probability.size, size=len(residuals), p=self.probability)
+        noise = rng.standard_normal((len(residuals), self.gain.shape[1]))
+        mean = np.einsum("str,sr->st", self.gain[which], residuals)
+        return mean + np.einsum("stu,su->st", self.spread[which], noise)
+
+
+def _kernels(a: Points, b: Points) -> np.ndarray:
+    """``[3, a, b]`` correlations of offset, level and shape."""
+    distance = (a.place[:, None] - b.place[None]) / np.array(REACH)
+    level = np.exp(-0.5 * np.sum(distance[..., 1:] ** 2, axis=-1))
+    same = np.array([[x == y for y in b.decay] for x in a.decay], bool).reshape(level.shape)
+    return np.stack([np.ones_like(level), level, same * level * np.exp(-0.5 * distance[..., 0] ** 2)])
+
+
+def _mixed(settings: np.ndarray, offset: float, kernels: np.ndarray) -> np.ndarray:
+    """``[settings, a, b]`` covariances without noise, of kernels ``[3, a, b]``."""
+    deviations = np.insert(settings[:, :2], 0, offset, axis=1)
+    return np.einsum("sk,kab->sab", deviations**2, kernels)
+
+
+def _log_evidence(covariance: np.ndarray, residual: np.ndarray) -> float:
+    fit = residual @ np.linalg.solve(covariance, residual)
+    return float(-0.5 * (fit + np.linalg.slogdet(covariance)[1]))
+
+
+def _roots(covariances: np.ndarray) -> np.ndarray:
+    """Symmetric square roots, rounding aside."""
+    values, vectors = np.linalg.eigh(covariances)
+    return (vectors * np.sqrt(np.maximum(values, 0.0))[:, None]) @ vectors.swapaxes(1, 2)

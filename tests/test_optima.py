@@ -1,0 +1,118 @@
+"""Measured optima against parabolas whose vertex is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic import curve
+
+from fmjax.optima import Tried, optima, tried
+from fmjax.schedules import WSD, Constant
+
+RATIOS = np.array([0.1, 0.2, 0.4, 0.6, 0.8])
+
+
+def group(vertex, *, ratios=RATIOS, noise=0.0, rng=None):
+    """Losses on a parabola in sqrt(R)."""
+    ratios = np.asarray(ratios, float)
+    losses = 3.0 + 0.2 * (np.sqrt(ratios) - np.sqrt(vertex)) ** 2
+    return Tried(WSD(1e-3, 400), None, None, ratios, losses + (noise * rng.normal(size=ratios.size) if noise else 0.0))
+
+
+@pytest.fixture(scope="module")
+def runs():
+    schedules = {f"a-{ratio}": WSD(1e-3, 400, ratio) for ratio in (0.5, 0.2, 0.8)}
+    schedules |= {f"b-{ratio}": WSD(2e-3, 300, ratio) for ratio in (0.4, 0.1)}
+    schedules |= {"alone": WSD(1e-3, 200, 0.4), "constant": Constant(1e-3, 400)}
+    return [curve(name, schedule) for name, schedule in schedules.items()]
+
+
+def test_runs_that_differ_in_nothing_but_their_ratio_make_a_cell(runs):
+    found = tried(runs)
+    assert [(cell.total_steps, cell.peak_lr, cell.ratios.tolist()) for cell in found] == [
+        (300, 2e-3, [0.1, 0.4]),
+        (400, 1e-3, [0.2, 0.5, 0.8]),
+    ]
+    by_name = {run.name: run.final_loss_measured for run in runs}
+    assert found[1].losses.tolist() == [by_name[f"a-{ratio}"] for ratio in (0.2, 0.5, 0.8)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: replace(run, model_size=1e6),
+        lambda run: replace(run, tokens_per_step=1e5),
+        lambda run: replace(run, schedule=replace(run.schedule, warmup_steps=10)),
+        lambda run: replace(run, schedule=replace(run.schedule, decay="cosine")),
+        lambda run: replace(run, step=run.step[:20], loss=run.loss[:20]),
+    ],
+    ids=["size", "batch", "warmup", "decay", "unfinished"],
+)
+def test_a_run_that_differs_or_was_not_finished_is_left_out(runs, change):
+    (cell,) = [cell for cell in tried([change(runs[0]), *runs[1:]]) if cell.peak_lr == 1e-3]
+    assert cell.ratios.tolist() == [0.2, 0.8]
+
+
+def test_a_final_loss_that_was_given_finishes_a_run(runs):
+    short = replace(runs[0], step=runs[0].step[:20], loss=runs[0].loss[:20], final_loss=2.9)
+    assert 2.9 in tried([short, *runs[1:]])[1].losses
+
+
+def test_seeds_are_averaged():
+    cell = Tried(WSD(1e-3, 400), None, None, np.array([0.2, 0.4, 0.4]), np.array([3.0, 3.1, 3.3]))
+    assert cell.distinct.tolist() == [0.2, 0.4]
+    assert cell.means == pytest.approx([3.0, 3.2])
+    assert cell.regret(0.45) == pytest.approx(0.2)
+    assert cell.regret(0.1) == 0
+
+
+@pytest.mark.parametrize("vertex", [0.15, 0.3, 0.41, 0.7])
+def test_a_parabola_is_met_exactly(vertex):
+    (found,) = optima([group(vertex)])
+    assert found.ratio == pytest.approx(vertex, rel=1e-9)
+    assert found.interval == pytest.approx((vertex, vertex), rel=1e-6)
+    assert not found.at_edge
+
+
+@pytest.mark.parametrize(("vertex", "edge", "end"), [(0.02, 0.1, 0), (0.98, 0.8, 1)], ids=["low", "high"])
+def test_an_optimum_beyond_what_was_tried_is_open(vertex, edge, end):
+    (found,) = optima([group(vertex)])
+    assert found.at_edge
+    assert found.ratio == pytest.approx(edge)
+    assert found.interval[end] == end
+
+
+def test_losses_that_bend_downwards_have_their_best_at_an_end():
+    (found,) = optima([Tried(WSD(1e-3, 400), None, None, np.array([0.1, 0.4, 0.8]), np.array([3.0, 3.2, 3.1]))])
+    assert found.at_edge
+    assert found.ratio == pytest.approx(0.1)
+
+
+def test_too_few_ratios():
+    two = group(0.3, ratios=[0.2, 0.4])
+    three = group(0.3, ratios=[0.2, 0.4, 0.6])
+    none, alone = optima([two, three])
+    assert none is None
+    assert alone.ratio == pytest.approx(0.3)
+    assert np.isnan(alone.interval).all()  # three points leave nothing to tell the noise by
+
+
+def test_seeds_tell_the_noise_of_three_ratios():
+    ratios = np.repeat([0.2, 0.4, 0.6], 3)
+    (found,) = optima([group(0.35, ratios=ratios, noise=1e-4, rng=np.random.default_rng(0))])
+    assert found.interval[0] < 0.35 < found.interval[1]
+    assert found.interval[1] - found.interval[0] < 0.1
+
+
+def test_intervals_cover_the_vertex():
+    rng, held = np.random.default_rng(1), []
+    for _ in range(150):
+        cells = [group(vertex, noise=4e-4, rng=rng) for vertex in (0.25, 0.35, 0.45, 0.55)]
+        ends = [found.interval for found in optima(cells)]
+        held += [low <= vertex <= high for (low, high), vertex in zip(ends, (0.25, 0.35, 0.45, 0.55), strict=True)]
+    assert 0.83 <= np.mean(held) <= 0.95
+
+
+def test_the_same_seed_gives_the_same_interval():
+    cells = [group(0.3, noise=1e-3, rng=np.random.default_rng(2))]
+    assert optima(cells, seed=3) == optima(cells, seed=3) != optima(cells, seed=4)
