@@ -6,7 +6,8 @@ Each simulation is five runs (constant, cosine, WSD with linear anneals over 10,
 autoregressive noise of correlation phi between logged rows. Counted are the intervals of every parameter, of the best
 annealing ratio of a run twice as long, and of its loss: the interval at the ratio that the fit chose, against the true
 law's loss at that ratio. The method "recommend" gives the intervals of ``fmjax.recommend``, whose predictions are
-corrected by the final losses of the runs.
+corrected by the final losses of the runs; "recommend-named" has it choose the coefficients of the law's effects, and
+"recommend-any" the law itself.
 """
 
 import argparse
@@ -114,10 +115,10 @@ def outcomes(
     truth: Truth, curves: Sequence[fmjax.LossCurve], method: str, samples: int, seed: int
 ) -> dict[str, Outcome]:
     """Each interval of one simulation against the truth; simulations share no bootstrap draws."""
-    if method == "recommend":
+    if method.startswith("recommend"):
         plan = fmjax.recommend(
             curves,
-            law=truth.law,
+            law={"recommend": truth.law, "recommend-named": truth.law.name, "recommend-any": None}[method],
             total_steps=TOTAL_STEPS,
             peak_lr=PEAK_LR,
             anneal_ratio=RATIOS,

@@ -23,9 +23,6 @@ SHAPES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 NOISES = (1e-4, 3e-4, 1e-3, 3e-3)
 """Those of a single final loss."""
 
-HOLDS = 0.9
-"""Probability, before anything is measured, that a law errs alike at all ratios."""
-
 UNLIKELY = 1e-3
 """Settings of the three of less probability than this are left out."""
 
@@ -69,7 +66,7 @@ class Correction:
     $\log L_{measured} - \log \hat L = b + g(T, \eta) + h(R, T, \eta) + \epsilon$ with b common to all (zero where final
     losses are those of the curves), g and h Gaussian processes with squared-exponential kernels over the distances
     ``REACH`` (h for each decay shape its own), and independent noise. The three standard deviations are averaged over
-    ``LEVELS``, ``SHAPES`` and noises by their marginal likelihood, given ``HOLDS``: a law that fits is left alone, and
+    ``LEVELS``, ``SHAPES`` and noises by their marginal likelihood, given ``holds``: a law that fits is left alone, and
     one that does not is moved towards what was measured, near where it was measured.
 
     Reference: Rasmussen and Williams, Gaussian Processes for Machine Learning, section 2.7; Kennedy and O'Hagan (2001).
@@ -84,7 +81,14 @@ class Correction:
 
     @classmethod
     def of(
-        cls, runs: Points, residual: np.ndarray, targets: Points, *, offset: float, noises: Sequence[float] = NOISES
+        cls,
+        runs: Points,
+        residual: np.ndarray,
+        targets: Points,
+        *,
+        offset: float,
+        noises: Sequence[float],
+        holds: float,
     ) -> "Correction":
         """The correction at targets.
 
@@ -94,12 +98,13 @@ class Correction:
           targets: schedules to correct the prediction of.
           offset: standard deviation of b; ``OFFSET`` or 0.
           noises: standard deviations of a single final loss to average over.
+          holds: probability, before anything is measured, that the law errs alike at all ratios.
         """
         settings = np.array(list(itertools.product(LEVELS, SHAPES, noises)))
         own, cross, there = (_kernels(*pair) for pair in ((runs, runs), (targets, runs), (targets, targets)))
         covariances = _mixed(settings, offset, own) + settings[:, 2, None, None] ** 2 * np.eye(residual.size)
         odds = np.array([_log_evidence(covariance, residual) for covariance in covariances])
-        odds += np.log(np.where(settings[:, 1] == 0, HOLDS, (1 - HOLDS) / np.count_nonzero(SHAPES)))
+        odds += np.log(np.where(settings[:, 1] == 0, holds, (1 - holds) / np.count_nonzero(SHAPES)))
         odds = np.exp(odds - odds.max()) / np.exp(odds - odds.max()).sum()
         likely = odds > UNLIKELY
         far = _mixed(settings[likely], offset, cross)

@@ -158,7 +158,7 @@ def save_recommendation(found: Recommendation, curves: Sequence[LossCurve], path
 def optima_against(found: Transfer, variable: str, ax: Any) -> Any:
     """Measured optima with intervals against a variable, predicted ones beside, and the power law; both axes log."""
     cells = [cell for cell in found.cells if cell.measured is not None]
-    others = [name for name in ("total_steps", "peak_lr", "model_size") if name != variable]
+    others = [name for name in _differing(found) if name != variable]
     series: dict[Any, list[CellTransfer]] = {}
     for cell in cells:
         series.setdefault(tuple(_variable(cell, name) for name in others), []).append(cell)
@@ -168,7 +168,7 @@ def optima_against(found: Transfer, variable: str, ax: Any) -> Any:
         y = np.array([cell.measured.ratio for cell in members])  # type: ignore[union-attr]
         ends = np.array([cell.measured.interval for cell in members])  # type: ignore[union-attr]
         ends = np.where(np.isfinite(ends) & (ends > 0), ends, np.array([0.01, 1.0]))
-        label = ", ".join(f"{_SHORT[name]} {value:.3g}" for name, value in zip(others, fixed, strict=True) if value)
+        label = ", ".join(f"{_SHORT[name]} {value:g}" for name, value in zip(others, fixed, strict=True))
         ax.errorbar(x, y, np.abs(ends.T - y), fmt="o", ms=4, lw=1, capsize=2, color=color, label=label)
         guessed = [(at, cell.predicted.cell.best_ratio) for at, cell in zip(x, members, strict=True) if cell.predicted]
         ax.plot(*np.array(guessed).reshape(-1, 2).T, "x", ms=5, color=color)
@@ -176,12 +176,21 @@ def optima_against(found: Transfer, variable: str, ax: Any) -> Any:
             _line(found.measured, variable, dict(zip(others, fixed, strict=True)), x, color, ax)
     ax.set(xlabel=_AXIS[variable], ylabel="best annealing ratio", xscale="log", yscale="log")
     ax.set_title("measured (dots, 90 %), predicted (crosses), power law (lines)", loc="left", fontsize=9)
-    ax.legend(fontsize=7)
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
+    if others:
+        ax.legend(fontsize=7)
     return ax
 
 
 _AXIS = {"peak_lr": "peak learning rate", "total_steps": "updates", "model_size": "model size"}
 _SHORT = {"peak_lr": "peak", "total_steps": "T", "model_size": "N"}
+
+
+def _differing(found: Transfer) -> list[str]:
+    """Variables known of all cells that differ."""
+    values = {name: {_variable(cell, name) for cell in found.cells} for name in _AXIS}
+    return [name for name, seen in values.items() if len(seen) > 1 and None not in seen]
 
 
 def _variable(cell: CellTransfer, name: str) -> Any:
@@ -202,8 +211,8 @@ def regret_against_ratio(cells: Sequence[CellTransfer], ax: Any) -> Any:
         ax.plot(cell.tried.distinct, cell.tried.means - cell.tried.means.min(), "o", ms=4, color=color, label=label)
         if cell.predicted is not None:
             ax.plot(RATIOS, cell.predicted.losses - cell.predicted.losses.min(), "-", lw=1, color=color)
-    worst = max(float(np.max(cell.tried.means) - np.min(cell.tried.means)) for cell in cells)
-    ax.set(xlabel="annealing ratio", ylabel="final loss above the best", ylim=(-0.02 * worst, 1.1 * worst))
+    worst = float(np.median([np.ptp(cell.tried.means) for cell in cells]))
+    ax.set(xlabel="annealing ratio", ylabel="final loss above the best", ylim=(-0.03 * worst, 1.5 * worst))
     ax.set_title("regret: measured (dots), predicted (lines)", loc="left")
     ax.legend(fontsize=7)
     return ax
@@ -211,9 +220,7 @@ def regret_against_ratio(cells: Sequence[CellTransfer], ax: Any) -> Any:
 
 def save_transfer(found: Transfer, path: str | PathLike[str]) -> None:
     """Draws optima against each variable that differs beside regret against ratio, and writes the picture."""
-    variables = [name for name in _AXIS if len({_variable(cell, name) for cell in found.cells}) > 1]
-    variables = [name for name in variables if None not in {_variable(cell, name) for cell in found.cells}]
-    variables = variables if any(cell.measured is not None for cell in found.cells) else []
+    variables = _differing(found) if any(cell.measured is not None for cell in found.cells) else []
     pyplot = _pyplot()
     with pyplot.rc_context(_STYLE):
         count = len(variables) + 1

@@ -24,6 +24,11 @@ LAWS = ("intrinsic-momentum", "lr-annealing")
 """Laws tried where none is asked for: the first holds best on real runs, the second needs less data."""
 
 
+HOLDS = {False: 0.9, True: 0.8}
+"""How far a law is trusted to err alike at all ratios: less where coefficients of its effects were chosen on the runs,
+which bootstrap samples take as given."""
+
+
 class Prediction(NamedTuple):
     """What a predictor says of one cell."""
 
@@ -58,6 +63,8 @@ class Predictor:
     """How far final losses may all be off the curves', as a standard deviation of their logarithm."""
     noises: tuple[float, ...]
     """Standard deviations that a single one may have."""
+    holds: float
+    """Probability, before final losses are looked at, that the law errs alike at all ratios."""
 
     def knows(self, peak_lr: float) -> bool:
         """Whether any fitted run was trained at this peak rate."""
@@ -82,7 +89,8 @@ class Predictor:
         law_ratio = cell.best_ratio
         if self.runs.decay:
             targets = Points.of_cell(ratios, cell, model_size)
-            correction = Correction.of(self.runs, self.residuals[0], targets, offset=self.offset, noises=self.noises)
+            prior: dict[str, Any] = {"offset": self.offset, "noises": self.noises, "holds": self.holds}
+            correction = Correction.of(self.runs, self.residuals[0], targets, **prior)
             mean = correction.mean(self.residuals[0])
             draws = correction.draw(self.residuals[1:], np.random.default_rng(seed))
             losses = losses * np.exp(np.vstack([mean, draws]))
@@ -142,6 +150,8 @@ class _Fit(NamedTuple):
     """A law fitted to a group of a problem's runs."""
 
     problem: Problem
+    chosen: bool
+    """Whether the coefficients of the law's effects were chosen on the runs."""
     peak_lr: float | None
     group: np.ndarray
     result: FitResult
@@ -177,7 +187,7 @@ def _fits(
             problem = _problem(law, curves, masks, options, progress)
             for peak, group in masks.items():
                 progress(f"fitting {problem.law.name} to {group.sum()} runs{_where(peak)}, and again without each")
-                found[peak].append(_fit(problem, peak, group, options))
+                found[peak].append(_fit(problem, _chooses(law), peak, group, options))
     return found
 
 
@@ -185,11 +195,16 @@ def _where(peak_lr: float | None) -> str:
     return "" if peak_lr is None else f" at peak rate {peak_lr:g}"
 
 
-def _fit(problem: Problem, peak_lr: float | None, group: np.ndarray, options: FitOptions) -> _Fit:
+def _fit(problem: Problem, chosen: bool, peak_lr: float | None, group: np.ndarray, options: FitOptions) -> _Fit:
     without = leave_one_out_groups(group) if group.sum() > 1 else group[None][:0]
     fit, *others = fit_groups(problem, np.concatenate([group[None], without]), options)
     errors = held_out(problem, group, others) if others else ()
-    return _Fit(problem, peak_lr, group, with_measured_runs(problem, fit, group), errors)
+    return _Fit(problem, chosen, peak_lr, group, with_measured_runs(problem, fit, group), errors)
+
+
+def _chooses(law: Law | str) -> bool:
+    """Whether the coefficients of a law's effects are to be chosen on the runs."""
+    return isinstance(law, str) and bool(make_law(law).choices)
 
 
 def _problem(
@@ -204,7 +219,7 @@ def _problem(
     if None not in groups:
         made = made.suited_to({1.0})
     problem = prepare(made, curves, fitted=[True] * len(curves), options=options)
-    if not (isinstance(law, str) and made.choices):
+    if not _chooses(law):
         return problem
     progress(f"choosing the coefficients of {made.name}'s effects")
     best = rank(problem, options, groups=list(groups.values()))[0]
@@ -236,6 +251,7 @@ def _predictor(fit: _Fit, options: FitOptions, samples: int, seed: int, progress
         residuals=np.log([curve.final_loss_measured for curve in chosen]) - np.log(predicted),
         offset=OFFSET if apart else 0.0,
         noises=NOISES if apart else (_row_noise(result),),
+        holds=HOLDS[fit.chosen],
     )
 
 

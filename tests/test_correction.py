@@ -5,10 +5,11 @@ import pytest
 from synthetic import curve
 
 from fmjax import correction
-from fmjax.correction import Correction, Points, correctable
+from fmjax.correction import NOISES, Correction, Points, correctable
 from fmjax.schedules import WSD, Constant
 from fmjax.sweep import Cell
 
+PRIOR = {"noises": NOISES, "holds": 0.9}
 REACH = (0.3, np.log(4.0), np.log(4.0), np.log(4.0))
 
 
@@ -28,7 +29,7 @@ SLOPE = 2e-3 * (np.sqrt(RATIOS) - 0.7)
 def one_setting(monkeypatch):
     for name, value in (("LEVELS", 3e-3), ("SHAPES", 2e-3)):
         monkeypatch.setattr(correction, name, (value,))
-    return {"noises": (5e-4,)}
+    return {"noises": (5e-4,), "holds": 0.9}
 
 
 def covariance(a, b, offset=0.1, level=3e-3, shape=2e-3):
@@ -65,19 +66,19 @@ def test_draws_have_that_mean_and_covariance(one_setting):
 def test_the_settings_are_weighed_by_their_likelihood(monkeypatch):
     monkeypatch.setattr(correction, "UNLIKELY", 0.0)
     runs = at(RATIOS)
-    found = Correction.of(runs, SLOPE, at([0.5]), offset=0.0)
+    found = Correction.of(runs, SLOPE, at([0.5]), offset=0.0, **PRIOR)
     odds = []
     for level in correction.LEVELS:
         for shape in correction.SHAPES:
-            for noise in correction.NOISES:
+            for noise in NOISES:
                 k = covariance(runs, runs, 0.0, level, shape) + noise**2 * np.eye(5)
-                prior = correction.HOLDS if shape == 0 else (1 - correction.HOLDS) / (len(correction.SHAPES) - 1)
+                prior = 0.9 if shape == 0 else (1 - 0.9) / (len(correction.SHAPES) - 1)
                 odds.append(prior * np.exp(-0.5 * SLOPE @ np.linalg.solve(k, SLOPE)) / np.sqrt(np.linalg.det(k)))
     np.testing.assert_allclose(found.probability, np.array(odds) / np.sum(odds), rtol=1e-6)
 
 
 def test_a_law_that_fits_is_left_alone():
-    found = Correction.of(at(RATIOS), np.zeros(5), at([0.3, 0.9]), offset=0.1)
+    found = Correction.of(at(RATIOS), np.zeros(5), at([0.3, 0.9]), offset=0.1, **PRIOR)
     np.testing.assert_allclose(found.mean(np.zeros(5)), 0.0, atol=1e-12)
     assert np.sqrt(found.probability @ [(s @ s.T)[0, 0] for s in found.spread]) < 5e-4
 
@@ -86,7 +87,7 @@ def test_a_shape_left_over_carries_to_longer_runs_and_fades_far_away():
     slope = 5 * SLOPE
 
     def carried(**where):
-        found = Correction.of(at(RATIOS), slope, at([0.1, 0.8], **where), offset=0.1)
+        found = Correction.of(at(RATIOS), slope, at([0.1, 0.8], **where), offset=0.1, **PRIOR)
         low, high = found.mean(slope)
         return (high - low) / (slope[-1] - slope[0])
 
@@ -99,12 +100,12 @@ def test_a_shape_left_over_carries_to_longer_runs_and_fades_far_away():
 
 def test_what_all_share_is_an_offset():
     residual = np.full(5, 0.0123)
-    found = Correction.of(at(RATIOS), residual, at([0.3], total_steps=8000, decay="1-sqrt"), offset=0.1)
+    found = Correction.of(at(RATIOS), residual, at([0.3], total_steps=8000, decay="1-sqrt"), offset=0.1, **PRIOR)
     assert found.mean(residual)[0] == pytest.approx(0.0123, abs=2e-4)
 
 
 def test_model_sizes_far_apart_do_not_tell_of_each_other():
-    found = Correction.of(at(RATIOS, model_size=1e6), SLOPE, at([0.1, 0.8], model_size=1e9), offset=0.0)
+    found = Correction.of(at(RATIOS, model_size=1e6), SLOPE, at([0.1, 0.8], model_size=1e9), offset=0.0, **PRIOR)
     assert np.abs(found.mean(SLOPE)).max() < 1e-6
 
 

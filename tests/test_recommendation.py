@@ -2,10 +2,12 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic import DECAY, constant_runs, curve, final_losses, runs, two_rates
+from synthetic import DECAY, cells, constant_runs, curve, final_losses, losses, rates, runs, two_rates
+from synthetic import TRUTH as TRUTHS
 
 from fmjax.laws import LRAnnealing
 from fmjax.recommendation import recommend
@@ -113,7 +115,7 @@ def test_stages_are_told(curves):
     told = []
     choose(curves, progress=told.append)
     at = "at peak rate 0.001"
-    fitted = [f"fitting 4 runs {at}, and again without each", f"drawing 200 bootstrap samples {at}"]
+    fitted = [f"fitting lr-annealing to 4 runs {at}, and again without each", f"drawing 200 bootstrap samples {at}"]
     assert told == [*fitted, f"searching 99 ratios {at}"]
 
 
@@ -147,6 +149,46 @@ def test_json(found):
 def test_wrong_targets(curves, options, message):
     with pytest.raises(ValueError, match=message):
         choose(curves, **options)
+
+
+# ------------------------------------------------------------------------------------- measured losses, choice of law
+
+
+def shifted(runs, by):
+    """Runs whose final losses were measured apart: 3 % higher, and bent with the ratio."""
+    bent = [1.03 + by * (np.sqrt(run.schedule.anneal_ratio) - 0.4) ** 2 for run in runs]
+    return [replace(run, final_loss=factor * run.loss[-1]) for run, factor in zip(runs, bent, strict=True)]
+
+
+def test_measured_final_losses_correct_the_law():
+    curves = shifted(cells(peak_lrs=(1e-3,), lengths=(300, 400)), by=0.1)
+    (choice,) = choose(curves, total_steps=600).choices
+    fine = np.linspace(0.01, 0.99, 99)
+    plain = final_losses(fine, peak_lr=1e-3, total_steps=600)
+    truth = plain * (1.03 + 0.1 * (np.sqrt(fine) - 0.4) ** 2)
+    assert choice.law_ratio == pytest.approx(fine[np.argmin(plain)], abs=0.011)
+    assert choice.cell.best_ratio < choice.law_ratio - 0.05
+    near = truth[np.argmin(np.abs(fine - choice.cell.best_ratio))] - truth.min()
+    assert near < 0.25 * (truth[np.argmin(np.abs(fine - choice.law_ratio))] - truth.min())
+    assert 0 < choice.regret < 0.01
+    assert choice.cell.loss == pytest.approx(truth.min(), rel=2e-3)
+    assert choice.cell.loss_interval[0] < truth.min() < choice.cell.loss_interval[1]
+    assert f"lr-annealing alone says {choice.law_ratio:.3g}; 10 measured final losses correct it" in choice.notes
+
+
+def test_a_law_that_fits_is_left_alone(found):
+    for choice in found.choices:
+        assert choice.cell.best_ratio == choice.law_ratio
+        assert choice.regret < 1e-5
+
+
+@pytest.mark.parametrize("law", ["lr-annealing", "intrinsic-momentum"])
+def test_the_law_is_the_one_that_predicts_runs_left_out(law):
+    (choice,) = recommend(runs(law, noise=1e-5), total_steps=400, peak_lr=1e-3, samples=20).choices
+    assert choice.fit.law.name == law
+    truth = losses(law, TRUTHS[law], rates(choice.schedule))[-1]
+    assert choice.cell.loss == pytest.approx(truth, rel=1e-3)
+    assert choice.cell.ratio_interval[0] - 0.01 < choice.cell.best_ratio < choice.cell.ratio_interval[1] + 0.01
 
 
 def test_runs_that_determine_nothing():
