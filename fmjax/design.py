@@ -23,7 +23,7 @@ from fmjax.grid import Grid
 from fmjax.laws import Law
 from fmjax.records import FitResult, Reach, plain
 from fmjax.schedules import WSD, Constant, Cosine, Schedule, Tabulated
-from fmjax.sweep import NEAR, RATIOS, Cell
+from fmjax.sweep import RATIOS, Cell
 
 KNOTS = 256
 """Knots that stand for every schedule, the closer together the nearer to the end of the run."""
@@ -251,17 +251,11 @@ class _Target(NamedTuple):
         losses = _losses(ground, total, [*schedules, *others, Constant(peak, total, **ramp)], longest)
         require(np.isfinite(losses).all(), f"the fit predicts a loss that is not finite for peak_lr {peak:g}")
         kinds = zip(decays, losses[: len(schedules)].reshape(-1, ratios.size), strict=True)
-        cells = [_cell((total, peak, decay, final), ratios, of_decay) for decay, of_decay in kinds]
+        blank = Cell(total, peak, "", final, math.nan, math.nan, (math.nan, math.nan), at_edge=False)
+        cells = [blank._replace(decay=decay).under(ratios, of_decay[None]) for decay, of_decay in kinds]
         wsd = min(cells, key=attrgetter("loss"))
         rest = losses[len(schedules) :].tolist()
         return cls(total, peak, wsd, (wsd.schedule(**ramp), *others, Constant(peak, total, **ramp)), (wsd.loss, *rest))
-
-
-def _cell(fixed: tuple[int, float, str, float], ratios: np.ndarray, losses: np.ndarray) -> Cell:
-    """The cell of a search, from the losses of its ratios."""
-    best, near = int(np.argmin(losses)), ratios[losses <= losses.min() + NEAR]
-    interval, at_edge = (float(near[0]), float(near[-1])), best in (0, ratios.size - 1)
-    return Cell(*fixed, float(ratios[best]), float(losses[best]), interval, at_edge)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
