@@ -141,7 +141,7 @@ def transfer(
     Reference: arXiv 2512.13705, section 5.
 
     >>> import fmjax
-    >>> found = transfer(fmjax.datasets.proxy_runs(), samples=50)
+    >>> found = transfer(fmjax.datasets.proxy_runs(), law=fmjax.LRAnnealing(), samples=0)
     >>> [cell.measured is not None for cell in found.cells]
     [True]
     """

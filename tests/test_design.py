@@ -14,7 +14,7 @@ from fmjax.records import Reach
 NONE = lanes.Lanes(np.zeros((1, 1)), np.zeros(1), np.zeros(1, int), np.zeros(1, int))
 T, PEAK, WARM = 300, 1e-3, {"warmup_steps": 20, "init_lr": 1e-4}
 SMALL = {"total_steps": T, "peak_lr": PEAK, **WARM}
-QUICK = ("lr-annealing", "multi-power")
+QUICK = ("lr-annealing",)
 EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAWS]
 
 

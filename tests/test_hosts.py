@@ -70,6 +70,7 @@ def test_two_processes_find_what_one_finds(fit, port):
     assert [out for out, _ in found] == [expected, expected]
 
 
+@pytest.mark.slow
 def test_a_process_that_never_comes_is_missed(fit, port):
     process = start(fit, port, 0)
     out, error = process.communicate(timeout=60)
@@ -77,6 +78,7 @@ def test_a_process_that_never_comes_is_missed(fit, port):
     assert "not all 2 processes joined 127.0.0.1" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies", [0, 1], ids=["coordinator", "other"])
 def test_a_killed_process_ends_the_other(fit, port, dies):
     pair = [start(fit, port, process, "slow") for process in (0, 1)]
@@ -92,6 +94,7 @@ def test_a_killed_process_ends_the_other(fit, port, dies):
     pair[dies].communicate()
 
 
+@pytest.mark.slow
 def test_a_failed_process_tells_the_other_why(fit, port):
     pair = [start(fit, port, 0, "slow"), start(fit, port, 1, "full")]
     (_, waiting), (_, failing) = [process.communicate(timeout=90) for process in pair]

@@ -182,7 +182,7 @@ def test_a_law_that_fits_is_left_alone(found):
         assert choice.regret < 1e-5
 
 
-@pytest.mark.parametrize("law", ["lr-annealing", "intrinsic-momentum"])
+@pytest.mark.parametrize("law", [pytest.param("lr-annealing", marks=pytest.mark.slow), "intrinsic-momentum"])
 def test_the_law_is_the_one_that_predicts_runs_left_out(law):
     (choice,) = recommend(runs(law, noise=1e-5), total_steps=400, peak_lr=1e-3, samples=20).choices
     assert choice.fit.law.name == law
