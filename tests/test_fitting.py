@@ -120,6 +120,7 @@ def test_a_golden_fit_by_the_public_verb(shared):
 
 FOLLOWED = ("multi-power", "functional", "convex-bound")
 """Laws whose kernels are followed to 1e-6 of the loss only."""
+EVERY = [pytest.param(law, marks=pytest.mark.slow) if law in FOLLOWED else law for law in TRUTH]
 
 
 def scaled(law, scale):
@@ -167,7 +168,7 @@ def test_recovery_at_any_scale_of_the_rate(law, peak_lr):
     assert found.params == pytest.approx(params, rel=1e-4)
 
 
-@pytest.mark.parametrize("law", TRUTH)
+@pytest.mark.parametrize("law", EVERY)
 def test_recovery_despite_outliers(law):
     rng = np.random.default_rng(0)
     curves = []

@@ -63,6 +63,7 @@ def port():
         return server.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(fit, port):
     alone, *pair = [start(fit, *at) for at in (("none", 0), (port, 0), (port, 1))]
     (expected, _), *found = [process.communicate(timeout=120) for process in (alone, *pair)]

@@ -27,6 +27,7 @@ def evaluated(law, curves):
     return evaluate(law, curves, train=select(curves, "split:train"))
 
 
+@pytest.mark.slow
 def test_multi_power_at_published_parameters(data):
     name, curves = data
     with jax.enable_x64(True):

@@ -145,7 +145,7 @@ def test_rates_of_a_design(curves, ax):
     assert f"{designs.best.loss:.4f}" in ax.get_legend().get_texts()[0].get_text()
 
 
-@pytest.mark.parametrize("save", ["transfer", "designs"])
+@pytest.mark.parametrize("save", ["transfer", pytest.param("designs", marks=pytest.mark.slow)])
 def test_pictures_of_transfer_and_designs(save, moved, curves, tmp_path):
     if save == "transfer":
         plotting.save_transfer(moved, tmp_path / "a.png")

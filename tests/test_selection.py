@@ -219,6 +219,7 @@ def test_one_run_cannot_be_left_out():
 # ------------------------------------------------------------------------------------------------ refinement
 
 
+@pytest.mark.slow
 def test_refinement_finds_the_truth_from_a_coarse_grid(refined):
     found = refined[0.0]
     assert found.law.decay == pytest.approx(0.99, abs=1e-4)

@@ -65,6 +65,7 @@ def test_optima_follow_power_laws(found):
     assert found.measured.points == 6
 
 
+@pytest.mark.slow
 def test_a_law_of_no_use_recommends_nothing():
     constants = tuple(curve(f"c{i}", Constant(1e-3, 250, warmup_steps=20), noise=1e-4) for i in range(2))
     found = transfer((*constants, *cells(peak_lrs=(1e-3,), lengths=(300,))), law=LAW, samples=0)
@@ -101,6 +102,7 @@ def sized_runs():
             yield replace(run, step=steps, loss=loss, tokens_per_step=batch)
 
 
+@pytest.mark.slow
 def test_runs_at_several_batch_sizes_tell_the_critical_one():
     found = transfer(list(sized_runs()), law="forward-only", samples=0)
     assert found.batch_size.levels[-1].critical == pytest.approx(2e5, rel=0.01)
