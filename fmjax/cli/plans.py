@@ -27,15 +27,15 @@ def print_recommendation(found: Recommendation) -> None:
         "best ratio",
         "90 % interval",
         "near-optimal",
-        "expected regret",
+        "regret",
         "predicted loss",
         "90 % interval",
-        "left-out error %",
+        "left-out %",
         "fitted on",
     )
     table = new_table(f"{found.law.name}, {found.total_steps} updates", columns, text=0)
     for choice in found.choices:
-        fitted = f"{len(choice.fit.runs)} runs" + (" at this rate" if choice.per_rate else "")
+        fitted = f"{len(choice.fit.runs)} {'at this rate' if choice.per_rate else 'runs'}"
         ratio = (f"{choice.cell.best_ratio:.3g}", interval(choice.cell.ratio_interval, ".2f"))
         loss = (f"{choice.cell.loss:.4f}", interval(choice.cell.loss_interval, ".4f"))
         values = (*ratio, interval(choice.cell.interval), number(choice.regret), *loss)
