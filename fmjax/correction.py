@@ -30,6 +30,17 @@ OFFSET = 0.1
 """That of an error common to all, where final losses were measured by themselves, such as on more data."""
 
 
+class Prior(NamedTuple):
+    """What is held of measured final losses and of the law before they are compared."""
+
+    offset: float
+    """Standard deviation of an error common to all; ``OFFSET`` or 0."""
+    noises: tuple[float, ...]
+    """Standard deviations of a single final loss to average over."""
+    holds: float
+    """Probability that the law errs alike at all ratios."""
+
+
 class Points(NamedTuple):
     """Where schedules lie, ``[points, 4]`` in the coordinates of ``REACH``, and their decay shapes."""
 
@@ -66,7 +77,7 @@ class Correction:
     $\log L_{measured} - \log \hat L = b + g(T, \eta) + h(R, T, \eta) + \epsilon$ with b common to all (zero where final
     losses are those of the curves), g and h Gaussian processes with squared-exponential kernels over the distances
     ``REACH`` (h for each decay shape its own), and independent noise. The three standard deviations are averaged over
-    ``LEVELS``, ``SHAPES`` and noises by their marginal likelihood, given ``holds``: a law that fits is left alone, and
+    ``LEVELS``, ``SHAPES`` and noises by marginal likelihood, given the ``Prior``: a law that fits is left alone, and
     one that does not is moved towards what was measured, near where it was measured.
 
     Reference: Rasmussen and Williams, Gaussian Processes for Machine Learning, section 2.7; Kennedy and O'Hagan (2001).
@@ -80,33 +91,23 @@ class Correction:
     """``[settings, targets, targets]`` square root of the posterior covariance."""
 
     @classmethod
-    def of(
-        cls,
-        runs: Points,
-        residual: np.ndarray,
-        targets: Points,
-        *,
-        offset: float,
-        noises: Sequence[float],
-        holds: float,
-    ) -> "Correction":
+    def of(cls, runs: Points, residual: np.ndarray, targets: Points, prior: Prior) -> "Correction":
         """The correction at targets.
 
         Args:
           runs: the runs whose final losses were measured.
           residual: ``[runs]`` log of measured over predicted final loss.
           targets: schedules to correct the prediction of.
-          offset: standard deviation of b; ``OFFSET`` or 0.
-          noises: standard deviations of a single final loss to average over.
-          holds: probability, before anything is measured, that the law errs alike at all ratios.
+          prior: what is held beforehand.
         """
-        settings = np.array(list(itertools.product(LEVELS, SHAPES, noises)))
+        offset = prior.offset
+        settings = np.array(list(itertools.product(LEVELS, SHAPES, prior.noises)))
         own, cross, there = (_kernels(*pair) for pair in ((runs, runs), (targets, runs), (targets, targets)))
         covariances = _mixed(settings, offset, own) + settings[:, 2, None, None] ** 2 * np.eye(residual.size)
         odds = np.array([_log_evidence(covariance, residual) for covariance in covariances])
-        odds += np.log(np.where(settings[:, 1] == 0, holds, (1 - holds) / np.count_nonzero(SHAPES)))
-        odds = np.exp(odds - odds.max()) / np.exp(odds - odds.max()).sum()
-        likely = odds > UNLIKELY
+        odds += np.log(np.where(settings[:, 1] == 0, prior.holds, (1 - prior.holds) / np.count_nonzero(SHAPES)))
+        odds = np.exp(odds - odds.max())
+        likely = odds > UNLIKELY * odds.sum()
         far = _mixed(settings[likely], offset, cross)
         gain = np.linalg.solve(covariances[likely], far.swapaxes(1, 2)).swapaxes(1, 2)
         spread = _roots(_mixed(settings[likely], offset, there) - gain @ far.swapaxes(1, 2))

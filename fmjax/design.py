@@ -341,9 +341,8 @@ def _of_shape(design: Design) -> Iterator[str]:
 def _of_reach(design: Design, reach: Reach | None) -> Iterator[str]:
     if reach is None:
         return
-    (_, longest), (low, high), peak = reach.total_steps, reach.peak_lr, design.peak_lr
-    if design.total_steps > longest:
-        yield f"extrapolates to {design.total_steps / longest:.3g} x the longest fitted run ({longest} updates)"
+    (low, high), peak = reach.peak_lr, design.peak_lr
+    yield from reach.longer(design.total_steps)
     if not low * (1 - SAME) <= peak <= high * (1 + SAME):
         yield f"peak rate {peak:g} lies outside those fitted, {low:g} ... {high:g}"
     steepest, lowest = _greatest_loss(design, 1), float(design.lrs[design.warmup_steps :].min()) / peak

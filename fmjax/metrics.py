@@ -34,3 +34,19 @@ def r2(predicted: Any, loss: Any) -> float:
 def round_off(percent: Any) -> float:
     """Drops digits below 1e-12 of a percentage, which depend on the order of summation."""
     return float(np.round(percent, 12))
+
+
+LEVEL = 0.9
+"""Probability that intervals aim to cover, unless told otherwise."""
+
+
+def percentile_interval(values: Any, level: float = LEVEL) -> tuple[float, float]:
+    """The central interval that holds ``level`` of the values; NaN for fewer than two.
+
+    >>> percentile_interval(range(5), level=0.5)
+    (1.0, 3.0)
+    """
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    low, high = np.quantile(np.asarray(values), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

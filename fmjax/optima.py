@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax.curves import LossCurve
-from fmjax.resampling import percentile_interval
+from fmjax.metrics import percentile_interval
 from fmjax.schedules import WSD
 
 WINDOW, LEAST = 2, 4

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fmjax.metrics import LEVEL, percentile_interval
 from fmjax.records import plain
-from fmjax.resampling import LEVEL, percentile_interval
 
 HALF_WIDTH = 1.645
 """Half the width of a 90 % interval of a normal quantity, in standard deviations."""

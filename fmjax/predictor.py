@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fmjax.correction import NOISES, OFFSET, Correction, Points, correctable
+from fmjax.correction import NOISES, OFFSET, Correction, Points, Prior, correctable
 from fmjax.curves import LossCurve
 from fmjax.fitting import FitOptions, Problem, fit_groups, precision, prepare, with_measured_runs
 from fmjax.laws import Law, make_law
@@ -22,7 +22,6 @@ SAME_PEAK = 1e-3
 
 LAWS = ("intrinsic-momentum", "lr-annealing")
 """Laws tried where none is asked for: the first holds best on real runs, the second needs less data."""
-
 
 HOLDS = {False: 0.9, True: 0.8}
 """How far a law is trusted to err alike at all ratios: less where coefficients of its effects were chosen on the runs,
@@ -59,12 +58,8 @@ class Predictor:
     """The fitted runs whose measured final losses correct the law."""
     residuals: np.ndarray
     """``[1 + samples, runs]`` log of measured over predicted final loss, of the fit and of each sample."""
-    offset: float
-    """How far final losses may all be off the curves', as a standard deviation of their logarithm."""
-    noises: tuple[float, ...]
-    """Standard deviations that a single one may have."""
-    holds: float
-    """Probability, before final losses are looked at, that the law errs alike at all ratios."""
+    prior: Prior
+    """What is held of the residuals beforehand."""
 
     def knows(self, peak_lr: float) -> bool:
         """Whether any fitted run was trained at this peak rate."""
@@ -89,8 +84,7 @@ class Predictor:
         law_ratio = cell.best_ratio
         if self.runs.decay:
             targets = Points.of_cell(ratios, cell, model_size)
-            prior: dict[str, Any] = {"offset": self.offset, "noises": self.noises, "holds": self.holds}
-            correction = Correction.of(self.runs, self.residuals[0], targets, **prior)
+            correction = Correction.of(self.runs, self.residuals[0], targets, self.prior)
             mean = correction.mean(self.residuals[0])
             draws = correction.draw(self.residuals[1:], np.random.default_rng(seed))
             losses = losses * np.exp(np.vstack([mean, draws]))
@@ -249,9 +243,7 @@ def _predictor(fit: _Fit, options: FitOptions, samples: int, seed: int, progress
         samples=drawn,
         runs=Points.of(chosen),
         residuals=np.log([curve.final_loss_measured for curve in chosen]) - np.log(predicted),
-        offset=OFFSET if apart else 0.0,
-        noises=NOISES if apart else (_row_noise(result),),
-        holds=HOLDS[fit.chosen],
+        prior=Prior(OFFSET if apart else 0.0, NOISES if apart else (_row_noise(result),), HOLDS[fit.chosen]),
     )
 
 

@@ -190,10 +190,8 @@ def _choice(found: Prediction, by: Predictor, warmup_steps: int, init_lr: float)
 
 
 def _notes(found: Prediction, by: Predictor) -> tuple[str, ...]:
-    notes, cell = [], found.cell
-    longest = max(int(curve.schedule.total_steps) for curve in by.curves)
-    if cell.total_steps > longest:
-        notes.append(f"extrapolates to {cell.total_steps / longest:.3g} x the longest fitted run ({longest} updates)")
+    cell, reach = found.cell, by.fit.reach
+    notes = [] if reach is None else [*reach.longer(cell.total_steps)]
     peaks = sorted({curve.peak_lr for curve in by.curves})
     if not by.knows(cell.peak_lr):
         notes.append(f"no run has this peak rate; fitted on {peaks[0]:g} ... {peaks[-1]:g}")

@@ -44,6 +44,12 @@ class Reach(NamedTuple):
     lowest: float
     """Lowest rate after warmup, likewise."""
 
+    def longer(self, total_steps: int) -> tuple[str, ...]:
+        """What to say of a run of so many updates: nothing where a fitted one is as long."""
+        longest = self.total_steps[1]
+        said = f"extrapolates to {total_steps / longest:.3g} x the longest fitted run ({longest} updates)"
+        return (said,) if total_steps > longest else ()
+
 
 @dataclass(frozen=True)
 class FitResult:

@@ -13,14 +13,12 @@ from fmjax._checks import choose, require, whole
 from fmjax.curves import LossCurve
 from fmjax.fitting import Evidence, FitOptions, Problem, fit_groups, measure, precision, prepare, with_measured_runs
 from fmjax.laws import Law
+from fmjax.metrics import LEVEL, percentile_interval
 from fmjax.objective import Objective, Rows
 from fmjax.records import FitResult, RunMetrics, plain
 
 METHODS = ("noise", "blocks", "runs")
 """What a bootstrap sample redraws: the noise around the fit, the weights of blocks of rows, or the runs."""
-
-LEVEL = 0.9
-"""Probability that intervals aim to cover, unless told otherwise."""
 
 CORRECTIONS = 2
 """Rounds in which the noise model is corrected for what a fit absorbs of it."""
@@ -95,18 +93,6 @@ class Bootstrap:
     def to_json(self) -> str:
         """The intervals as JSON text."""
         return json.dumps(self.to_dict(), indent=1, allow_nan=False)
-
-
-def percentile_interval(values: Any, level: float = LEVEL) -> tuple[float, float]:
-    """The central interval that holds ``level`` of the values; NaN for fewer than two.
-
-    >>> percentile_interval(range(5), level=0.5)
-    (1.0, 3.0)
-    """
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    low, high = np.quantile(np.asarray(values), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def bootstrap(

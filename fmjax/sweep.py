@@ -16,8 +16,8 @@ from fmjax._checks import choose, require, whole
 from fmjax.folder import Folder, Reduced
 from fmjax.grid import Grid, Part
 from fmjax.kernels import Kernel, Layout
+from fmjax.metrics import percentile_interval
 from fmjax.records import FitResult, plain
-from fmjax.resampling import percentile_interval
 from fmjax.schedules import WSD
 
 NEAR = 1e-3

@@ -7,10 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fmjax._checks import require
+from fmjax.metrics import LEVEL, percentile_interval
 from fmjax.smoothing import SmoothCurve, first_reach
-
-LEVEL = 0.9
-"""Probability that intervals aim to cover."""
 
 OPEN = 0.1
 """Share of the updates, where it counts most, under which S_min or E_min / B is too small to be told from zero."""
@@ -173,6 +171,4 @@ def mean(values: np.ndarray, axis: int) -> np.ndarray:
 
 def interval(values: np.ndarray) -> tuple[float, float]:
     """Percentile interval of the finite values; NaN for fewer than two."""
-    found = values[np.isfinite(values)]
-    low, high = np.quantile(found, _EDGES) if found.size > 1 else (np.nan, np.nan)
-    return float(low), float(high)
+    return percentile_interval(values[np.isfinite(values)])

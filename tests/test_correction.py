@@ -5,11 +5,12 @@ import pytest
 from synthetic import curve
 
 from fmjax import correction
-from fmjax.correction import NOISES, Correction, Points, correctable
+from fmjax.correction import NOISES, Correction, Points, Prior, correctable
 from fmjax.schedules import WSD, Constant
 from fmjax.sweep import Cell
 
-PRIOR = {"noises": NOISES, "holds": 0.9}
+PRIOR = Prior(0.1, NOISES, 0.9)
+NO_OFFSET = PRIOR._replace(offset=0.0)
 REACH = (0.3, np.log(4.0), np.log(4.0), np.log(4.0))
 
 
@@ -29,7 +30,7 @@ SLOPE = 2e-3 * (np.sqrt(RATIOS) - 0.7)
 def one_setting(monkeypatch):
     for name, value in (("LEVELS", 3e-3), ("SHAPES", 2e-3)):
         monkeypatch.setattr(correction, name, (value,))
-    return {"noises": (5e-4,), "holds": 0.9}
+    return Prior(0.1, (5e-4,), 0.9)
 
 
 def covariance(a, b, offset=0.1, level=3e-3, shape=2e-3):
@@ -49,7 +50,7 @@ def test_mean_and_covariance_are_those_of_the_process(one_setting):
     targets = at([0.15, 0.5, 0.9], total_steps=3000, peak_lr=2e-3)
     own = covariance(runs, runs) + 5e-4**2 * np.eye(6)
     cross = covariance(targets, runs)
-    found = Correction.of(runs, residual, targets, offset=0.1, **one_setting)
+    found = Correction.of(runs, residual, targets, one_setting)
     np.testing.assert_allclose(found.mean(residual), cross @ np.linalg.inv(own) @ residual, rtol=1e-6)
     expected = covariance(targets, targets) - cross @ np.linalg.inv(own) @ cross.T
     np.testing.assert_allclose(found.spread[0] @ found.spread[0].T, expected, rtol=1e-5, atol=1e-12)
@@ -57,7 +58,7 @@ def test_mean_and_covariance_are_those_of_the_process(one_setting):
 
 def test_draws_have_that_mean_and_covariance(one_setting):
     runs, targets = at(RATIOS), at([0.3, 0.7], total_steps=2000)
-    found = Correction.of(runs, SLOPE, targets, offset=0.0, **one_setting)
+    found = Correction.of(runs, SLOPE, targets, one_setting._replace(offset=0.0))
     drawn = found.draw(np.tile(SLOPE, (20_000, 1)), np.random.default_rng(0))
     np.testing.assert_allclose(drawn.mean(axis=0), found.mean(SLOPE), atol=5e-5)
     np.testing.assert_allclose(np.cov(drawn.T), found.spread[0] @ found.spread[0].T, rtol=0.05, atol=1e-8)
@@ -66,7 +67,7 @@ def test_draws_have_that_mean_and_covariance(one_setting):
 def test_the_settings_are_weighed_by_their_likelihood(monkeypatch):
     monkeypatch.setattr(correction, "UNLIKELY", 0.0)
     runs = at(RATIOS)
-    found = Correction.of(runs, SLOPE, at([0.5]), offset=0.0, **PRIOR)
+    found = Correction.of(runs, SLOPE, at([0.5]), NO_OFFSET)
     odds = []
     for level in correction.LEVELS:
         for shape in correction.SHAPES:
@@ -78,7 +79,7 @@ def test_the_settings_are_weighed_by_their_likelihood(monkeypatch):
 
 
 def test_a_law_that_fits_is_left_alone():
-    found = Correction.of(at(RATIOS), np.zeros(5), at([0.3, 0.9]), offset=0.1, **PRIOR)
+    found = Correction.of(at(RATIOS), np.zeros(5), at([0.3, 0.9]), PRIOR)
     np.testing.assert_allclose(found.mean(np.zeros(5)), 0.0, atol=1e-12)
     assert np.sqrt(found.probability @ [(s @ s.T)[0, 0] for s in found.spread]) < 5e-4
 
@@ -87,7 +88,7 @@ def test_a_shape_left_over_carries_to_longer_runs_and_fades_far_away():
     slope = 5 * SLOPE
 
     def carried(**where):
-        found = Correction.of(at(RATIOS), slope, at([0.1, 0.8], **where), offset=0.1, **PRIOR)
+        found = Correction.of(at(RATIOS), slope, at([0.1, 0.8], **where), PRIOR)
         low, high = found.mean(slope)
         return (high - low) / (slope[-1] - slope[0])
 
@@ -100,12 +101,12 @@ def test_a_shape_left_over_carries_to_longer_runs_and_fades_far_away():
 
 def test_what_all_share_is_an_offset():
     residual = np.full(5, 0.0123)
-    found = Correction.of(at(RATIOS), residual, at([0.3], total_steps=8000, decay="1-sqrt"), offset=0.1, **PRIOR)
+    found = Correction.of(at(RATIOS), residual, at([0.3], total_steps=8000, decay="1-sqrt"), PRIOR)
     assert found.mean(residual)[0] == pytest.approx(0.0123, abs=2e-4)
 
 
 def test_model_sizes_far_apart_do_not_tell_of_each_other():
-    found = Correction.of(at(RATIOS, model_size=1e6), SLOPE, at([0.1, 0.8], model_size=1e9), offset=0.0, **PRIOR)
+    found = Correction.of(at(RATIOS, model_size=1e6), SLOPE, at([0.1, 0.8], model_size=1e9), NO_OFFSET)
     assert np.abs(found.mean(SLOPE)).max() < 1e-6
 
 

@@ -111,10 +111,12 @@ def _chosen(chosen: Chosen | None) -> tuple[str, str]:
 
 
 def _add_exponents(table: Table, of: str, law: PowerLaw | None) -> None:
-    for name, one in (law.exponents if law else {}).items():
+    if law is None:
+        return
+    for name, one in law.exponents.items():
         published = f"{PUBLISHED[name]:.3g}" if name in PUBLISHED else "-"
         shown = (f"{one.value:.3f}", interval(one.interval), number(one.p_value, ".3f"))
-        table.add_row(of, name, *shown, f"{law.points if law else 0}", published)
+        table.add_row(of, name, *shown, f"{law.points}", published)
 
 
 DESIGNS = (
