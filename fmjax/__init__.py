@@ -26,6 +26,7 @@ from fmjax.runs import load_runs
 from fmjax.schedules import WSD, Constant, Cosine, Step, Tabulated
 from fmjax.selection import select
 from fmjax.sweep import search
+from fmjax.tracking import track_annealing
 from fmjax.transfers import transfer
 
 __all__ = [
@@ -62,5 +63,6 @@ __all__ = [
     "recommend",
     "search",
     "select",
+    "track_annealing",
     "transfer",
 ]

@@ -61,6 +61,11 @@ def momentum_step(
     return MomentumState(first, second, weight1, weight2, total)
 
 
+def momentum_options(beta1: Any, beta2: Any, eps: Any, second_moment_scale: Any) -> dict[str, Any]:
+    """Options of ``momentum_step``, from those of ``annealing_momentum``; 1 - beta is taken in their own precision."""
+    return {"rate1": 1 - beta1, "rate2": 1 - beta2, "eps": eps, "second_moment_scale": second_moment_scale}
+
+
 class AreaState(NamedTuple):
     """State of the annealing area: (1 - lambda) m, an average of the rate's drops, and the sum of these averages."""
 

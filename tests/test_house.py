@@ -11,7 +11,7 @@ HOUSE = Path(fmjax.__file__).parent
 FLOORS = (
     ("_checks", "_version", "anneals", "updates"),
     ("schedules", "effects", "hosts", "metrics", "newton"),
-    ("curves", "laws", "export", "grid"),
+    ("curves", "laws", "export", "grid", "tracking"),
     ("runs", "objective", "rollout", "descent", "folder", "smoothing"),
     ("lanes", "datasets", "kernels", "importers", "trades"),
     ("records",),

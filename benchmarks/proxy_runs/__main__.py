@@ -1,6 +1,7 @@
 """Trains a grid of small language models that differ in their schedules, and writes their loss curves."""
 
 import argparse
+import os
 from pathlib import Path
 
 from benchmarks.proxy_runs.config import RunConfig
@@ -14,7 +15,7 @@ def main() -> None:
     """Trains a grid and publishes its curves."""
     arguments = _parser().parse_args()
     grid = GRIDS[arguments.grid]()
-    rows = train_grid(grid, arguments.work)
+    rows = train_grid(grid, arguments.work, workers=arguments.workers, lanes=arguments.lanes)
     publish(grid, rows, arguments.out or arguments.work / arguments.grid)
 
 
@@ -28,10 +29,14 @@ def publish(grid: list[RunConfig], rows: dict[str, Rows], folder: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks.proxy_runs", description=__doc__)
-    parser.add_argument("grid", choices=GRIDS, nargs="?", default="core", help="which runs to train (default: core)")
+    parser.add_argument("grid", choices=GRIDS, nargs="?", default="wide", help="which runs to train (default: wide)")
     work = "checkpoints and finished curves; a run that was stopped goes on from here (default: build/proxy_runs)"
     parser.add_argument("--work", type=Path, default=Path("build/proxy_runs"), help=work)
     parser.add_argument("--out", type=Path, help="where the CSV files and runs.toml go (default: WORK/GRID)")
+    workers = "processes that train at once, one core each; 1 trains on JAX's own device (default: one per core)"
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help=workers)
+    lanes = "runs that a process trains at once, for accelerators (default: 1)"
+    parser.add_argument("--lanes", type=int, default=1, help=lanes)
     return parser
 
 

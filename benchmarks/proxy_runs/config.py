@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fmjax.schedules import Schedule, lrs
+from fmjax.schedules import Constant, Schedule, lrs
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class ModelConfig:
       heads: attention heads of a block; width / heads must be even, for the rotary positions.
     """
 
-    width: int = 80
+    width: int = 64
     depth: int = 2
     heads: int = 2
 
@@ -39,7 +39,7 @@ class Setup:
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    context: int = 128
+    context: int = 64
     batch: int = 16
     seed: int = 0
     b1: float = 0.9
@@ -77,10 +77,15 @@ class RunConfig:
         """Number of updates T."""
         return int(self.schedule.total_steps)
 
+    @property
+    def is_stem(self) -> bool:
+        """Whether other runs may start from this one's checkpoints: its rate is constant."""
+        return isinstance(self.schedule, Constant)
+
     def rates(self) -> np.ndarray:
         """Learning rate of every update, ``[T]``."""
         return np.asarray(lrs(self.schedule), np.float32)
 
     def logs(self, step: int) -> bool:
         """Whether the curve has a row after update ``step``; the last update always has one."""
-        return step == self.total_steps - 1 or (0 <= step < self.total_steps and step % self.log_every == 0)
+        return step == self.total_steps - 1 or (0 <= step < self.total_steps and (step + 1) % self.log_every == 0)

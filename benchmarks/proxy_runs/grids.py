@@ -1,28 +1,95 @@
 """The grids of runs that can be trained by name."""
 
-from itertools import product
+from collections.abc import Iterable
 
 from benchmarks.proxy_runs.config import ModelConfig, RunConfig, Setup
 from fmjax.schedules import WSD, Constant, Cosine, Schedule, Step
 
-SIZES = {"0.15M": ModelConfig(80, 2, 2), "0.4M": ModelConfig(128, 2, 2), "1.6M": ModelConfig(256, 2, 4)}
+SIZES = {
+    "0.025M": ModelConfig(32, 2, 1),
+    "0.1M": ModelConfig(64, 2, 2),
+    "0.4M": ModelConfig(128, 2, 4),
+    "1.6M": ModelConfig(256, 2, 4),
+}
 """Model shapes by their number of parameters without embeddings."""
+
+HORIZONS = (4000, 2000, 1000)
+"""Updates of a run; the longest first, as the shorter ones start from its checkpoints."""
+
+WARMUP = 100
 
 TRAIN = ("constant", "cosine", "wsd-linear-0.2")
 """Schedules whose runs laws are fitted to; the others test them."""
 
 
-def schedules(
-    peak: float, total: int, warmup: int, ratios: tuple[float, ...], decays: tuple[str, ...]
-) -> dict[str, Schedule]:
-    """Constant, cosine and step schedules, and one WSD schedule for each pair of ratio and decay."""
-    shape = {"peak_lr": peak, "total_steps": total, "warmup_steps": warmup}
-    wsd = {f"wsd-{d}-{r:g}": WSD(anneal_ratio=r, decay=d, **shape) for d, r in product(decays, ratios)}
+def wide() -> list[RunConfig]:
+    """The runs that ship with fmjax; about three hours on two cores."""
+    few, many = (0.1, 0.2, 0.4, 0.6, 0.8), (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+    return [
+        *family("1.6M", 0.0025, few),
+        *family("0.1M", 0.0025, many, other=(4000, 2000)),
+        *family("0.4M", 0.0025, few),
+        *family("0.025M", 0.0025, few, (2000, 1000)),
+        *family("0.1M", 0.0064, many),
+        *family("0.1M", 0.001, many),
+        *family("0.1M", 0.016, many),
+        *family("0.1M", 0.0025, few, (2000,), seed=1),
+        *family("0.1M", 0.0025, few, (2000,), seed=2),
+        *family("0.1M", 0.0025, few, (2000,), batch=32),
+        *family("0.025M", 0.0064, few, (2000, 1000)),
+        *family("0.4M", 0.0064, few),
+    ]
+
+
+def smoke() -> list[RunConfig]:
+    """A minute of training, to see that everything works."""
+    setup = Setup(ModelConfig(32, 1, 1), validation_sequences=128)
+    chosen = {"constant": Constant(0.004, 100, 10), **annealed(0.004, 100, (0.2, 0.4), 10), **others(0.004, 100, 10)}
+    return [RunConfig(name, schedule, setup, _split(name), log_every=10) for name, schedule in chosen.items()]
+
+
+def family(
+    size: str,
+    peak: float,
+    ratios: tuple[float, ...],
+    horizons: tuple[int, ...] = HORIZONS,
+    *,
+    other: Iterable[int] = (),
+    batch: int = 16,
+    seed: int = 0,
+) -> list[RunConfig]:
+    """The runs of one setup and peak rate: a constant stem, and what anneals from it at every horizon.
+
+    Args:
+      size: key of ``SIZES``.
+      peak: learning rate of the stable phase.
+      ratios: annealing ratios of the linear WSD schedules.
+      horizons: numbers of updates.
+      other: horizons that get the other schedules as well.
+      batch: sequences per update.
+      seed: of the initial parameters and the data.
+    """
+    setup = Setup(SIZES[size], batch=batch, seed=seed)
+    prefix = f"{size}-lr{peak:g}" + (f"-b{batch}" if batch != 16 else "") + (f"-s{seed}" if seed else "")
+    chosen: dict[str, Schedule] = {f"T{horizons[0]}-constant": Constant(peak, horizons[0], WARMUP)}
+    for total in horizons:
+        shapes = annealed(peak, total, ratios, WARMUP) | (others(peak, total, WARMUP) if total in other else {})
+        chosen |= {f"T{total}-{name}": schedule for name, schedule in shapes.items()}
+    return [RunConfig(f"{prefix}-{name}", schedule, setup, _split(name)) for name, schedule in chosen.items()]
+
+
+def annealed(peak: float, total: int, ratios: tuple[float, ...], warmup: int) -> dict[str, Schedule]:
+    """One WSD schedule with linear annealing to zero for each ratio."""
+    return {f"wsd-linear-{ratio:g}": WSD(peak, total, ratio, warmup_steps=warmup) for ratio in ratios}
+
+
+def others(peak: float, total: int, warmup: int) -> dict[str, Schedule]:
+    """WSD with 1-sqrt, cosine to a tenth, a step down, and one that is warmed up again."""
     return {
-        "constant": Constant(**shape),
-        "cosine": Cosine(final_lr=peak / 10, **shape),
-        "step": Step(boundaries=(total * 3 // 5,), lrs=(peak / 5,), **shape),
-        **wsd,
+        **{f"wsd-1-sqrt-{ratio:g}": WSD(peak, total, ratio, "1-sqrt", warmup_steps=warmup) for ratio in (0.2, 0.5)},
+        "cosine": Cosine(peak, total, peak / 10, warmup),
+        "step": Step(peak, total, (total * 3 // 5,), (peak / 5,), warmup),
+        "rewarmed": rewarmed(peak, total, warmup),
     }
 
 
@@ -32,38 +99,9 @@ def rewarmed(peak: float, total: int, warmup: int) -> Schedule:
     return Step(peak, total, boundaries, (peak / 10, peak, peak / 10), warmup)
 
 
-def core() -> list[RunConfig]:
-    """The shipped runs: one size, one peak rate, one horizon."""
-    shape = (0.004, 3000, 100)
-    chosen = schedules(*shape, ratios=(0.1, 0.2, 0.4, 0.6), decays=("linear",))
-    chosen |= {"wsd-1-sqrt-0.2": WSD(*shape[:2], 0.2, "1-sqrt", warmup_steps=shape[2])}
-    return [RunConfig(name, schedule, split=_split(name)) for name, schedule in chosen.items()]
-
-
-def wide() -> list[RunConfig]:
-    """Every size, peak rate, horizon, batch size and seed under every schedule; days on a laptop."""
-    axes = product(SIZES, (0.001, 0.002, 0.004), (4000, 2000, 1000), (16, 32), (0, 1))
-    return [run for axis in axes for run in _family(*axis)]
-
-
-def smoke() -> list[RunConfig]:
-    """A minute of training, to see that everything works."""
-    setup = Setup(ModelConfig(32, 1, 2), validation_sequences=128)
-    chosen = schedules(0.004, 100, 10, ratios=(0.2, 0.4), decays=("linear",))
-    return [RunConfig(name, schedule, setup, _split(name), log_every=10) for name, schedule in chosen.items()]
-
-
-def _family(size: str, peak: float, total: int, batch: int, seed: int) -> list[RunConfig]:
-    setup = Setup(SIZES[size], batch=batch, seed=seed)
-    chosen = schedules(peak, total, 100, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), ("linear", "cosine", "1-sqrt"))
-    chosen |= {"rewarmed": rewarmed(peak, total, 100)}
-    prefix = f"{size}-b{batch}-s{seed}-lr{peak:g}-T{total}"
-    return [RunConfig(f"{prefix}-{name}", schedule, setup, _split(name)) for name, schedule in chosen.items()]
-
-
 def _split(name: str) -> str:
-    return "train" if name in TRAIN else "test"
+    return "train" if name.endswith(TRAIN) else "test"
 
 
-GRIDS = {"core": core, "wide": wide, "smoke": smoke}
+GRIDS = {"wide": wide, "smoke": smoke}
 """Grids by name."""

@@ -1,84 +1,177 @@
 """Trains a grid of runs, each from the furthest checkpoint that lies on its way."""
 
+import multiprocessing
+import os
 import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from benchmarks.proxy_runs.config import RunConfig
+import jax
+import numpy as np
+
+from benchmarks.proxy_runs.config import RunConfig, Setup
 from benchmarks.proxy_runs.corpus import Corpus
 from benchmarks.proxy_runs.manifest import Rows
 from benchmarks.proxy_runs.store import Store, branch_counts
-from benchmarks.proxy_runs.training import State, update, validation_loss
+from benchmarks.proxy_runs.training import State, advance, validation_losses
 
-SAVE_EVERY = 200
+SAVE_EVERY = 500
+
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31)}
+"""For the C library of the workers: memory of one update serves the next; else an update takes 1.7 times as long."""
+
+_corpus = cache(Corpus.of_standard_library)
 
 
-def train_grid(grid: list[RunConfig], work: Path) -> dict[str, Rows]:
-    """Trains what is not trained yet and returns every run's rows by its name."""
-    corpus = Corpus.of_standard_library()
+def train_grid(grid: list[RunConfig], work: Path, *, workers: int, lanes: int) -> dict[str, Rows]:
+    """Trains what is not trained yet and returns every run's rows by its name.
+
+    Args:
+      grid: the runs.
+      work: folder of checkpoints and finished curves.
+      workers: processes; each keeps to one core, so that a curve does not depend on how many there are. 1 trains in
+        this process, on whatever device JAX has.
+      lanes: runs of one shape that a process trains at once. A curve's rounding depends on it.
+    """
+    corpus = _corpus()
     print(f"text: {len(corpus.train):,} bytes to train on, {len(corpus.validation):,} held out ({corpus.digest[:12]})")
-    return {run.name: train(run, Store(work, run, corpus), corpus, grid) for run in grid}
+    tasks = groups(grid, across_stems=lanes > 1)
+    if workers == 1:
+        for task in tasks:
+            train_group(task, work, lanes)
+    else:
+        _in_processes(tasks, work, workers, lanes)
+    return {run.name: _finished(run, work, corpus) for run in grid}
 
 
-def train(run: RunConfig, store: Store, corpus: Corpus, grid: list[RunConfig]) -> Rows:
-    """The run's rows, read if it was trained to its end before."""
-    return store.finished() or Training(run, store, corpus, branch_counts(run, grid)).to_end()
+def groups(grid: list[RunConfig], *, across_stems: bool) -> list[list[RunConfig]]:
+    """Runs that are trained by one process, in the grid's order: those of one shape, or only those of one stem."""
+    found: dict[Any, list[RunConfig]] = {}
+    for run in grid:
+        shape = replace(run.setup, seed=0)
+        found.setdefault(shape if across_stems else (run.setup, run.schedule.peak_lr), []).append(run)
+    return list(found.values())
 
 
-class Training:
+def _in_processes(tasks: list[list[RunConfig]], work: Path, workers: int, lanes: int) -> None:
+    os.environ.update(KEEP_MEMORY)
+    context = multiprocessing.get_context("spawn")
+    cores = context.SimpleQueue()
+    for core in sorted(os.sched_getaffinity(0)) * workers:
+        cores.put(core)
+    with ProcessPoolExecutor(workers, context, _keep_to_one_core, (cores,)) as pool:
+        for done in as_completed([pool.submit(train_group, task, work, lanes) for task in tasks]):
+            done.result()
+
+
+def _keep_to_one_core(cores: Any) -> None:
+    os.sched_setaffinity(0, {cores.get()})
+
+
+def train_group(runs: list[RunConfig], work: Path, lanes: int) -> None:
+    """Trains runs of one shape: first those that others start from, then the others."""
+    corpus = _corpus()
+    stems = [run for run in runs if run.is_stem]
+    for wave in (stems, [run for run in runs if not run.is_stem]):
+        waiting = [run for run in wave if Store(work, run, corpus).finished() is None]
+        _train(waiting, work, lanes, grid=runs)
+
+
+def _train(waiting: list[RunConfig], work: Path, lanes: int, grid: list[RunConfig]) -> None:
+    waiting, active = list(waiting), []
+    while waiting or active:
+        while waiting and len(active) < lanes:
+            active.append(Lane(waiting.pop(0), work, _corpus(), grid))
+        advance_lanes(active, lanes)
+        active = [lane for lane in active if not lane.is_finished]
+
+
+def _finished(run: RunConfig, work: Path, corpus: Corpus) -> Rows:
+    rows = Store(work, run, corpus).finished()
+    assert rows is not None, f"{run.name} was not trained to its end"
+    return rows
+
+
+class Lane:
     """One run in progress.
 
     Args:
       run: the run.
-      store: where its checkpoints are.
+      work: where its checkpoints are.
       corpus: the text.
-      keep: counts of updates whose checkpoints other runs start from.
+      grid: all runs; where others leave this run's way, its checkpoints are kept.
     """
 
-    def __init__(self, run: RunConfig, store: Store, corpus: Corpus, keep: set[int]) -> None:
-        self._run, self._store, self._corpus, self._keep = run, store, corpus, keep
-        self._rates = run.rates()
-        self._validation = corpus.validation_set(run.setup)
-        self._state, self._rows = store.resume(State.initial(run.setup))
-        self._saved = self._state.updates
-        self._clock = time.perf_counter()
+    def __init__(self, run: RunConfig, work: Path, corpus: Corpus, grid: list[RunConfig]) -> None:
+        self.run, self.rates = run, run.rates()
+        self._store, self._corpus = Store(work, run, corpus), corpus
+        self._keep = branch_counts(run, grid)
+        self.count, self.state, self._rows = self._store.resume(State.initial(run.setup))
+        self._saved, self._first, self._clock = self.count, self.count, time.perf_counter()
 
-    def to_end(self) -> Rows:
-        """Makes the remaining updates and returns the rows of the whole run."""
-        print(f"{self._run.name}: from update {self._state.updates} of {self._run.total_steps}", flush=True)
-        self._log()
-        while self._state.updates < self._run.total_steps:
-            self._update()
-            self._log()
-            self._checkpoint()
-        self._store.finish(self._rows)
-        self._forget()
-        return self._rows
+    @property
+    def is_finished(self) -> bool:
+        """Whether all updates were made."""
+        return self.count == self.run.total_steps
 
-    def _update(self) -> None:
-        setup, count = self._run.setup, self._state.updates
-        self._state = update(self._state, self._corpus.batch(setup, count), self._rates[count], setup)
+    def until_next_stop(self) -> int:
+        """Updates until the next row or checkpoint is due."""
+        later = range(self.count + 1, self.run.total_steps + 1)
+        return next(count for count in later if self.run.logs(count - 1) or self._saves(count)) - self.count
 
-    def _log(self) -> None:
-        """Adds the row that is due after the latest update, if it is not there yet."""
-        step = self._state.updates - 1
-        if self._run.logs(step) and (not self._rows or self._rows[-1][0] < step):
-            loss = validation_loss(self._state.params, self._validation, self._run.setup.model)
-            self._rows.append((step, loss))
+    def tokens(self, updates: int) -> np.ndarray:
+        """Sequences of the next updates, ``[updates, batch, context + 1]``."""
+        return np.stack([self._corpus.batch(self.run.setup, self.count + i) for i in range(updates)])
 
-    def _checkpoint(self) -> None:
-        count = self._state.updates
-        if count in self._keep or count % SAVE_EVERY == 0:
-            self._store.save(self._state, self._rows)
-            self._forget()
-            self._saved = count
+    def accept(self, state: State, updates: int, loss: float) -> None:
+        """Takes over the state after some updates, and its validation loss if a row is due."""
+        self.state, self.count = state, self.count + updates
+        if self.run.logs(self.count - 1):
+            self._rows.append((self.count - 1, loss))
+        if self.is_finished:
+            self._store.finish(self._rows)
             self._report()
+        elif self._saves(self.count):
+            self._store.save(self.count, self.state, self._rows)
+        else:
+            return
+        self._forget()
+
+    def _saves(self, count: int) -> bool:
+        return count in self._keep or count % SAVE_EVERY == 0
 
     def _forget(self) -> None:
         """Removes the checkpoint before the latest one, unless other runs start from it."""
-        if self._saved not in self._keep:
+        if self._saved not in self._keep and self._saved != self._first:
             self._store.discard(self._saved)
+        self._saved = self.count
 
     def _report(self) -> None:
-        step, loss = self._rows[-1]
         elapsed = time.perf_counter() - self._clock
-        print(f"  step {step:5d}  loss {loss:.4f}  lr {self._rates[step]:.2e}  {elapsed:6.0f} s", flush=True)
+        start = f"from update {self._first} of {self.run.total_steps}"
+        print(f"{self.run.name}: {start}, loss {self._rows[-1][1]:.4f}, {elapsed:.0f} s", flush=True)
+
+
+def advance_lanes(active: list[Lane], lanes: int) -> None:
+    """Makes updates in all lanes until one of them stops; idle lanes repeat the last active one."""
+    setup, updates = replace(active[0].run.setup, seed=0), min(lane.until_next_stop() for lane in active)
+    filled = active + active[-1:] * (lanes - len(active))
+    tokens = np.stack([lane.tokens(updates) for lane in filled])
+    rates = np.stack([lane.rates[lane.count : lane.count + updates] for lane in filled])
+    states = advance(_stacked(lane.state for lane in filled), tokens, rates, setup)
+    losses = validation_losses(states.params, _validation_set(setup), setup.model)
+    for i, lane in enumerate(active):
+        lane.accept(jax.tree.map(lambda leaf, i=i: leaf[i], states), updates, float(losses[i]))
+
+
+@cache
+def _validation_set(setup: Setup) -> np.ndarray:
+    return _corpus().validation_set(setup)
+
+
+def _stacked(states: Iterable[State]) -> State:
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *states)

@@ -54,29 +54,29 @@ class Store:
     def _curve(self) -> Path:
         return self._folder / "curves" / f"{self.run.name}-every{self.run.log_every}-{self._names[-1]}.csv"
 
-    def save(self, state: State, rows: Rows) -> None:
-        """Writes a checkpoint."""
+    def save(self, count: int, state: State, rows: Rows) -> None:
+        """Writes a checkpoint after ``count`` updates."""
         arrays = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
         content = io.BytesIO()
         np.savez(content, rows=np.array(rows, np.float64).reshape(-1, 2), **arrays)
-        write_atomically(self._path(state.updates), content.getvalue())
+        write_atomically(self._path(count), content.getvalue())
 
     def discard(self, count: int) -> None:
         """Removes the checkpoint after ``count`` updates, if there is one."""
         self._path(count).unlink(missing_ok=True)
 
-    def resume(self, initial: State) -> tuple[State, Rows]:
-        """The furthest checkpoint on this run's way and the rows logged until there, else the initial state."""
+    def resume(self, initial: State) -> tuple[int, State, Rows]:
+        """Updates made, state and rows of the furthest checkpoint on this run's way; else those of a new run."""
         for count in range(self.run.total_steps, 0, -1):
             if self._path(count).exists():
-                return self._load(count, initial)
-        return initial, []
+                return count, *self._load(count, initial)
+        return 0, initial, []
 
     def _load(self, count: int, like: State) -> tuple[State, Rows]:
         with np.load(self._path(count), allow_pickle=False) as saved:
             leaves = [saved[f"leaf{i}"] for i in range(len(jax.tree.leaves(like)))]
             rows = [(int(step), float(loss)) for step, loss in saved["rows"] if self.run.logs(int(step))]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves)._replace(updates=count), rows
+        return jax.tree.unflatten(jax.tree.structure(like), leaves), rows
 
     def _path(self, count: int) -> Path:
         return self._folder / "checkpoints" / f"{self._names[count]}.npz"

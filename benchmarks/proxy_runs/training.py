@@ -1,4 +1,7 @@
-"""One update of the parameters, and the validation loss."""
+"""Updates of the parameters, and the validation loss, of several runs at once.
+
+What runs of one shape (model, batch, optimiser) have of their own is stacked along a leading axis of lanes: ``[lanes]``.
+"""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,17 +17,16 @@ VALIDATION_BATCH = 64
 
 
 class State(NamedTuple):
-    """Everything that training goes on from: parameters, the optimiser's state and the number of updates made."""
+    """What training goes on from: parameters and the optimiser's state."""
 
     params: model.Params
     moments: Any
-    updates: int
 
     @classmethod
     def initial(cls, setup: Setup) -> "State":
         """The state before the first update."""
         params = model.init(setup.model, setup.seed)
-        return cls(params, _optimizer(setup, 0.0).init(params), 0)
+        return cls(params, _optimizer(setup, 0.0).init(params))
 
 
 def _optimizer(setup: Setup, lr: Any) -> optax.GradientTransformation:
@@ -36,28 +38,38 @@ def _are_matrices(params: model.Params) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
 
 
-def update(state: State, tokens: np.ndarray, lr: float, setup: Setup) -> State:
-    """The state after one more update, at the rate ``lr``."""
-    params, moments = _update(state.params, state.moments, tokens, lr, setup)
-    return State(params, moments, state.updates + 1)
+@partial(jax.jit, static_argnames="setup", donate_argnames="states")
+def advance(states: State, tokens: jax.Array, rates: jax.Array, setup: Setup) -> State:
+    """The states after k more updates.
+
+    Args:
+      states: one state per lane.
+      tokens: sequences of every update, ``[lanes, k, batch, context + 1]``.
+      rates: learning rate of every update, ``[lanes, k]``. The rates are data, not a part of the optimiser, so that one
+        program serves all schedules: runs that share their first updates share them to the last bit.
+      setup: the lanes' setup; its seed is not used.
+    """
+    return jax.vmap(partial(_advance, setup))(states, tokens, rates)
 
 
-@partial(jax.jit, static_argnames="setup")
-def _update(params: model.Params, moments: Any, tokens: jax.Array, lr: jax.Array, setup: Setup) -> tuple[Any, Any]:
-    # the rate is an argument, not a part of the optimiser, so that one program serves all schedules: runs that share
-    # their first updates share them to the last bit
-    gradients = jax.grad(model.loss)(params, tokens, setup.model)
-    changes, moments = _optimizer(setup, lr).update(gradients, moments, params)
-    return optax.apply_updates(params, changes), moments
+def _advance(setup: Setup, state: State, tokens: jax.Array, rates: jax.Array) -> State:
+    return jax.lax.scan(partial(_update, setup), state, (tokens, rates))[0]
 
 
-def validation_loss(params: model.Params, sequences: np.ndarray, config: ModelConfig) -> float:
-    """Mean loss over the validation sequences."""
+def _update(setup: Setup, state: State, data: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
+    tokens, rate = data
+    gradients = jax.grad(model.loss)(state.params, tokens, setup.model)
+    changes, moments = _optimizer(setup, rate).update(gradients, state.moments, state.params)
+    return State(optax.apply_updates(state.params, changes), moments), None
+
+
+def validation_losses(params: model.Params, sequences: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """Mean loss over the validation sequences, ``[lanes]``."""
     batches = np.split(sequences, range(VALIDATION_BATCH, len(sequences), VALIDATION_BATCH))
-    losses = [float(_loss(params, batch, config)) for batch in batches]
-    return float(np.average(losses, weights=[len(batch) for batch in batches]))
+    losses = [np.asarray(_losses(params, batch, config), np.float64) for batch in batches]
+    return np.average(losses, axis=0, weights=[len(batch) for batch in batches])
 
 
 @partial(jax.jit, static_argnames="config")
-def _loss(params: model.Params, tokens: jax.Array, config: ModelConfig) -> jax.Array:
-    return model.loss(params, tokens, config)
+def _losses(params: model.Params, tokens: jax.Array, config: ModelConfig) -> jax.Array:
+    return jax.vmap(lambda one: model.loss(one, tokens, config))(params)

@@ -56,15 +56,11 @@ class ForwardMomentum(Law):
     def step(self, state: ForwardMomentumState, update: Update) -> ForwardMomentumState:
         return ForwardMomentumState(
             effects.forward_step(state.forward, update, rho=self.rho),
-            effects.momentum_step(
-                state.momentum,
-                update,
-                rate1=1 - self.beta1,
-                rate2=1 - self.beta2,
-                eps=self.eps,
-                second_moment_scale=self.second_moment_scale,
-            ),
+            effects.momentum_step(state.momentum, update, **self._options()),
         )
+
+    def _options(self) -> dict[str, Any]:
+        return effects.momentum_options(self.beta1, self.beta2, self.eps, self.second_moment_scale)
 
     def observe(self, state: ForwardMomentumState) -> Row:
         return {"log_S": safe_log(state.forward.total), "M": state.momentum.total.total}
