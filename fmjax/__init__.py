@@ -8,6 +8,7 @@ from fmjax.curves import LossCurve
 from fmjax.design import optimize
 from fmjax.effects import annealing_area, annealing_momentum, forward_effect
 from fmjax.fitting import evaluate, fit, predict
+from fmjax.forecasts import Forecaster, forecast
 from fmjax.laws import (
     Chinchilla,
     ConvexBound,
@@ -36,6 +37,7 @@ __all__ = [
     "ConvexBound",
     "Cosine",
     "FitResult",
+    "Forecaster",
     "ForwardMomentum",
     "ForwardOnly",
     "Functional",
@@ -55,6 +57,7 @@ __all__ = [
     "datasets",
     "evaluate",
     "fit",
+    "forecast",
     "forward_effect",
     "laws",
     "load_runs",

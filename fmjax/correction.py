@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmjax.curves import LossCurve
+from fmjax.gaussian import conditioned, log_evidence, roots
 from fmjax.schedules import WSD
 from fmjax.sweep import Cell
 
@@ -104,14 +105,13 @@ class Correction:
         settings = np.array(list(itertools.product(LEVELS, SHAPES, prior.noises)))
         own, cross, there = (_kernels(*pair) for pair in ((runs, runs), (targets, runs), (targets, targets)))
         covariances = _mixed(settings, offset, own) + settings[:, 2, None, None] ** 2 * np.eye(residual.size)
-        odds = np.array([_log_evidence(covariance, residual) for covariance in covariances])
+        odds = np.array([log_evidence(covariance, residual) for covariance in covariances])
         odds += np.log(np.where(settings[:, 1] == 0, prior.holds, (1 - prior.holds) / np.count_nonzero(SHAPES)))
         odds = np.exp(odds - odds.max())
         likely = odds > UNLIKELY * odds.sum()
         far = _mixed(settings[likely], offset, cross)
-        gain = np.linalg.solve(covariances[likely], far.swapaxes(1, 2)).swapaxes(1, 2)
-        spread = _roots(_mixed(settings[likely], offset, there) - gain @ far.swapaxes(1, 2))
-        return cls(odds[likely] / odds[likely].sum(), gain, spread)
+        gain, left = conditioned(covariances[likely], far, _mixed(settings[likely], offset, there))
+        return cls(odds[likely] / odds[likely].sum(), gain, roots(left))
 
     def mean(self, residual: np.ndarray) -> np.ndarray:
         """``[targets]`` mean correction of log loss."""
@@ -137,14 +137,3 @@ def _mixed(settings: np.ndarray, offset: float, kernels: np.ndarray) -> np.ndarr
     """``[settings, a, b]`` covariances without noise, of kernels ``[3, a, b]``."""
     deviations = np.insert(settings[:, :2], 0, offset, axis=1)
     return np.einsum("sk,kab->sab", deviations**2, kernels)
-
-
-def _log_evidence(covariance: np.ndarray, residual: np.ndarray) -> float:
-    fit = residual @ np.linalg.solve(covariance, residual)
-    return float(-0.5 * (fit + np.linalg.slogdet(covariance)[1]))
-
-
-def _roots(covariances: np.ndarray) -> np.ndarray:
-    """Symmetric square roots, rounding aside."""
-    values, vectors = np.linalg.eigh(covariances)
-    return (vectors * np.sqrt(np.maximum(values, 0.0))[:, None]) @ vectors.swapaxes(1, 2)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -77,6 +77,16 @@ class LossCurve:
         if bad.any():
             row = int(np.argmax(bad))
             raise ValueError(f"run {self.name!r}, row {row + 1}: {message}, got {values[row]:.12g}")
+
+    def until(self, count: int) -> "LossCurve":
+        """The run as it stood after ``count`` updates.
+
+        Raises:
+          ValueError: no row was logged by then.
+        """
+        seen = self.step < count
+        require(seen.any(), f"run {self.name!r}: expected a row in the first {count} updates, found none")
+        return replace(self, step=self.step[seen], loss=self.loss[seen], final_loss=None)
 
     @property
     def peak_lr(self) -> float:
@@ -156,7 +166,7 @@ def pad(curves: Sequence[LossCurve]) -> CurveBatch:
     """Pads runs of different lengths into one batch; the last row of each run's ``at`` is its final update."""
     require(len(curves) > 0, "expected at least one run, found none")
     updates = max(int(c.schedule.total_steps) for c in curves)
-    rows = max(c.step.size for c in curves) + 1
+    rows = bucket(max(c.step.size for c in curves) + 1)
     runs = len(curves)
     batch = CurveBatch(
         lrs=np.zeros((runs, updates)),

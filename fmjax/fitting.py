@@ -112,7 +112,7 @@ def prepare(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[boo
         keep &= batch.at >= np.minimum(batch.warmup_steps[:, None], batch.at[:, -1:])
     late = batch.at >= (1 - END_SHARE) * batch.at[:, -1:]
     weight = np.where(late, positive(options.end_weight, "end_weight"), 1.0)
-    return Problem(law, tuple(curves), batch, _batch_effects(law, batch), keep, weight)
+    return Problem(law, tuple(curves), batch, batch_effects(law, batch), keep, weight)
 
 
 def adapt(law: Law | str, fitted: Sequence[LossCurve], curves: Sequence[LossCurve]) -> Law:
@@ -128,7 +128,8 @@ def adapt(law: Law | str, fitted: Sequence[LossCurve], curves: Sequence[LossCurv
     return law
 
 
-def _batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> dict[str, np.ndarray]:
+def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> dict[str, np.ndarray]:
+    """Effects at every row, ``[runs, rows]`` each, with ``log_N``; warmup counts as the law says, unless told."""
     held = (warmup or law.warmup) == "as-peak"
     rates = _hold_warmup(batch) if held else batch.lrs
     found = {key: np.asarray(value) for key, value in _effects(law, rates, batch.at).items()}
@@ -270,7 +271,7 @@ class Evidence(NamedTuple):
     @classmethod
     def of(cls, problem: Problem, used: np.ndarray) -> "Evidence":
         """The rows of the runs marked in ``used[runs]``."""
-        held = problem._replace(effects=_batch_effects(problem.law, problem.batch, warmup="as-peak"))
+        held = problem._replace(effects=batch_effects(problem.law, problem.batch, warmup="as-peak"))
         return cls(problem.law, held.rows(used).of(0).effects)
 
     def undetermined(self, vector: np.ndarray, weights: np.ndarray) -> tuple[str, ...]:
@@ -349,7 +350,7 @@ def predict(result: FitResult, curves: Sequence[LossCurve]) -> tuple[np.ndarray,
     """
     with jax.enable_x64(True):
         batch = pad(curves)
-        found = np.asarray(_predict(result.law, _batch_effects(result.law, batch), result.vector))
+        found = np.asarray(_predict(result.law, batch_effects(result.law, batch), result.vector))
     return tuple(row[: curve.step.size] for row, curve in zip(found, curves, strict=True))
 
 

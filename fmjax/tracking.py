@@ -25,7 +25,7 @@ SAME_RATE = 1e-5
 class TrackAnnealingState(NamedTuple):
     """State of ``track_annealing``: scalars, in float32 unless JAX is set to wider numbers."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # a tuple has such a method; the name is that of Optax
     """Updates made."""
     lr: jax.Array
     """Learning rate of the latest update."""
@@ -80,12 +80,11 @@ def track_annealing(
     """
     given = {"beta1": beta1, "beta2": beta2, "eps": eps, "second_moment_scale": second_moment_scale}
     chosen = {name: value for name, value in given.items() if value is not None}
-    options = momentum_options(**{**annealing_momentum.__kwdefaults__, **chosen})
+    options = momentum_options(**{**(annealing_momentum.__kwdefaults__ or {}), **chosen})
 
     def init(params: Any) -> TrackAnnealingState:
-        dtype = jnp.result_type(float)
-        zeros = (jnp.zeros((), dtype) for _ in ("lr", "S", "M", "lost"))
-        return TrackAnnealingState(jnp.zeros((), jnp.int32), *zeros, momentum_init(dtype))
+        zero = jnp.zeros((), float)
+        return TrackAnnealingState(jnp.zeros((), jnp.int32), zero, zero, zero, zero, momentum_init(zero.dtype))
 
     def update(updates: Any, state: TrackAnnealingState, params: Any = None) -> tuple[Any, TrackAnnealingState]:
         made = _update(learning_rate, state.count, state.lr)

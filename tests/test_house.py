@@ -10,15 +10,15 @@ import fmjax
 HOUSE = Path(fmjax.__file__).parent
 FLOORS = (
     ("_checks", "_version", "anneals", "updates"),
-    ("schedules", "effects", "hosts", "metrics", "newton"),
+    ("schedules", "effects", "hosts", "metrics", "newton", "gaussian"),
     ("curves", "laws", "export", "grid", "tracking"),
     ("runs", "objective", "rollout", "descent", "folder", "smoothing"),
     ("lanes", "datasets", "kernels", "importers", "trades"),
     ("records",),
     ("fitting",),
     ("resampling", "comparison", "batch_size"),
-    ("sweep", "selection", "benchmarking", "optima", "power_laws"),
-    ("correction",),
+    ("sweep", "progress", "selection", "benchmarking", "optima", "power_laws"),
+    ("correction", "forecasts"),
     ("predictor",),
     ("recommendation", "transfers", "design"),
     ("plotting",),

@@ -1,0 +1,286 @@
+"""``forecast``: from the curve of a run in progress to its final loss, under the planned schedule and others."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fmjax._checks import positive, require, whole, within
+from fmjax.curves import LossCurve
+from fmjax.laws import Law
+from fmjax.metrics import LEVEL, percentile_interval
+from fmjax.progress import Averages, Prior, View, posterior
+from fmjax.records import FitResult, plain
+from fmjax.resampling import Bootstrap
+from fmjax.schedules import WSD, Constant, Schedule, Tabulated, check_schedule, lrs
+
+RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Annealing ratios of the alternatives to a run at its peak rate."""
+
+
+class Outlook(NamedTuple):
+    """What a schedule is forecast to end at."""
+
+    name: str
+    schedule: Any
+    loss: float
+    """Final loss."""
+    interval: tuple[float, float]
+    """Of the final loss."""
+    excess: float
+    """Final loss relative to that under the planned schedule, less 1."""
+    excess_interval: tuple[float, float]
+    """Of the excess; narrower than what two intervals of losses suggest, as most of their error is common."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Final losses forecast for a run in progress; NaN where ``status`` says that nothing can be said."""
+
+    run: str
+    count: int
+    """Updates made when the forecast was."""
+    fit: FitResult
+    """The law that the forecast goes by."""
+    planned: Outlook
+    alternatives: tuple[Outlook, ...]
+    level: float
+    """Probability that the intervals aim to cover."""
+    notes: tuple[str, ...]
+    """What to keep in mind."""
+
+    @property
+    def status(self) -> str:
+        """Status of the law's fit."""
+        return self.fit.status
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are numbers."""
+        return self.fit.ok
+
+    @property
+    def best(self) -> Outlook:
+        """The schedule of least final loss, the planned one among them."""
+        return min((self.planned, *self.alternatives), key=lambda outlook: outlook.loss)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The forecast as plain values for JSON."""
+        record = {"run": self.run, "count": self.count, "law": self.fit.law.name, "status": self.status}
+        everything = [outlook._asdict() for outlook in (self.planned, *self.alternatives)]
+        planned, *others = [{key: x for key, x in one.items() if key != "schedule"} for one in everything]
+        record |= {"message": self.fit.message, "planned": planned, "alternatives": others}
+        return plain({**record, "level": self.level, "notes": self.notes})
+
+    def to_json(self) -> str:
+        """The forecast as JSON text."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+
+def forecast(
+    curve: LossCurve,
+    *,
+    prior: FitResult | Bootstrap | None = None,
+    alternatives: Mapping[str, Schedule] | None = None,
+    law: Law | str = "lr-annealing",
+    level: float = LEVEL,
+    seed: int = 0,
+    **options: Any,
+) -> Forecast:
+    r"""Forecasts the final loss of a run in progress, under its planned schedule and under alternatives.
+
+    A law $\hat L$ fitted to earlier runs says how the loss goes on; the run's own rows say how the law errs on this
+    run: $\log L = \log \hat L + b + g + k\,a + \epsilon$. b is common to all rows; g is a Gaussian process over
+    $\log S$ and the rate relative to its highest, as what the law misses at the peak rate says little about the end of
+    an anneal; a is the relative gain of annealing by the law (of its loss over that had the rate never fallen), and k
+    the error of that gain, as large at the end as the law's errors at the ends of the runs it was fitted to. Samples of
+    a bootstrapped prior add what its parameters leave open. All is conditioned on averages of the rows after warmup;
+    standard deviations of g and of the noise are averaged by marginal likelihood. The forecast is of the loss without
+    the noise of single rows.
+
+    Without a prior, the law is fitted and bootstrapped on the run itself: enough once the rate has fallen for a while.
+    Before that ``status`` is "undetermined" and all losses are NaN.
+
+    Args:
+      curve: the run: its planned schedule and the rows logged so far.
+      prior: a law fitted to earlier runs, by ``fit`` or, for parameters few runs leave uncertain, ``bootstrap``.
+      alternatives: schedules by name, which make the updates made so far at the rates they were made at; by default
+        other ratios and "anneal now" while the run is at its peak rate, else those of ``alternatives_to``.
+      law: law to fit to the run itself where there is no prior.
+      level: probability that intervals are to cover.
+      seed: seed of the draws.
+      **options: of that fit, as for ``fit``.
+
+    Raises:
+      ValueError: no row after warmup, a prior that failed, or an alternative that differs from the updates made.
+
+    Reference: Kennedy and O'Hagan (2001), for the law's error as a Gaussian process.
+
+    >>> import fmjax
+    >>> *earlier, run = fmjax.datasets.proxy_runs()
+    >>> half = run.until(run.schedule.total_steps // 2)
+    >>> found = forecast(half, prior=fmjax.fit("intrinsic-momentum", earlier))
+    >>> abs(found.planned.loss / run.final_loss_measured - 1) < 0.02
+    True
+    """
+    require(0 < level < 1, f"level: expected a number between 0 and 1, got {level:g}")
+    seen = int(min(curve.step[-1] + 1, curve.schedule.total_steps))
+    chosen = alternatives_to(curve.schedule, seen) if alternatives is None else alternatives
+    targets = {"planned": curve.schedule, **chosen}
+    _check_made(curve, targets, seen)
+    rows = Averages.of(curve)
+    by = Prior.of_the_run(law, curve, options) if prior is None else Prior.of(prior)
+    by.fit.log_size(curve.model_size)
+    if by.fit.ok:
+        with jax.enable_x64(True):
+            mean, draws = _log_losses(by, rows, curve, list(targets.values()), np.random.default_rng(seed))
+    else:
+        mean, draws = np.full(len(targets), np.nan), np.full((2, len(targets)), np.nan)
+    excess, excesses = np.expm1(mean - mean[0]), np.expm1(draws - draws[:, :1])
+    planned, *others = [
+        Outlook(
+            name,
+            schedule,
+            float(np.exp(mean[i])),
+            percentile_interval(np.exp(draws[:, i]), level),
+            float(excess[i]),
+            percentile_interval(excesses[:, i], level),
+        )
+        for i, (name, schedule) in enumerate(targets.items())
+    ]
+    return Forecast(curve.name, seen, by.fit, planned, tuple(others), level, _notes(curve, by))
+
+
+def _log_losses(
+    prior: Prior, rows: Averages, curve: LossCurve, targets: Sequence[Schedule], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean ``[targets]`` and draws ``[draws, targets]`` of the log final loss."""
+    last = [int(schedule.total_steps) - 1 for schedule in targets]
+    seen = replace(curve, step=rows.step, loss=np.exp(rows.log_loss), final_loss=None)
+    ends = [replace(seen, step=[end], loss=[1.0], schedule=to) for end, to in zip(last, targets, strict=True)]
+    return posterior(prior, rows, View.of(prior, [seen]), View.of(prior, ends), rng)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Schedules
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def alternatives_to(schedule: Schedule, count: int) -> dict[str, Schedule]:
+    """Other ways to go on after ``count`` updates, by name.
+
+    While the rate is at its peak: to anneal now or later, as WSD schedules of the planned length with the planned decay
+    and final rate (by default linear, to zero). Otherwise: to fall linearly from the present rate to the last planned
+    one, now or over the second half of what remains.
+
+    >>> from fmjax import Constant
+    >>> list(alternatives_to(Constant(peak_lr=1e-3, total_steps=1000), 600))
+    ['anneal now (R = 0.4)', 'R = 0.05', 'R = 0.1', 'R = 0.2', 'R = 0.3']
+    """
+    total = whole(schedule.total_steps, "total_steps", least=1)
+    rates, left = np.asarray(lrs(schedule), float), total - count
+    if left < 1:
+        return {}
+    if isinstance(schedule, WSD | Constant) and np.isclose(rates[count - 1], schedule.peak_lr, rtol=1e-5):
+        decay, final = getattr(schedule, "decay", "linear"), getattr(schedule, "final_lr", 0.0)
+        planned = getattr(schedule, "anneal_ratio", None)
+        ratios = {f"anneal now (R = {left / total:.3g})": left / total}
+        ratios |= {f"R = {ratio:g}": ratio for ratio in RATIOS if ratio < left / total * (1 - 1e-6)}
+        shape = (schedule.warmup_steps, schedule.init_lr)
+        return {
+            name: WSD(schedule.peak_lr, total, ratio, decay, final, *shape)
+            for name, ratio in ratios.items()
+            if ratio != planned
+        }
+    waits = {"fall to the end from now on": 0, "hold, then fall over half of what is left": left // 2}
+    return {name: _falling(schedule, rates, count + wait, count) for name, wait in waits.items()}
+
+
+def _falling(schedule: Schedule, rates: np.ndarray, start: int, count: int) -> Tabulated:
+    """The rates until ``count``, then held until ``start``, then on a line towards the last one."""
+    after = np.maximum(np.arange(rates.size) - start + 1, 0) / (rates.size - start)
+    line = rates[count - 1] + (rates[-1] - rates[count - 1]) * np.minimum(after, 1.0)
+    return Tabulated(np.where(np.arange(rates.size) < count, rates, line), schedule.warmup_steps)
+
+
+def _check_made(curve: LossCurve, targets: Mapping[str, Schedule], seen: int) -> None:
+    """Checks that the targets go through the updates that were made."""
+    made = np.asarray(curve.schedule(np.arange(seen)), float) * np.ones(seen)
+    for name, schedule in targets.items():
+        with within(f"alternative {name!r}"):
+            check_schedule(schedule)
+            total = int(schedule.total_steps)
+            require(total >= seen, f"ends after {total} updates, when run {curve.name!r} has made {seen}")
+            rates = np.asarray(schedule(np.arange(seen)), float) * np.ones(seen)
+            differ = ~np.isclose(rates, made, rtol=1e-4, atol=1e-6 * made.max())
+            if differ.any():
+                at = int(np.argmax(differ))
+                raise ValueError(f"its rate of update {at} is {rates[at]:g}, but the run made it at {made[at]:g}")
+
+
+def _notes(curve: LossCurve, prior: Prior) -> tuple[str, ...]:
+    if prior.has_seen:
+        return ("fitted to this run alone: give a prior",) if prior.fit.ok else ()
+    reach = prior.fit.reach
+    if reach is None:
+        return ()
+    low, high = reach.peak_lr
+    inside = low * (1 - 1e-3) <= curve.peak_lr <= high * (1 + 1e-3)
+    beyond = () if inside else (f"the prior was fitted at peak rates {low:g} ... {high:g}, not {curve.peak_lr:g}",)
+    return (*reach.longer(int(curve.schedule.total_steps)), *beyond)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In a training loop
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Forecaster:
+    """Collects the rows of a run as they are logged, and forecasts from them.
+
+    Args:
+      schedule: the planned schedule.
+      prior: as for ``forecast``.
+      name: name of the run.
+      model_size: number of parameters, where the prior spans several sizes.
+      **options: further options of ``forecast``.
+
+    >>> import fmjax
+    >>> forecaster = Forecaster(fmjax.Cosine(peak_lr=1e-3, total_steps=1000))
+    >>> forecaster.log(99, 3.2)
+    >>> forecaster.log(199, 3.0)
+    >>> forecaster.curve.loss.tolist()
+    [3.2, 3.0]
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        prior: FitResult | Bootstrap | None = None,
+        name: str = "run",
+        model_size: float | None = None,
+        **options: Any,
+    ) -> None:
+        check_schedule(schedule)
+        self._schedule, self._name, self._model_size = schedule, name, model_size
+        self._options = {"prior": prior, **options}
+        self._rows: dict[int, float] = {}
+
+    def log(self, step: int, loss: float) -> None:
+        """Adds the loss after the updates 0 ... ``step``; that of a step logged before is replaced."""
+        self._rows[whole(step, "step")] = positive(loss, "loss")
+
+    @property
+    def curve(self) -> LossCurve:
+        """The rows so far."""
+        steps = sorted(self._rows)
+        losses = [self._rows[step] for step in steps]
+        return LossCurve(self._name, steps, losses, self._schedule, model_size=self._model_size)
+
+    def forecast(self, **options: Any) -> Forecast:
+        """``forecast`` from the rows so far; options as there."""
+        return forecast(self.curve, **{**self._options, **options})

@@ -1,0 +1,169 @@
+"""What the rows of a run in progress say of a law's error on it, and so of the losses that are to come."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fmjax._checks import require
+from fmjax.curves import LossCurve, pad
+from fmjax.fitting import batch_effects, fit
+from fmjax.gaussian import conditioned, log_evidence, roots
+from fmjax.laws import Law, Row
+from fmjax.records import FitResult
+from fmjax.resampling import Bootstrap, bootstrap
+from fmjax.schedules import Schedule, Tabulated, lrs
+
+BINS = 128
+"""Averages that the rows of a curve are made into, evenly spaced in the logarithm of the update."""
+
+OFFSET = 0.1
+"""Standard deviation, before a row is seen, of the relative error that a law makes all along a run."""
+
+DRIFTS = (1e-3, 2e-3, 5e-3, 1e-2, 3e-2)
+"""Standard deviations tried for the relative error that changes along a run."""
+
+REACH = (1.0, 0.3)
+"""Distances over which that error changes: in log S, and in the rate relative to the highest so far."""
+
+NOISES = (1.0, 2.0, 4.0)
+"""Factors tried on the noise of rows: rows near to each other err alike."""
+
+LEAST_ERROR = 2e-3
+"""Relative error of what a law says annealing gains by the end of a run, at the least; of the final loss."""
+
+UNKNOWN_ERROR = 1e-2
+"""The same where no earlier run was fitted."""
+
+DRAWS = 2000
+"""Draws that intervals are taken from."""
+
+
+class Prior(NamedTuple):
+    """What the law holds before the rows of the run correct it."""
+
+    fit: FitResult
+    samples: np.ndarray
+    """``[samples, parameters]``, none where they were not drawn."""
+    error: float
+    """Standard deviation of the relative error of what annealing gains by the end, of the final loss."""
+    has_seen: bool
+    """Whether the law was fitted to the run itself."""
+
+    @classmethod
+    def of(cls, prior: FitResult | Bootstrap) -> "Prior":
+        """A law fitted to earlier runs."""
+        found, samples = (prior.fit, prior.params) if isinstance(prior, Bootstrap) else (prior, prior.vector[None][:0])
+        require(found.ok, f"the prior cannot be used: {found.message}")
+        errors = np.array([np.log(run.final_loss / run.final_loss_predicted) for run in found.runs])
+        errors = errors[np.isfinite(errors)]
+        error = np.std(errors, ddof=1) if errors.size > 1 else UNKNOWN_ERROR
+        return cls(found, samples, max(float(error), LEAST_ERROR), has_seen=False)
+
+    @classmethod
+    def of_the_run(cls, law: Law | str, curve: LossCurve, options: Mapping[str, Any]) -> "Prior":
+        """The law fitted to the run itself, and bootstrapped if that worked."""
+        found = fit(law, [curve], **options)
+        samples = bootstrap(found.law, [curve], **options).params if found.ok else found.vector[None][:0]
+        return cls(found, samples, UNKNOWN_ERROR, has_seen=True)
+
+
+class Averages(NamedTuple):
+    """Averages over the rows after warmup, ``[bins]`` each."""
+
+    step: np.ndarray
+    log_loss: np.ndarray
+    variance: np.ndarray
+    """Of ``log_loss``, if rows err independently."""
+
+    @classmethod
+    def of(cls, curve: LossCurve) -> "Averages":
+        """The averages of a run."""
+        after = curve.step >= int(curve.schedule.warmup_steps)
+        require(after.sum() > 1, f"run {curve.name!r}: expected rows after warmup, found {after.sum()}")
+        step, log_loss = curve.step[after], np.log(curve.loss[after])
+        noise = np.median(np.abs(np.diff(log_loss))) / (0.6745 * np.sqrt(2))
+        place = np.log(step + 1.0)
+        edges = np.linspace(place[0], place[-1], BINS + 1)[1:-1]
+        _, label, rows = np.unique(np.digitize(place, edges), return_inverse=True, return_counts=True)
+        means = [np.bincount(label, values) / rows for values in (step, log_loss)]
+        return cls(means[0].astype(int), means[1], np.maximum(noise, 1e-6) ** 2 / rows)
+
+
+class View(NamedTuple):
+    """Rows, or ends of schedules, as the law sees them, ``[points]`` each."""
+
+    log_s: np.ndarray
+    """Logarithm of the sum of learning rates."""
+    rate: np.ndarray
+    """Learning rate relative to the highest so far."""
+    gain: np.ndarray
+    """Relative gain of annealing: log of the loss had the rate never fallen, less that of the loss."""
+    log_loss: np.ndarray
+    """``[1 + samples, points]`` by the law."""
+
+    @classmethod
+    def of(cls, prior: Prior, curves: Sequence[LossCurve]) -> "View":
+        """The rows of several curves, one curve's after the other's."""
+        twins = [replace(curve, schedule=_never_falling(curve.schedule)) for curve in curves]
+        batch = pad([*curves, *twins])
+        effects = batch_effects(prior.fit.law, batch)
+        vectors = np.vstack([prior.fit.vector, prior.samples])
+        log_loss = np.log(np.asarray(_predicted(prior.fit.law, effects, vectors)))
+        real, own = batch.valid[: len(curves)], log_loss[:, : len(curves)]
+        total, rate = (
+            np.take_along_axis(of_update, batch.at, axis=1) for of_update in (np.cumsum(batch.lrs, axis=1), batch.lrs)
+        )
+        relative = rate[: len(curves)] / rate[len(curves) :]
+        gain = log_loss[0, len(curves) :] - own[0]
+        return cls(np.log(total[: len(curves)][real]), relative[real], gain[real], own[:, real])
+
+
+@jax.jit
+def _predicted(law: Law, effects: Row, vectors: jax.Array) -> jax.Array:
+    """Losses ``[vectors, runs, rows]``."""
+    return jax.vmap(jax.vmap(law.predict, in_axes=(0, None)), in_axes=(None, 0))(effects, vectors)
+
+
+def _never_falling(schedule: Schedule) -> Tabulated:
+    return Tabulated(np.maximum.accumulate(np.asarray(lrs(schedule))), schedule.warmup_steps)
+
+
+def posterior(
+    prior: Prior, rows: Averages, here: View, there: View, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean ``[targets]`` and draws ``[draws, targets]`` of the log final loss."""
+    seen = here.log_s.size
+    log_s, rate, gain = (np.concatenate(pair) for pair in zip(here[:3], there[:3], strict=True))
+    place = np.stack([log_s, rate], axis=1) / REACH
+    correlation = np.exp(-0.5 * np.sum((place[:, None] - place) ** 2, axis=-1))
+    most = max(float(np.abs(there.gain).max()), 1e-12)
+    common = OFFSET**2 + prior.error**2 * np.outer(gain / most, gain / most)
+    common = common + _open(prior, here, there)
+    drifts, noises = (axis.ravel() for axis in np.meshgrid(DRIFTS, NOISES))
+    covariance = common + drifts[:, None, None] ** 2 * correlation
+    noise = noises[:, None, None] ** 2 * np.diag(rows.variance)
+    residual = rows.log_loss - here.log_loss[0]
+    of_rows = covariance[:, :seen, :seen] + noise
+    odds = np.array([log_evidence(one, residual) for one in of_rows])
+    odds = np.exp(odds - odds.max())
+    odds /= odds.sum()
+    gains, left = conditioned(of_rows, covariance[:, seen:, :seen], covariance[:, seen:, seen:])
+    means = there.log_loss[0] + gains @ residual
+    which = rng.choice(odds.size, size=DRAWS, p=odds)
+    spread = np.einsum("dtu,du->dt", roots(left)[which], rng.standard_normal((DRAWS, there.log_s.size)))
+    return odds @ means, means[which] + spread
+
+
+def _open(prior: Prior, here: View, there: View) -> np.ndarray:
+    """Covariance of what the law's parameters leave open, of rows and targets."""
+    points = here.log_s.size + there.log_s.size
+    if len(prior.samples) < 2:
+        return np.zeros((points, points))
+    samples = np.concatenate([here.log_loss[1:], there.log_loss[1:]], axis=1)
+    found = np.cov(samples, rowvar=False)
+    if prior.has_seen:  # the rows have narrowed the parameters already
+        found[: here.log_s.size] = found[:, : here.log_s.size] = 0.0
+    return found
