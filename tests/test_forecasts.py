@@ -101,8 +101,8 @@ def test_intervals_hold_the_end():
         curve, end = one(100 + i, 0.3)
         low, high = fmjax.forecast(curve.until(T // 2), prior=prior, alternatives={}).planned.interval
         inside.append(low < end < high)
-        assert high / low < 1.05
-    assert sum(inside) >= 32
+        assert high / low < 1.08
+    assert 32 <= sum(inside)
 
 
 @pytest.mark.slow
