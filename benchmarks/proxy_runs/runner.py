@@ -20,6 +20,10 @@ from benchmarks.proxy_runs.store import Store, branch_counts
 from benchmarks.proxy_runs.training import State, advance, validation_losses
 
 SAVE_EVERY = 500
+"""Updates between two checkpoints of a run."""
+
+MOST = 50
+"""Updates made in one call, at most."""
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31)}
 """For the C library of the workers: memory of one update serves the next; else an update takes 1.7 times as long."""
@@ -123,9 +127,14 @@ class Lane:
         later = range(self.count + 1, self.run.total_steps + 1)
         return next(count for count in later if self.run.logs(count - 1) or self._saves(count)) - self.count
 
-    def tokens(self, updates: int) -> np.ndarray:
-        """Sequences of the next updates, ``[updates, batch, context + 1]``."""
-        return np.stack([self._corpus.batch(self.run.setup, self.count + i) for i in range(updates)])
+    def data(self, updates: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sequences ``[MOST, batch, context + 1]`` and rates ``[MOST]`` of the next updates, then zeros."""
+        setup = self.run.setup
+        tokens, rates = np.zeros((MOST, setup.batch, setup.context + 1), np.uint8), np.zeros(MOST, np.float32)
+        for i in range(updates):
+            tokens[i] = self._corpus.batch(setup, self.count + i)
+        rates[:updates] = self.rates[self.count : self.count + updates]
+        return tokens, rates
 
     def accept(self, state: State, updates: int, loss: float) -> None:
         """Takes over the state after some updates, and its validation loss if a row is due."""
@@ -158,11 +167,10 @@ class Lane:
 
 def advance_lanes(active: list[Lane], lanes: int) -> None:
     """Makes updates in all lanes until one of them stops; idle lanes repeat the last active one."""
-    setup, updates = replace(active[0].run.setup, seed=0), min(lane.until_next_stop() for lane in active)
+    setup, updates = replace(active[0].run.setup, seed=0), min(MOST, *(lane.until_next_stop() for lane in active))
     filled = active + active[-1:] * (lanes - len(active))
-    tokens = np.stack([lane.tokens(updates) for lane in filled])
-    rates = np.stack([lane.rates[lane.count : lane.count + updates] for lane in filled])
-    states = advance(_stacked(lane.state for lane in filled), tokens, rates, setup)
+    tokens, rates = map(np.stack, zip(*(lane.data(updates) for lane in filled), strict=True))
+    states = advance(_stacked(lane.state for lane in filled), tokens, rates, updates, setup)
     losses = validation_losses(states.params, _validation_set(setup), setup.model)
     for i, lane in enumerate(active):
         lane.accept(jax.tree.map(lambda leaf, i=i: leaf[i], states), updates, float(losses[i]))

@@ -39,28 +39,28 @@ def _are_matrices(params: model.Params) -> Any:
 
 
 @partial(jax.jit, static_argnames="setup", donate_argnames="states")
-def advance(states: State, tokens: jax.Array, rates: jax.Array, setup: Setup) -> State:
-    """The states after k more updates.
+def advance(states: State, tokens: jax.Array, rates: jax.Array, updates: Any, setup: Setup) -> State:
+    """The states after some more updates.
 
     Args:
       states: one state per lane.
-      tokens: sequences of every update, ``[lanes, k, batch, context + 1]``.
-      rates: learning rate of every update, ``[lanes, k]``. The rates are data, not a part of the optimiser, so that one
-        program serves all schedules: runs that share their first updates share them to the last bit.
+      tokens: sequences of every update, ``[lanes, most, batch, context + 1]``.
+      rates: learning rate of every update, ``[lanes, most]``. The rates are data, not a part of the optimiser, so that
+        one program serves all schedules: runs that share their first updates share them to the last bit.
+      updates: how many to make, at most as many as there are data.
       setup: the lanes' setup; its seed is not used.
     """
-    return jax.vmap(partial(_advance, setup))(states, tokens, rates)
+
+    def step(i: Any, states: State) -> State:
+        return jax.vmap(partial(_update, setup))(states, tokens[:, i], rates[:, i])
+
+    return jax.lax.fori_loop(0, updates, step, states)
 
 
-def _advance(setup: Setup, state: State, tokens: jax.Array, rates: jax.Array) -> State:
-    return jax.lax.scan(partial(_update, setup), state, (tokens, rates))[0]
-
-
-def _update(setup: Setup, state: State, data: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
-    tokens, rate = data
+def _update(setup: Setup, state: State, tokens: jax.Array, rate: jax.Array) -> State:
     gradients = jax.grad(model.loss)(state.params, tokens, setup.model)
     changes, moments = _optimizer(setup, rate).update(gradients, state.moments, state.params)
-    return State(optax.apply_updates(state.params, changes), moments), None
+    return State(optax.apply_updates(state.params, changes), moments)
 
 
 def validation_losses(params: model.Params, sequences: np.ndarray, config: ModelConfig) -> np.ndarray:
