@@ -11,7 +11,7 @@ PYTEST := python -m pytest -n 2 --dist loadfile
 export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
 
-.PHONY: demo test slow lint types unit wheel minimum clean
+.PHONY: demo test slow lint types unit wheel minimum proxy-runs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/fmjax demo
@@ -58,6 +58,10 @@ minimum:
 	$(MINIMUM_VENV)/bin/python .ci/floors.py > $(MINIMUM_VENV)/floors.txt
 	$(MINIMUM_VENV)/bin/python -m pip install $(PIP_FLAGS) '.[all]' --group test --constraint $(MINIMUM_VENV)/floors.txt
 	$(call away,$(MINIMUM_VENV),tests)
+
+# Trains the shipped curves anew: hours on a laptop, on all cores. Stopped, it goes on where it was when called again.
+proxy-runs: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.proxy_runs wide --out fmjax/datasets/proxy_runs
 
 away = rm -rf $(1)/away && mkdir $(1)/away && cp -r tests pyproject.toml $(1)/away \
 	&& cd $(1)/away && FMJAX_SHARED=$(SHARED) ../bin/$(PYTEST) -m "not slow" $(2)

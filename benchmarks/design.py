@@ -121,7 +121,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shipped = Path(fmjax.datasets.PROXY_RUNS)
+    shipped = Path(fmjax.datasets.DEMO_RUNS)
     parser.add_argument("manifest", nargs="?", type=Path, default=shipped, metavar="MANIFEST", help="default: shipped")
     parser.add_argument("--train", default="split:train", help="runs to fit (default: split:train)")
     parser.add_argument("--law", nargs="+", default=list(laws.LAWS), metavar="NAME", help="laws (default: all)")

@@ -53,7 +53,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def main() -> None:
     """Prints one table for each manifest."""
     arguments = _parser().parse_args()
-    for path in arguments.manifests or [fmjax.datasets.PROXY_RUNS]:
+    for path in arguments.manifests or [fmjax.datasets.DEMO_RUNS]:
         curves = fmjax.load_runs(path)
         train = runs.select(curves, arguments.train)
         rows = [row for name in arguments.law for row in compare(name, curves, train)]

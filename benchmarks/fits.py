@@ -489,7 +489,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="?", default=str(fmjax.datasets.PROXY_RUNS), help="manifest (default: shipped)")
+    parser.add_argument("runs", nargs="?", default=str(fmjax.datasets.DEMO_RUNS), help="manifest (default: shipped)")
     parser.add_argument("--train", help="runs to fit, such as split:train (default: all)")
     parser.add_argument("--law", default="lr-annealing", help="law with one exponent (default: lr-annealing)")
     parser.add_argument("--quick", action="store_true", help="fewer lanes, samples and repeats")

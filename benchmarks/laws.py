@@ -67,7 +67,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shipped = [Path(fmjax.datasets.PROXY_RUNS)]
+    shipped = [Path(fmjax.datasets.DEMO_RUNS)]
     parser.add_argument("manifests", nargs="*", type=Path, default=shipped, metavar="MANIFEST", help="default: shipped")
     parser.add_argument("--runs", default="*", help="runs to look at (default: all)")
     parser.add_argument("--train", default="split:train", help="runs to fit, among them (default: split:train)")

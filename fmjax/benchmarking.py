@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax._version import __version__
-from fmjax.datasets import proxy_runs
+from fmjax.datasets import demo_runs
 from fmjax.fitting import FitOptions, fit_groups, prepare
 from fmjax.grid import Grid
 from fmjax.kernels import Kernel, Layout
@@ -238,7 +238,7 @@ def _cost(law: ForwardMomentum, dtype: str, size: int) -> float:
 
 def fit_rate(lanes: int) -> FitRate:
     """Measures fits under random row weights, from one closed-form start each."""
-    curves, options = proxy_runs(), FitOptions()
+    curves, options = demo_runs(), FitOptions()
     everyone = np.ones((1, len(curves)), bool)
     problem = prepare(LRAnnealing(decay=0.98, rho=0.5), curves, fitted=everyone[0], options=options)
     fitted, rows = fit_groups(problem, everyone, options)[0], problem.rows(everyone[0])

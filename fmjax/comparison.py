@@ -93,7 +93,7 @@ def compare(
       ValueError: as for ``evaluate``; no law.
 
     >>> import fmjax
-    >>> curves = fmjax.datasets.proxy_runs()
+    >>> curves = fmjax.datasets.demo_runs()
     >>> train = [curve for curve in curves if curve.split == "train"]
     >>> found = compare(curves, train=train, laws=["lr-annealing", "forward-only"])
     >>> [entry.evaluation.fit.law.name for entry in found.entries]

@@ -155,7 +155,7 @@ def optimize(
       ValueError: a fit that cannot predict, a value out of range, or a run without two updates after warmup.
 
     >>> import fmjax
-    >>> result = fmjax.fit("lr-annealing", fmjax.datasets.proxy_runs())
+    >>> result = fmjax.fit("lr-annealing", fmjax.datasets.demo_runs())
     >>> found = optimize(result, total_steps=400, peak_lr=2e-3, warmup_steps=40).best
     >>> found.loss < found.wsd.loss < found.cosine_loss
     True

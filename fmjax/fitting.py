@@ -189,7 +189,7 @@ def fit(
       ValueError: no runs, no rows left, an unknown name, or an option out of range.
 
     >>> import fmjax
-    >>> result = fit(fmjax.LRAnnealing(decay=0.99), fmjax.datasets.proxy_runs(), drop_before=300)
+    >>> result = fit(fmjax.LRAnnealing(decay=0.99), fmjax.datasets.demo_runs(), drop_before=300)
     >>> result.status
     'converged'
     """
@@ -367,7 +367,7 @@ def evaluate(law: Law | str, curves: Sequence[LossCurve], *, train: Sequence[Los
       ValueError: as for ``fit``; or an unseen run of another model size under a fit of one size.
 
     >>> import fmjax
-    >>> curves = fmjax.datasets.proxy_runs()
+    >>> curves = fmjax.datasets.demo_runs()
     >>> train = [curve for curve in curves if curve.split == "train"]
     >>> errors = [evaluate(law, curves, train=train).test_mape_percent for law in ("lr-annealing", "chinchilla")]
     >>> errors[0] < errors[1]

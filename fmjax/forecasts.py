@@ -93,13 +93,17 @@ def forecast(
     r"""Forecasts the final loss of a run in progress, under its planned schedule and under alternatives.
 
     A law $\hat L$ fitted to earlier runs says how the loss goes on; the run's own rows say how the law errs on this
-    run: $\log L = \log \hat L + b + g + k\,a + \epsilon$. b is common to all rows; g is a Gaussian process over
-    $\log S$ and the rate relative to its highest, as what the law misses at the peak rate says little about the end of
-    an anneal; a is the relative gain of annealing by the law (of its loss over that had the rate never fallen), and k
-    the error of that gain, as large at the end as the law's errors at the ends of the runs it was fitted to. Samples of
-    a bootstrapped prior add what its parameters leave open. All is conditioned on averages of the rows after warmup;
-    standard deviations of g and of the noise are averaged by marginal likelihood. The forecast is of the loss without
-    the noise of single rows.
+    run: $\log L = \log \hat L + b + g + k\,a + q\,x + \epsilon$.
+
+    - b is common to all rows; g is a Gaussian process over $\log S$ and the rate relative to its highest, as what the
+      law misses at the peak rate says little about the end of an anneal.
+    - a is the relative gain of annealing by the law (its loss, had the rate never fallen, over its loss), and k the
+      error of that gain: by the end as large as the law's errors at the ends of the runs it was fitted to.
+    - x is the log of the updates made over those of the longest fitted run, 0 before, and q a percent (``BEYOND``).
+    - samples of a bootstrapped prior add what its parameters leave open.
+
+    All is conditioned on averages of the rows after warmup; the sizes of g and of the noise are averaged by marginal
+    likelihood. The forecast is of the loss without the noise of single rows.
 
     Without a prior, the law is fitted and bootstrapped on the run itself: enough once the rate has fallen for a while.
     Before that ``status`` is "undetermined" and all losses are NaN.
@@ -120,7 +124,7 @@ def forecast(
     Reference: Kennedy and O'Hagan (2001), for the law's error as a Gaussian process.
 
     >>> import fmjax
-    >>> *earlier, run = fmjax.datasets.proxy_runs()
+    >>> *earlier, run = fmjax.datasets.demo_runs()
     >>> half = run.until(run.schedule.total_steps // 2)
     >>> found = forecast(half, prior=fmjax.fit("intrinsic-momentum", earlier))
     >>> abs(found.planned.loss / run.final_loss_measured - 1) < 0.02

@@ -149,7 +149,7 @@ def recommend(
       ValueError: as for ``fit`` and ``search``; or no fit can predict a target.
 
     >>> import fmjax
-    >>> found = recommend(fmjax.datasets.proxy_runs(), total_steps=6000, peak_lr=2e-3, law=fmjax.LRAnnealing())
+    >>> found = recommend(fmjax.datasets.demo_runs(), total_steps=6000, peak_lr=2e-3, law=fmjax.LRAnnealing())
     >>> 0 < found.best.cell.best_ratio <= 1
     True
     """

@@ -131,7 +131,7 @@ def bootstrap(
     Reference: sieve bootstrap, Buehlmann (1997); weighted bootstrap, Rubin (1981); block bootstrap, Kuensch (1989).
 
     >>> import fmjax
-    >>> found = bootstrap("lr-annealing", fmjax.datasets.proxy_runs(), samples=50)
+    >>> found = bootstrap("lr-annealing", fmjax.datasets.demo_runs(), samples=50)
     >>> low, high = found.interval("alpha")
     >>> low < found.fit.params["alpha"] < high
     True

@@ -112,7 +112,7 @@ def select(
       ValueError: as for ``fit``; an unknown option or criterion; no candidate that can be fitted.
 
     >>> import fmjax
-    >>> found = select("lr-annealing", fmjax.datasets.proxy_runs(), grid={"decay": (0.98, 0.99, 0.999)}, refine=False)
+    >>> found = select("lr-annealing", fmjax.datasets.demo_runs(), grid={"decay": (0.98, 0.99, 0.999)}, refine=False)
     >>> found.law.decay < 0.999
     True
     """

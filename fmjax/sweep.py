@@ -197,7 +197,7 @@ def search(
         folder of another search or one that cannot be written.
 
     >>> import fmjax
-    >>> result = fmjax.fit("lr-annealing", fmjax.datasets.proxy_runs())
+    >>> result = fmjax.fit("lr-annealing", fmjax.datasets.demo_runs())
     >>> found = search(result, total_steps=4000, peak_lr=[1e-3, 2e-3], warmup_steps=100)
     >>> len(found.cells), found.candidates
     (2, 198)

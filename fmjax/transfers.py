@@ -141,9 +141,9 @@ def transfer(
     Reference: arXiv 2512.13705, section 5.
 
     >>> import fmjax
-    >>> found = transfer(fmjax.datasets.proxy_runs(), law=fmjax.LRAnnealing(), samples=0)
-    >>> [cell.measured is not None for cell in found.cells]
-    [True]
+    >>> found = transfer(fmjax.datasets.demo_runs(), law=fmjax.LRAnnealing(), samples=0)
+    >>> [(cell.tried.schedule.decay, cell.tried.distinct.size) for cell in found.cells]
+    [('1-sqrt', 2), ('linear', 6)]
     """
     groups, say = tried(curves), progress or (lambda stage: None)
     require(groups, "expected runs that differ in nothing but their annealing ratio, found none")

@@ -214,7 +214,7 @@ def test_optimize(fmjax_, answer, tmp_path):
 @pytest.mark.slow
 def test_demo_uses_the_shipped_runs(fmjax_, monkeypatch, tmp_path):
     curves = tuple(replace(run, split="train" if "low" in run.name else "test") for run in two_rates())
-    monkeypatch.setattr(fmjax.datasets, "proxy_runs", lambda: curves)
+    monkeypatch.setattr(fmjax.datasets, "demo_runs", lambda: curves)
     code, out, err = fmjax_("demo", "--plot", tmp_path / "demo.png")
     assert (code, err) == (0, "")
     assert out.index("1. Fit low-constant, low-cosine") < out.index("2. Plan a run of 800 updates from all 8 runs")

@@ -368,7 +368,7 @@ def test_an_unknown_dtype_is_named(shared):
 
 DEVICES = """
 import fmjax, hashlib, jax
-found = fmjax.bootstrap("lr-annealing", fmjax.datasets.proxy_runs(), samples=40)
+found = fmjax.bootstrap("lr-annealing", fmjax.datasets.demo_runs(), samples=40)
 print(len(jax.local_devices()), hashlib.sha256(found.params.tobytes()).hexdigest())
 """
 

@@ -52,7 +52,7 @@ def start(fit, port, process, trouble="none"):
 def fit(tmp_path_factory):
     """A file with a fit."""
     path = tmp_path_factory.mktemp("hosts") / "fit.json"
-    path.write_text(fmjax.fit(fmjax.LRAnnealing(decay=0.99), fmjax.datasets.proxy_runs()).to_json())
+    path.write_text(fmjax.fit(fmjax.LRAnnealing(decay=0.99), fmjax.datasets.demo_runs()).to_json())
     return path
 
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from benchmarks.proxy_runs.config import RunConfig
-from benchmarks.proxy_runs.grids import GRIDS
+from benchmarks.proxy_runs.grids import DEMO, GRIDS
 from benchmarks.proxy_runs.manifest import Rows, csv_text, manifest_text
 from benchmarks.proxy_runs.runner import train_grid
 from benchmarks.proxy_runs.store import write_atomically
@@ -24,6 +24,8 @@ def publish(grid: list[RunConfig], rows: dict[str, Rows], folder: Path) -> None:
     for run in grid:
         write_atomically(folder / f"{run.name}.csv", csv_text(rows[run.name]).encode())
     write_atomically(folder / "runs.toml", manifest_text(grid, rows).encode())
+    if demo := manifest_text(grid, rows, prefix=DEMO):
+        write_atomically(folder / "demo.toml", demo.encode())
     print(f"{len(grid)} curves and runs.toml in {folder}")
 
 

@@ -22,6 +22,10 @@ TRAIN = ("constant", "cosine", "wsd-linear-0.2")
 """Schedules whose runs laws are fitted to; the others test them."""
 
 
+DEMO = "0.1M-lr0.0025-T4000-"
+"""What the names of the runs that ``fmjax demo`` shows start with; ``demo.toml`` has them alone."""
+
+
 def wide() -> list[RunConfig]:
     """The runs that ship with fmjax; about three hours on two cores."""
     few, many = (0.1, 0.2, 0.4, 0.6, 0.8), (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)

@@ -27,14 +27,15 @@ def read_rows(path: Path) -> Rows:
     return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(io.StringIO(path.read_text()))]
 
 
-def manifest_text(grid: list[RunConfig], rows: dict[str, Rows]) -> str:
-    """The runs as a TOML file with one ``[[runs]]`` table each."""
-    return "\n".join(_entry(run, rows[run.name][-1][1]) for run in grid)
+def manifest_text(grid: list[RunConfig], rows: dict[str, Rows], *, prefix: str = "") -> str:
+    """The runs as a TOML file with one ``[[runs]]`` table each; those whose names start with ``prefix``, without it."""
+    chosen = [run for run in grid if run.name.startswith(prefix)]
+    return "\n".join(_entry(run, run.name.removeprefix(prefix), rows[run.name][-1][1]) for run in chosen)
 
 
-def _entry(run: RunConfig, final_loss: float) -> str:
+def _entry(run: RunConfig, name: str, final_loss: float) -> str:
     values = {
-        "name": run.name,
+        "name": name,
         "file": f"{run.name}.csv",
         "model_size": _model_size(run),
         "tokens_per_step": run.setup.tokens_per_step,

@@ -1,6 +1,6 @@
 """Updates of the parameters, and the validation loss, of several runs at once.
 
-What runs of one shape (model, batch, optimiser) have of their own is stacked along a leading axis of lanes: ``[lanes]``.
+What runs of one shape (model, batch, optimiser) have of their own is stacked along a leading axis, ``[lanes]``.
 """
 
 from functools import partial

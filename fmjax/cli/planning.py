@@ -150,7 +150,7 @@ def demo(plot: Path | None, as_json: bool) -> None:
     Example:
       fmjax demo --plot demo.png
     """
-    curves = fmjax.datasets.proxy_runs()
+    curves = fmjax.datasets.demo_runs()
     train, steps = select(curves, "split:train"), 2 * max(int(curve.schedule.total_steps) for curve in curves)
     if not as_json:
         click.echo(f"1. Fit {', '.join(curve.name for curve in train)}; predict the other runs.\n")

@@ -3,16 +3,36 @@
 from pathlib import Path
 
 from fmjax.curves import LossCurve
-from fmjax.runs import load_runs
+from fmjax.runs import load_runs, select
 
 PROXY_RUNS = Path(__file__).parent / "proxy_runs" / "runs.toml"
-"""Manifest of the shipped curves: a byte-level transformer on the Python standard library's source."""
+"""Manifest of the shipped curves."""
+
+DEMO_RUNS = PROXY_RUNS.with_name("demo.toml")
+"""Manifest of those that ``fmjax demo`` shows."""
 
 
-def proxy_runs() -> tuple[LossCurve, ...]:
-    """The shipped curves; ``proxy_runs/README.md`` beside the manifest says how they were trained.
+def proxy_runs(selection: str = "*") -> tuple[LossCurve, ...]:
+    """Byte-level transformers of four sizes, trained under many schedules on the Python standard library's source.
 
-    >>> {curve.split for curve in proxy_runs()} == {"train", "test"}
+    ``proxy_runs/README.md`` beside the manifest says how; names are built as ``0.1M-lr0.0025-T4000-wsd-linear-0.2``.
+
+    Args:
+      selection: which runs: names, globs and ``split:LABEL``, comma-separated.
+
+    Raises:
+      ValueError: nothing matches.
+
+    >>> [int(curve.schedule.total_steps) for curve in proxy_runs("0.1M-lr0.0025-T*-wsd-linear-0.2")]
+    [4000, 2000, 1000]
+    """
+    return select(load_runs(PROXY_RUNS), selection)
+
+
+def demo_runs() -> tuple[LossCurve, ...]:
+    """The runs that ``fmjax demo`` shows: those of ``proxy_runs`` of one size, peak rate and length.
+
+    >>> {curve.split for curve in demo_runs()} == {"train", "test"}
     True
     """
-    return load_runs(PROXY_RUNS)
+    return load_runs(DEMO_RUNS)

@@ -1,0 +1,146 @@
+"""The closed loop: plan from small and short runs, then look at what training gave.
+
+    python -m benchmarks.closed_loop [MANIFEST] [--law NAME] [--samples 200]
+
+Without a manifest: the shipped curves. Runs that differ in nothing but their annealing ratio make a cell; each cell of
+the longest runs is planned twice, if there are runs to plan from at its peak rate and batch size:
+
+- longer: from the shorter runs of its own model size;
+- larger: from the shorter runs of smaller models alone.
+
+``fmjax.recommend`` chooses among the ratios that were tried and predicts the final loss there. Beside it, "copied"
+takes the ratio that was best in the cell of most parameters and updates it may know, "20 %" the ratio nearest to 0.2.
+Regret is the measured final loss of a choice over that of the best ratio, less 1, in percent.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import fmjax
+from benchmarks.effects_choice import table
+from fmjax.optima import Tried, tried
+
+RULE = 0.2
+"""The ratio of the rule of thumb."""
+
+HEADER = ["plan", "cell", "best", "recommended", "regret %", "expected %", "copied", "regret %", "20 %: regret %"]
+HEADER += ["predicted loss", "measured", "error %", "in interval"]
+
+
+class Loop(NamedTuple):
+    """One cell planned from runs that are smaller or shorter, and what training gave."""
+
+    kind: str
+    cell: Tried
+    ratio: float
+    expected: float
+    predicted: float
+    interval: tuple[float, float]
+    copied: float
+
+    @property
+    def measured(self) -> float:
+        """Measured final loss at the ratio recommended."""
+        return float(self.cell.means[self.cell.distinct == self.ratio][0])
+
+    @property
+    def inside(self) -> bool:
+        """Whether that lies in the predicted interval."""
+        return self.interval[0] <= self.measured <= self.interval[1]
+
+    def regret(self, ratio: float) -> float:
+        """Regret of a ratio, in percent."""
+        return 100 * self.cell.regret(ratio) / float(self.cell.means.min())
+
+    def line(self) -> list[str]:
+        """The loop as a line of the table."""
+        cell, error = self.cell, 100 * (self.predicted / self.measured - 1)
+        name = f"N {cell.model_size:g}, T {cell.total_steps}, peak {cell.peak_lr:g}"
+        best, low, high = cell.distinct[np.argmin(cell.means)], *self.interval
+        chosen = [f"{self.ratio:g}", f"{self.regret(self.ratio):.3f}", f"{100 * self.expected / self.predicted:.3f}"]
+        others = [f"{self.copied:g}", f"{self.regret(self.copied):.3f}", f"{self.regret(RULE):.3f}"]
+        losses = [f"{self.predicted:.4f} ({low:.4f} ... {high:.4f})", f"{self.measured:.4f}", f"{error:+.2f}"]
+        return [self.kind, name, f"{best:g}", *chosen, *others, *losses, "yes" if self.inside else "no"]
+
+
+def loops(curves: Sequence[fmjax.LossCurve], law: str | None, samples: int) -> Iterator[Loop]:
+    """Every cell of the longest runs, planned from what is smaller or shorter."""
+    cells = [cell for cell in tried(curves) if cell.schedule.decay == "linear"]
+    longest = max(cell.total_steps for cell in cells)
+    for cell in cells:
+        if cell.total_steps < longest:
+            continue
+        shorter = [curve for curve in curves if _is_shorter(curve, cell)]
+        for kind, known in (
+            ("longer", [curve for curve in shorter if curve.model_size == cell.model_size]),
+            ("larger", [curve for curve in shorter if curve.model_size < (cell.model_size or 0)]),
+        ):
+            if source := _source(known, cell):
+                yield _loop(kind, cell, known, source, law, samples)
+
+
+def _is_shorter(curve: fmjax.LossCurve, cell: Tried) -> bool:
+    alike = curve.tokens_per_step == cell.tokens_per_step and np.isclose(curve.peak_lr, cell.peak_lr)
+    return bool(alike and curve.schedule.total_steps < cell.total_steps)
+
+
+def _source(known: Sequence[fmjax.LossCurve], cell: Tried) -> Tried | None:
+    """The cell to copy from: that of most parameters, then updates."""
+    cells = [other for other in tried(known) if other.schedule.decay == cell.schedule.decay]
+    return max(cells, key=lambda other: (other.model_size or 0, other.total_steps), default=None)
+
+
+def _loop(
+    kind: str, cell: Tried, known: Sequence[fmjax.LossCurve], source: Tried, law: str | None, samples: int
+) -> Loop:
+    plan = fmjax.recommend(
+        known,
+        total_steps=cell.total_steps,
+        peak_lr=cell.peak_lr,
+        model_size=cell.model_size,
+        anneal_ratio=cell.distinct,
+        law=law,
+        samples=samples,
+    ).best
+    assert plan.cell.loss_interval is not None
+    best = float(source.distinct[np.argmin(source.means)])
+    copied = float(cell.distinct[np.argmin(np.abs(cell.distinct - best))])
+    return Loop(kind, cell, plan.cell.best_ratio, plan.regret, plan.cell.loss, plan.cell.loss_interval, copied)
+
+
+def main() -> None:
+    """Prints the table and what it amounts to."""
+    arguments = _parser().parse_args()
+    curves = fmjax.load_runs(arguments.manifest) if arguments.manifest else fmjax.datasets.proxy_runs()
+    found = list(loops(curves, arguments.law, arguments.samples))
+    print(table([HEADER, *(loop.line() for loop in found)]))
+    for kind in ("longer", "larger"):
+        if of_kind := [loop for loop in found if loop.kind == kind]:
+            print(summary(kind, of_kind))
+
+
+def summary(kind: str, found: Sequence[Loop]) -> str:
+    """Regrets and errors of one kind of plan, in a sentence."""
+    ways = {"recommended": [loop.ratio for loop in found], "copied": [loop.copied for loop in found]}
+    ways["20 %"] = [RULE] * len(found)
+    regrets = {way: [loop.regret(x) for loop, x in zip(found, ratios, strict=True)] for way, ratios in ways.items()}
+    shown = ", ".join(f"{way} {np.mean(values):.3f} / {max(values):.3f}" for way, values in regrets.items())
+    error = np.median([abs(loop.predicted / loop.measured - 1) for loop in found])
+    inside = f"{sum(loop.inside for loop in found)} of {len(found)}"
+    return f"{kind}: regret % (mean / worst) {shown}; median error of the loss {error:.2%}, {inside} in their intervals"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", nargs="?", type=Path, metavar="MANIFEST")
+    parser.add_argument("--law", metavar="NAME", help="law (default: the one that predicts runs left out best)")
+    parser.add_argument("--samples", type=int, default=200, help="bootstrap samples (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Forecasts of runs in progress: how far from the end that was reached, and how often within the interval.
+
+    python -m benchmarks.forecasts [MANIFEST ...] [--law NAME] [--shares 0.25,0.5,0.75]
+
+Without a manifest: the shipped curves. Runs are grouped by model size, peak rate and batch size. Each of the longest
+runs of a group is forecast from its first 25, 50 and 75 % with two priors: the law fitted to the other runs of the
+group, or only to shorter ones. Beside it: the same law without the run's rows ("law alone"), and the last loss logged
+("no change"). Errors are of the last logged loss, in percent.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import fmjax
+from benchmarks.effects_choice import table
+from benchmarks.laws import load
+
+HEADER = ["seen", "median error %", "worst %", "in 90 % interval", "width %", "law alone %", "no change %"]
+
+
+class Score(NamedTuple):
+    """One forecast."""
+
+    share: float
+    forecast: float
+    alone: float
+    no_change: float
+    inside: bool
+    width: float
+
+
+def scores(curves: Sequence[fmjax.LossCurve], law: str, shares: Sequence[float], *, others: bool) -> Iterator[Score]:
+    """A score for each of the longest runs of each group and each share of it.
+
+    Args:
+      curves: the runs.
+      law: name of the law.
+      shares: parts of a run that are seen.
+      others: whether the prior is fitted to all other runs of the group, or only to the shorter ones.
+    """
+    for group in _groups(curves):
+        longest = max(int(curve.schedule.total_steps) for curve in group)
+        shorter = [curve for curve in group if curve.schedule.total_steps < longest]
+        runs = [curve for curve in group if curve.schedule.total_steps == longest and curve.is_finished]
+        prior = fmjax.fit(law, shorter, starts=3) if len(shorter) > 1 else None
+        for run in runs if prior is not None else ():
+            if others:
+                prior = fmjax.fit(law, [curve for curve in group if curve is not run], starts=3)
+            if prior.ok:
+                yield from (_score(run, prior, share) for share in shares)
+
+
+def _groups(curves: Sequence[fmjax.LossCurve]) -> list[list[fmjax.LossCurve]]:
+    groups: dict[Any, list[fmjax.LossCurve]] = defaultdict(list)
+    for curve in curves:
+        groups[curve.model_size, f"{curve.peak_lr:.3g}", curve.tokens_per_step].append(curve)
+    return list(groups.values())
+
+
+def _score(run: fmjax.LossCurve, prior: fmjax.FitResult, share: float) -> Score:
+    end = float(run.loss[-1])
+    seen = run.until(int(share * int(run.schedule.total_steps)))
+    found = fmjax.forecast(seen, prior=prior, alternatives={}).planned
+    guesses = (found.loss, float(fmjax.predict(prior, [run])[0][-1]), float(seen.loss[-1]))
+    errors = [100 * (guess / end - 1) for guess in guesses]
+    low, high = found.interval
+    return Score(share, *errors, low <= end <= high, 100 * (high - low) / end)
+
+
+def main() -> None:
+    """Prints the tables."""
+    arguments = _parser().parse_args()
+    curves = load(arguments.manifests) if arguments.manifests else fmjax.datasets.proxy_runs()
+    shares = [float(share) for share in arguments.shares.split(",")]
+    for others in (True, False):
+        found = list(scores(curves, arguments.law, shares, others=others))
+        print(f"{arguments.law} fitted to {'the other' if others else 'the shorter'} runs of each group")
+        print(table([HEADER, *(line([score for score in found if score.share == share]) for share in shares)]) + "\n")
+
+
+def line(found: Sequence[Score]) -> list[str]:
+    """The figures of one share."""
+    medians = {name: np.median(np.abs([getattr(s, name) for s in found])) for name in Score._fields}
+    inside, worst = sum(score.inside for score in found), max(abs(score.forecast) for score in found)
+    errors = [f"{medians['forecast']:.3f}", f"{worst:.3f}", f"{inside} of {len(found)}", f"{medians['width']:.2f}"]
+    return [f"{found[0].share:.0%}", *errors, f"{medians['alone']:.3f}", f"{medians['no_change']:.3f}"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifests", nargs="*", type=Path, metavar="MANIFEST")
+    parser.add_argument("--law", default="intrinsic-momentum", metavar="NAME", help="law (default: %(default)s)")
+    parser.add_argument("--shares", default="0.25,0.5,0.75", help="parts of a run that are seen (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
