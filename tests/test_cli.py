@@ -211,6 +211,29 @@ def test_optimize(fmjax_, answer, tmp_path):
     assert design["loss"] <= design["wsd"]["loss"]
 
 
+def test_forecast(fmjax_, answer, tmp_path):
+    *others, run = five_runs()
+    write_manifest(tmp_path, [*others, run.until(250)])
+    code, out, err = fmjax_("forecast", tmp_path, "--run", run.name, "--prior", "fit.json")
+    assert (code, err) == (0, "")
+    assert out.startswith("unseen ends at ")
+    assert "anneal now (R = 0.3" in out
+    found = answer("forecast", tmp_path, "--run", run.name, "--prior", "fit.json", "-o", tmp_path / "f.json")
+    assert found == json.loads((tmp_path / "f.json").read_text())
+    assert found["planned"]["loss"] == pytest.approx(run.loss[-1], rel=1e-3)
+    assert answer("forecast", tmp_path, "--run", run.name, "--law", "forward-momentum")["law"] == "forward-momentum"
+
+
+def test_forecast_of_no_run_or_many(fmjax_):
+    assert fmjax_("forecast", "runs", "--run", "wsd-*", "--prior", "fit.json") == (
+        2,
+        "",
+        "fmjax: --run: expected one run, found 2 that match 'wsd-*'\n",
+    )
+    code, _, err = fmjax_("forecast", "runs", "--run", "nothing")
+    assert (code, err.count("\n")) == (2, 1)
+
+
 @pytest.mark.slow
 def test_demo_uses_the_shipped_runs(fmjax_, monkeypatch, tmp_path):
     curves = tuple(replace(run, split="train" if "low" in run.name else "test") for run in two_rates())

@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import synthetic
 
 import fmjax
 from fmjax import progress
 from fmjax.forecasts import alternatives_to
 from fmjax.schedules import lrs
-from tests import synthetic
 
 T, LAW = 2000, fmjax.LRAnnealing(decay=synthetic.DECAY)
 TRUTH = synthetic.TRUTH["lr-annealing"]

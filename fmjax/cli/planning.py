@@ -1,4 +1,4 @@
-"""Verbs that plan a run: recommend, transfer, optimize, demo."""
+"""Verbs that plan a run or follow it: recommend, transfer, optimize, forecast, demo."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import click
 
 import fmjax
 from fmjax import plotting
+from fmjax._checks import require
 from fmjax.cli import output, plans
 from fmjax.cli.app import app
 from fmjax.cli.options import (
@@ -20,6 +21,7 @@ from fmjax.cli.options import (
     PEAK,
     PLOT,
     RATIO,
+    RUNS,
     SIZE,
     deliver,
     plan_options,
@@ -32,6 +34,7 @@ from fmjax.cli.options import (
 from fmjax.cli.parameters import NUMBERS
 from fmjax.curves import LossCurve
 from fmjax.export import csv_text
+from fmjax.metrics import LEVEL
 from fmjax.predictor import LAWS
 from fmjax.runs import load_runs, select
 
@@ -138,6 +141,41 @@ def optimize(
     if plot is not None:
         write_file(plot, lambda part: plotting.save_designs(found, part))
     deliver(found, as_json=as_json, target=target, show=plans.print_designs)
+
+
+@app.command()
+@RUNS
+@click.option("--run", "name", required=True, help="The run in progress; its schedule is the planned one.")
+@click.option("--prior", type=FILE, help="What fmjax fit -o wrote; by default --law is fitted to the other runs.")
+@click.option("--law", "law_name", default=LAWS[0], show_default=True, help="Law to fit to the other runs.")
+@click.option("--train", default="*", show_default=True, help="Other runs to fit: split:LABEL, names and globs.")
+@click.option("--level", type=float, default=LEVEL, show_default=True, help="Probability that intervals are to cover.")
+@JSON
+@OUTPUT
+def forecast(
+    runs: Path,
+    name: str,
+    prior: Path | None,
+    law_name: str,
+    train: str,
+    level: float,
+    as_json: bool,
+    target: Path | None,
+) -> None:
+    """Forecast the final loss of a run in progress, under its planned schedule and others.
+
+    \b
+    Example:
+      fmjax forecast runs.toml --run big --prior fit.json
+    """
+    curves = load_runs(runs)
+    run, *more = select(curves, name)
+    require(not more, f"--run: expected one run, found {len(more) + 1} that match {name!r}")
+    with output.stages("forecasting"):
+        others = [] if prior else [curve for curve in select(curves, train) if curve is not run]
+        law = read_fit(prior) if prior else fmjax.fit(law_name, others, starts=3)
+        found = fmjax.forecast(run, prior=law, level=level)
+    deliver(found, as_json=as_json, target=target, show=plans.print_forecast)
 
 
 @app.command()

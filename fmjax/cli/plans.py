@@ -2,11 +2,13 @@
 
 import click
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from fmjax.cli.output import console, interval, new_table, number
 from fmjax.design import Designs
 from fmjax.export import knots_snippet, optax_snippet
+from fmjax.forecasts import Forecast
 from fmjax.power_laws import PowerLaw
 from fmjax.recommendation import Recommendation
 from fmjax.transfers import PUBLISHED, CellTransfer, Chosen, Transfer
@@ -47,6 +49,25 @@ def print_recommendation(found: Recommendation) -> None:
         where = "" if len(of) == len(found.choices) else f"peak rate {', '.join(dict.fromkeys(of))}: "
         out.print(f"[dim]note: {where}{note}[/dim]")
     click.echo(f"\n{optax_snippet(best.schedule)}")
+
+
+def print_forecast(found: Forecast) -> None:
+    """The planned schedule first, then the alternatives beside it."""
+    out, planned = console(), found.planned
+    low, high = planned.interval
+    out.print(
+        f"[bold]{escape(found.run)} ends at {planned.loss:.4f}[/bold] ({low:.4f} ... {high:.4f}) as planned; "
+        f"forecast after {found.count} updates"
+    )
+    share = f"{100 * found.level:g} % interval"
+    table = new_table(found.fit.law.name, ("schedule", "final loss", share, "than planned", share), text=1)
+    for outlook in sorted(found.alternatives, key=lambda outlook: outlook.loss):
+        excess = (f"{outlook.excess:+.2%}", " ... ".join(f"{x:+.2%}" for x in outlook.excess_interval))
+        table.add_row(escape(outlook.name), f"{outlook.loss:.4f}", interval(outlook.interval, ".4f"), *excess)
+    if found.alternatives:
+        out.print(table)
+    for note in found.notes:
+        out.print(f"[dim]note: {note}[/dim]")
 
 
 CELL = ("updates", "peak rate", "decay", "size")
