@@ -6,7 +6,7 @@ Without a manifest: the shipped curves. Runs that differ in nothing but their an
 the longest runs is planned twice, if there are runs to plan from at its peak rate and batch size:
 
 - longer: from the shorter runs of its own model size;
-- larger: from the shorter runs of smaller models alone.
+- larger: from the shorter runs of smaller models alone, where there are the three sizes that a power law takes.
 
 ``fmjax.recommend`` chooses among the ratios that were tried and predicts the final loss there. Beside it, "copied"
 takes the ratio that was best in the cell of most parameters and updates it may know, "20 %" the ratio nearest to 0.2.
@@ -26,6 +26,9 @@ from fmjax.optima import Tried, tried
 
 RULE = 0.2
 """The ratio of the rule of thumb."""
+
+LEAST_SIZES = 3
+"""Model sizes from which a term in the model size can be told."""
 
 HEADER = ["plan", "cell", "best", "recommended", "regret %", "expected %", "copied", "regret %", "20 %: regret %"]
 HEADER += ["predicted loss", "measured", "error %", "in interval"]
@@ -79,7 +82,8 @@ def loops(curves: Sequence[fmjax.LossCurve], law: str | None, samples: int) -> I
             ("longer", [curve for curve in shorter if curve.model_size == cell.model_size]),
             ("larger", [curve for curve in shorter if curve.model_size < (cell.model_size or 0)]),
         ):
-            if source := _source(known, cell):
+            source, sizes = _source(known, cell), {curve.model_size for curve in known}
+            if source is not None and (kind == "longer" or len(sizes) >= LEAST_SIZES):
                 yield _loop(kind, cell, known, source, law, samples)
 
 

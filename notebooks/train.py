@@ -79,15 +79,15 @@ def windows(data: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarra
     return data[starts[:, None] + np.arange(CONTEXT + 1)]
 
 
-def main(total_steps: int, checkpoint: Path | None) -> fmjax.Forecaster:
+def main(total_steps: int, checkpoint: Path | None) -> None:
     """Trains, and prints what the tracker and the forecaster say."""
     schedule = fmjax.WSD(peak_lr=2.5e-3, total_steps=total_steps, anneal_ratio=0.2, warmup_steps=total_steps // 20)
     model = Model(nnx.Rngs(0))
     chain = optax.chain(optax.adamw(schedule), fmjax.track_annealing(schedule))  # fmjax: S and M in the state
     optimizer = nnx.Optimizer(model, chain, wrt=nnx.Param)
 
-    earlier = [curve for curve in fmjax.datasets.proxy_runs() if True]
-    prior = fmjax.fit("intrinsic-momentum", earlier, starts=3)  # fmjax: what earlier runs say
+    earlier = fmjax.datasets.proxy_runs("0.1M-lr0.0025-T*")  # fmjax: what is known of runs like this one
+    prior = fmjax.fit("intrinsic-momentum", earlier, starts=3)  # fmjax
     forecaster = fmjax.Forecaster(schedule, prior=prior)  # fmjax
 
     data, rng = text(), np.random.default_rng(0)
@@ -104,17 +104,15 @@ def main(total_steps: int, checkpoint: Path | None) -> fmjax.Forecaster:
             state = {"model": nnx.state(model), "optimizer": nnx.state(optimizer)}  # S and M are saved with the rest
             with ocp.StandardCheckpointer() as saver:
                 saver.save(checkpoint.resolve(), state)
-    return forecaster
 
 
 def report(step: int, tracked: fmjax.tracking.TrackAnnealingState, found: fmjax.forecasts.Forecast) -> None:
     """Prints one line: where the run stands, where it will end, and what would be better."""
-    S, M, lr = (float(x.get_value() if isinstance(x, nnx.Variable) else x) for x in (tracked.S, tracked.M, tracked.lr))
+    S, M, lr = float(tracked.S), float(tracked.M), float(tracked.lr)
     low, high = found.planned.interval
     better = f", {found.best.name}: {found.best.excess:+.2%}" if found.best.excess < -1e-4 else ""
-    print(
-        f"{step + 1:5d}  lr {lr:.2e}  S {S:.3f}  M {M:6.3f}  ends at {found.planned.loss:.4f} ({low:.4f} ... {high:.4f}){better}"
-    )
+    end = f"ends at {found.planned.loss:.4f} ({low:.4f} ... {high:.4f})"
+    print(f"{step + 1:5d}  lr {lr:.2e}  S {S:.3f}  M {M:6.3f}  {end}{better}", flush=True)
 
 
 if __name__ == "__main__":
