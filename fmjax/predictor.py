@@ -10,8 +10,9 @@ import numpy as np
 
 from fmjax.correction import NOISES, OFFSET, Correction, Points, Prior, correctable
 from fmjax.curves import LossCurve
-from fmjax.fitting import FitOptions, Problem, fit_groups, precision, prepare, with_measured_runs
+from fmjax.fitting import FitOptions, Problem, fit_groups, measure, precision, prepare, with_measured_runs
 from fmjax.laws import Law, make_law
+from fmjax.progress import BEYOND
 from fmjax.records import FitResult, RunMetrics
 from fmjax.resampling import bootstrap_groups, held_out, leave_one_out_groups
 from fmjax.selection import rank
@@ -26,6 +27,13 @@ LAWS = ("intrinsic-momentum", "lr-annealing")
 HOLDS = {False: 0.9, True: 0.8}
 """How far a law is trusted to err alike at all ratios: less where coefficients of its effects were chosen on the runs,
 which bootstrap samples take as given."""
+
+
+LEAST_DRIFT = 1e-3
+"""Relative error of a law per e-fold of updates beyond the longest fitted run, at the least."""
+
+TAILS = 3
+"""Degrees of freedom of Student's t for the error at greater lengths: its size is seen once, if at all."""
 
 
 class Prediction(NamedTuple):
@@ -60,6 +68,8 @@ class Predictor:
     """``[1 + samples, runs]`` log of measured over predicted final loss, of the fit and of each sample."""
     prior: Prior
     """What is held of the residuals beforehand."""
+    drift: float
+    """Relative error of the law per e-fold of updates beyond the longest fitted run."""
 
     def knows(self, peak_lr: float) -> bool:
         """Whether any fitted run was trained at this peak rate."""
@@ -81,14 +91,16 @@ class Predictor:
         self, cell: Cell, ratios: np.ndarray, losses: np.ndarray, model_size: float | None, seed: int
     ) -> Prediction:
         """The prediction of a cell, from the law's losses ``[1 + samples, ratios]``."""
-        law_ratio = cell.best_ratio
+        law_ratio, rng = cell.best_ratio, np.random.default_rng(seed)
         if self.runs.decay:
             targets = Points.of_cell(ratios, cell, model_size)
             correction = Correction.of(self.runs, self.residuals[0], targets, self.prior)
-            mean = correction.mean(self.residuals[0])
-            draws = correction.draw(self.residuals[1:], np.random.default_rng(seed))
+            mean, draws = correction.mean(self.residuals[0]), correction.draw(self.residuals[1:], rng)
             losses = losses * np.exp(np.vstack([mean, draws]))
-            cell = cell.under(ratios, losses)
+        far = 0.0 if self.fit.reach is None else np.log(max(cell.total_steps / self.fit.reach.total_steps[1], 1.0))
+        drifts = np.append(0.0, self.drift * far * rng.standard_t(TAILS, len(losses) - 1))
+        losses = losses * np.exp(drifts)[:, None]  # the same at all ratios, so no choice depends on it
+        cell = cell.under(ratios, losses)
         best = int(np.argmin(losses[0]))
         excess = losses[1:, best] - losses[1:].min(axis=1)
         return Prediction(cell, losses[0], law_ratio, float(excess.mean()) if excess.size else float("nan"))
@@ -150,6 +162,7 @@ class _Fit(NamedTuple):
     group: np.ndarray
     result: FitResult
     held_out: tuple[RunMetrics, ...]
+    drift: float
 
 
 def _usable(fits: Sequence[_Fit]) -> list[_Fit]:
@@ -191,9 +204,27 @@ def _where(peak_lr: float | None) -> str:
 
 def _fit(problem: Problem, chosen: bool, peak_lr: float | None, group: np.ndarray, options: FitOptions) -> _Fit:
     without = leave_one_out_groups(group) if group.sum() > 1 else group[None][:0]
-    fit, *others = fit_groups(problem, np.concatenate([group[None], without]), options)
-    errors = held_out(problem, group, others) if others else ()
-    return _Fit(problem, chosen, peak_lr, group, with_measured_runs(problem, fit, group), errors)
+    lengths = problem.batch.at[:, -1] + 1
+    shorter = group & (lengths < lengths[group].max())
+    groups = np.concatenate([group[None], without, shorter[None][: int(shorter.any())]])
+    fit, *others = fit_groups(problem, groups, options)
+    errors = held_out(problem, group, others[: len(without)]) if len(without) else ()
+    drift = _drift(problem, group, shorter, others[-1]) if shorter.any() else BEYOND
+    return _Fit(problem, chosen, peak_lr, group, with_measured_runs(problem, fit, group), errors, drift)
+
+
+def _drift(problem: Problem, group: np.ndarray, shorter: np.ndarray, fit: FitResult) -> float:
+    """Relative error per e-fold of updates of a fit of the shorter runs at the ends of the longest; as seen."""
+    if not fit.ok:
+        return BEYOND
+    runs, lengths = measure(problem, fit.vector, usable=group), problem.batch.at[:, -1] + 1
+    ended = np.array([curve.is_finished for curve in problem.curves])
+    error = np.array([np.log(run.final_loss / run.final_loss_predicted) for run in runs])
+    before, after = ended & shorter, ended & group & ~shorter
+    if not (before.any() and after.any()):
+        return BEYOND
+    far = np.log(lengths[after].max() / lengths[shorter].max())
+    return max(float(np.sqrt(np.mean((error[after] - error[before].mean()) ** 2)) / far), LEAST_DRIFT)
 
 
 def _chooses(law: Law | str) -> bool:
@@ -244,6 +275,7 @@ def _predictor(fit: _Fit, options: FitOptions, samples: int, seed: int, progress
         runs=Points.of(chosen),
         residuals=np.log([curve.final_loss_measured for curve in chosen]) - np.log(predicted),
         prior=Prior(OFFSET if apart else 0.0, NOISES if apart else (_row_noise(result),), HOLDS[fit.chosen]),
+        drift=fit.drift,
     )
 
 

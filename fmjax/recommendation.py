@@ -125,7 +125,9 @@ def recommend(
     A peak rate at which at least two runs were trained, and whose runs determine the law, is predicted by a fit of
     those runs; every other one by a fit of all runs. Each fit is checked by leaving out its runs one at a time, and
     bootstrapped for intervals of the best ratio and of the loss there. What the fit leaves over of the final losses
-    measured at other ratios, lengths and peak rates corrects its predictions; see ``correction.Correction``.
+    measured at other ratios, lengths and peak rates corrects its predictions; see ``correction.Correction``. Beyond the
+    longest run the interval of the loss also grows by what a fit of the shorter runs misses at the ends of the longest
+    ones, per e-fold of updates; by a percent, where all have one length.
 
     Args:
       curves: the runs at hand.
