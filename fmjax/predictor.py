@@ -30,10 +30,7 @@ which bootstrap samples take as given."""
 
 
 LEAST_DRIFT = 1e-3
-"""Relative error of a law per e-fold of updates beyond the longest fitted run, at the least."""
-
-TAILS = 3
-"""Degrees of freedom of Student's t for the error at greater lengths: its size is seen once, if at all."""
+"""Relative error of a law per e-fold of updates beyond the longest fitted run, at the least; at most ``BEYOND``."""
 
 
 class Prediction(NamedTuple):
@@ -47,6 +44,8 @@ class Prediction(NamedTuple):
     """The ratio that the law alone would choose."""
     regret: float
     """Expected excess of the final loss over that of the best ratio, over bootstrap samples; NaN without them."""
+    model_size: float | None
+    """Number of parameters it is for."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +97,12 @@ class Predictor:
             mean, draws = correction.mean(self.residuals[0]), correction.draw(self.residuals[1:], rng)
             losses = losses * np.exp(np.vstack([mean, draws]))
         far = 0.0 if self.fit.reach is None else np.log(max(cell.total_steps / self.fit.reach.total_steps[1], 1.0))
-        drifts = np.append(0.0, self.drift * far * rng.standard_t(TAILS, len(losses) - 1))
+        drifts = np.append(0.0, self.drift * far * rng.standard_normal(len(losses) - 1))
         losses = losses * np.exp(drifts)[:, None]  # the same at all ratios, so no choice depends on it
         cell = cell.under(ratios, losses)
         best = int(np.argmin(losses[0]))
         excess = losses[1:, best] - losses[1:].min(axis=1)
-        return Prediction(cell, losses[0], law_ratio, float(excess.mean()) if excess.size else float("nan"))
+        return Prediction(cell, losses[0], law_ratio, float(excess.mean()) if excess.size else float("nan"), model_size)
 
 
 def predictors(
@@ -214,7 +213,10 @@ def _fit(problem: Problem, chosen: bool, peak_lr: float | None, group: np.ndarra
 
 
 def _drift(problem: Problem, group: np.ndarray, shorter: np.ndarray, fit: FitResult) -> float:
-    """Relative error per e-fold of updates of a fit of the shorter runs at the ends of the longest; as seen."""
+    """Relative error per e-fold of updates of a fit of the shorter runs at the ends of the longest.
+
+    At most ``BEYOND``: fits of few short rows miss more than those of all runs will.
+    """
     if not fit.ok:
         return BEYOND
     runs, lengths = measure(problem, fit.vector, usable=group), problem.batch.at[:, -1] + 1
@@ -224,7 +226,8 @@ def _drift(problem: Problem, group: np.ndarray, shorter: np.ndarray, fit: FitRes
     if not (before.any() and after.any()):
         return BEYOND
     far = np.log(lengths[after].max() / lengths[shorter].max())
-    return max(float(np.sqrt(np.mean((error[after] - error[before].mean()) ** 2)) / far), LEAST_DRIFT)
+    missed = np.sqrt(np.mean((error[after] - error[before].mean()) ** 2)) / far
+    return float(np.clip(missed, LEAST_DRIFT, BEYOND))
 
 
 def _chooses(law: Law | str) -> bool:

@@ -127,7 +127,7 @@ def recommend(
     bootstrapped for intervals of the best ratio and of the loss there. What the fit leaves over of the final losses
     measured at other ratios, lengths and peak rates corrects its predictions; see ``correction.Correction``. Beyond the
     longest run the interval of the loss also grows by what a fit of the shorter runs misses at the ends of the longest
-    ones, per e-fold of updates; by a percent, where all have one length.
+    ones, per e-fold of updates; by at most a percent, and by a percent where all have one length.
 
     Args:
       curves: the runs at hand.
@@ -199,6 +199,11 @@ def _notes(found: Prediction, by: Predictor) -> tuple[str, ...]:
         notes.append(f"no run has this peak rate; fitted on {peaks[0]:g} ... {peaks[-1]:g}")
     elif len(peaks) > 1:
         notes.append(f"fitted jointly over peak rates {peaks[0]:g} ... {peaks[-1]:g}")
+    largest, target = max((curve.model_size or 0 for curve in by.curves), default=0), found.model_size or 0
+    if target > largest * (1 + 1e-6):
+        notes.append(
+            f"extrapolates to {target / largest:.3g} x the largest fitted model; its loss interval does not know"
+        )
     if abs(cell.best_ratio - found.law_ratio) > 1e-9:
         count = len(by.runs.decay)
         notes.append(f"{by.fit.law.name} alone says {found.law_ratio:.3g}; {count} measured final losses correct it")

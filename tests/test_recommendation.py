@@ -181,17 +181,17 @@ def test_longer_runs_are_less_sure(curves):
     near, far = (choose(curves, total_steps=steps, anneal_ratio=[0.2, 0.5]).best for steps in (400, 1600))
     assert np.diff(np.log(near.cell.loss_interval)) < 1e-4
     half = np.diff(np.log(far.cell.loss_interval))[0] / 2
-    assert half == pytest.approx(0.01 * np.log(4) * 2.35, rel=0.3)  # Student's t of 3: 2.35
+    assert half == pytest.approx(0.01 * np.log(4) * 1.645, rel=0.3)
     assert np.diff(far.cell.ratio_interval) == 0
 
 
 def test_what_shorter_runs_missed_widens_longer_plans():
-    """Runs twice as long are 2 % above the law, which is all that shorter runs can tell."""
+    """Runs twice as long are half a percent above the law, which is all that shorter runs can tell."""
     runs = cells(peak_lrs=(1e-3,), lengths=(300, 600), ratios=(0.1, 0.2, 0.4, 0.6))
-    off = [replace(run, final_loss=run.loss[-1] * (1.02 if "t600" in run.name else 1.0)) for run in runs]
+    off = [replace(run, final_loss=run.loss[-1] * (1.005 if "t600" in run.name else 1.0)) for run in runs]
     known, missed = (choose(some, total_steps=1200, anneal_ratio=[0.2, 0.5]).best for some in (runs, off))
-    assert np.diff(np.log(known.cell.loss_interval)) < 0.01
-    assert np.diff(np.log(missed.cell.loss_interval))[0] / 2 == pytest.approx(0.02 * 2.35, rel=0.3)
+    assert np.diff(np.log(known.cell.loss_interval)) < 0.004
+    assert np.diff(np.log(missed.cell.loss_interval))[0] / 2 == pytest.approx(0.005 * 1.645, rel=0.5)  # and its own
 
 
 def test_a_law_that_fits_is_left_alone(found):
