@@ -103,7 +103,7 @@ def forecast(
     - samples of a bootstrapped prior add what its parameters leave open.
 
     All is conditioned on averages of the rows after warmup; the sizes of g and of the noise are averaged by marginal
-    likelihood. The forecast is of the loss without the noise of single rows.
+    likelihood. Intervals are of the row logged last, whose noise is taken to fall with the rate.
 
     Without a prior, the law is fitted and bootstrapped on the run itself: enough once the rate has fallen for a while.
     Before that ``status`` is "undetermined" and all losses are NaN.

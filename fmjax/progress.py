@@ -84,6 +84,8 @@ class Averages(NamedTuple):
     log_loss: np.ndarray
     variance: np.ndarray
     """Of ``log_loss``, if rows err independently."""
+    noise: float
+    """Standard deviation of a single row."""
 
     @classmethod
     def of(cls, curve: LossCurve) -> "Averages":
@@ -91,12 +93,12 @@ class Averages(NamedTuple):
         after = curve.step >= int(curve.schedule.warmup_steps)
         require(after.sum() > 1, f"run {curve.name!r}: expected rows after warmup, found {after.sum()}")
         step, log_loss = curve.step[after], np.log(curve.loss[after])
-        noise = np.median(np.abs(np.diff(log_loss))) / (0.6745 * np.sqrt(2))
+        noise = max(float(np.median(np.abs(np.diff(log_loss)))) / (0.6745 * np.sqrt(2)), 1e-6)
         place = np.log(step + 1.0)
         edges = np.linspace(place[0], place[-1], BINS + 1)[1:-1]
         _, label, rows = np.unique(np.digitize(place, edges), return_inverse=True, return_counts=True)
         means = [np.bincount(label, values) / rows for values in (step, log_loss)]
-        return cls(means[0].astype(int), means[1], np.maximum(noise, 1e-6) ** 2 / rows)
+        return cls(means[0].astype(int), means[1], noise**2 / rows, noise)
 
 
 class View(NamedTuple):
@@ -164,6 +166,7 @@ def posterior(
     gains, left = conditioned(of_rows, covariance[:, seen:, :seen], covariance[:, seen:, seen:])
     means = there.log_loss[0] + gains @ residual
     which = rng.choice(odds.size, size=DRAWS, p=odds)
+    left = left + np.diag((rows.noise * there.rate) ** 2)
     spread = np.einsum("dtu,du->dt", roots(left)[which], rng.standard_normal((DRAWS, there.log_s.size)))
     return odds @ means, means[which] + spread
 
