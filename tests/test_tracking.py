@@ -1,5 +1,9 @@
 """``track_annealing``: S and M of the schedule in the optimiser's state, whatever the optimiser is wrapped in."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,17 +137,34 @@ def test_another_schedule_from_a_checkpoint_on():
     np.testing.assert_allclose([found.S, found.M], [rates.sum(), M], rtol=1e-6)
 
 
-def test_pmap_and_sharding_leave_the_state_replicated():
-    schedule, devices = fmjax.WSD(1e-3, 50, 0.4), jax.devices()
-    optimizer = by_factory(schedule)
-    many = jax.tree.map(lambda leaf: jnp.stack([jnp.asarray(leaf)] * len(devices)), (PARAMS, optimizer.init(PARAMS)))
-    step = jax.pmap(lambda params, state: optimizer.update(params, state, params)[1])
-    state = many[1]
-    for _ in range(50):
-        state = step(many[0], state)
-    found = annealing_state(state)
-    assert found.S.shape == (len(devices),)
-    check(jax.tree.map(lambda leaf: leaf[0], state), schedule, 50)
+DEVICES = """
+import fmjax, jax, numpy as np, optax
+from fmjax.tracking import annealing_state
+from jax.sharding import NamedSharding, PartitionSpec
+
+schedule, n = fmjax.WSD(1e-3, 50, 0.4), len(jax.devices())
+optimizer = optax.chain(optax.adamw(schedule), fmjax.track_annealing(schedule))
+params, update = np.ones((n, 3), np.float32), lambda params, state: optimizer.update(params, state, params)[1]
+
+mesh = jax.make_mesh((n,), ("x",))
+sharded = jax.device_put(params, NamedSharding(mesh, PartitionSpec("x")))
+state, step = optimizer.init(sharded), jax.jit(update)
+many = jax.tree.map(lambda leaf: np.stack([np.asarray(leaf)] * n), optimizer.init(params[0]))
+parallel = jax.pmap(update)
+for _ in range(50):
+    state, many = step(sharded, state), parallel(params, many)
+found, copies = annealing_state(state), annealing_state(many)
+print(n, found.S, found.M, *copies.S, *copies.M)
+"""
+
+
+def test_pmap_and_sharding():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run([sys.executable, "-c", DEVICES], env={**os.environ, **flags}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    count, S, M, *copies = (float(x) for x in done.stdout.split())
+    np.testing.assert_allclose([S, M], expected(fmjax.WSD(1e-3, 50, 0.4), 50), rtol=1e-6)
+    assert (count, copies) == (2, [S, S, M, M])
 
 
 def test_one_compilation():
