@@ -32,8 +32,8 @@ lint: $(VENV)/.ready
 types: $(VENV)/.ready
 	$(BIN)/mypy
 
-# Compiling is most of the work of these tests, so XLA is told not to optimise here; wheel and slow run as users do.
-unit: export XLA_FLAGS ?= --xla_backend_optimization_level=0
+# Compiling is most of the work of these tests, so XLA is told not to optimise here; the slow ones run as users do.
+unit wheel: export XLA_FLAGS ?= --xla_backend_optimization_level=0
 unit: $(VENV)/.ready
 	$(BIN)/$(PYTEST) -m "not slow"
 

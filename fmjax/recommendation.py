@@ -151,7 +151,8 @@ def recommend(
       ValueError: as for ``fit`` and ``search``; or no fit can predict a target.
 
     >>> import fmjax
-    >>> found = recommend(fmjax.datasets.demo_runs(), total_steps=6000, peak_lr=2e-3, law=fmjax.LRAnnealing())
+    >>> curves = fmjax.datasets.demo_runs()
+    >>> found = recommend(curves, total_steps=6000, peak_lr=2e-3, law=fmjax.LRAnnealing(), samples=0)
     >>> 0 < found.best.cell.best_ratio <= 1
     True
     """

@@ -72,6 +72,7 @@ def test_excess_is_known_better_than_the_loss(prior):
     assert found.planned.excess_interval == (0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_later_forecasts_are_narrower(prior):
     new = run("new", wsd(0.5), noise=2e-3)
     widths = [
@@ -81,6 +82,7 @@ def test_later_forecasts_are_narrower(prior):
     assert widths == sorted(widths, reverse=True)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_end():
     """Runs with errors of their own, as the runs that the prior was fitted to have them."""
     rng = np.random.default_rng(0)
@@ -116,6 +118,7 @@ def test_bootstrapped_prior_is_less_sure(prior):
     assert widths[0] < widths[1]
 
 
+@pytest.mark.slow
 def test_without_a_prior_nothing_is_said_before_annealing():
     found = fmjax.forecast(run("new", wsd(0.2)).until(T // 2), law=LAW, starts=1)
     assert (found.ok, found.status) == (False, "undetermined")

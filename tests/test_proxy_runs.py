@@ -31,22 +31,28 @@ def rank_promotion():
         yield
 
 
+training = pytest.mark.slow  # compiles a model
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     return train_grid(GRID, tmp_path_factory.mktemp("work"), workers=1, lanes=1)
 
 
+@training
 def test_rows_come_where_they_are_due(rows):
     assert [step for step, _ in rows["constant"]] == [9, 19, 29, 39]
     assert rows["constant"][1] == rows["wsd-linear-0.25"][1]  # shared updates, shared rows
     assert rows["constant"][-1] != rows["wsd-linear-0.25"][-1]
 
 
+@training
 def test_a_branch_has_the_bits_of_a_run_of_its_own(rows, tmp_path):
     alone = next(run for run in GRID if run.name == "wsd-linear-0.25")
     assert train_grid([alone], tmp_path, workers=1, lanes=1) == {alone.name: rows[alone.name]}
 
 
+@training
 def test_a_stopped_grid_goes_on_where_it_was(rows, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "SAVE_EVERY", 7)
     calls, advance = [], runner.advance_lanes
@@ -65,6 +71,7 @@ def test_a_stopped_grid_goes_on_where_it_was(rows, tmp_path, monkeypatch):
     assert train_grid(GRID, tmp_path, workers=1, lanes=1) == rows
 
 
+@training
 def test_several_runs_at_once_train_alike(rows, tmp_path):
     together = train_grid(GRID, tmp_path, workers=1, lanes=3)
     assert {name: [step for step, _ in found] for name, found in together.items()} == {
@@ -74,12 +81,13 @@ def test_several_runs_at_once_train_alike(rows, tmp_path):
         assert [loss for _, loss in found] == pytest.approx([loss for _, loss in rows[name]], rel=1e-3), name
 
 
-@pytest.mark.slow
+@training
 def test_processes_give_the_same_curves(tmp_path):
     one = train_grid(GRID, tmp_path / "one", workers=2, lanes=1)
     assert train_grid(GRID, tmp_path / "two", workers=3, lanes=1) == one
 
 
+@training
 def test_published_runs_can_be_loaded(rows, tmp_path):
     publish(GRID, rows, tmp_path)
     curves = load_runs(tmp_path / "runs.toml")
