@@ -22,10 +22,8 @@ import numpy as np
 
 import fmjax
 from benchmarks.effects_choice import table
+from benchmarks.transfer import RULE
 from fmjax.optima import Tried, tried
-
-RULE = 0.2
-"""The ratio of the rule of thumb."""
 
 LEAST_SIZES = 3
 """Model sizes from which a term in the model size can be told."""
@@ -48,7 +46,7 @@ class Loop(NamedTuple):
     @property
     def measured(self) -> float:
         """Measured final loss at the ratio recommended."""
-        return float(self.cell.means[self.cell.distinct == self.ratio][0])
+        return self.cell.loss(self.ratio)
 
     @property
     def inside(self) -> bool:
@@ -63,11 +61,11 @@ class Loop(NamedTuple):
         """The loop as a line of the table."""
         cell, error = self.cell, 100 * (self.predicted / self.measured - 1)
         name = f"N {cell.model_size:g}, T {cell.total_steps}, peak {cell.peak_lr:g}"
-        best, low, high = cell.distinct[np.argmin(cell.means)], *self.interval
+        low, high = self.interval
         chosen = [f"{self.ratio:g}", f"{self.regret(self.ratio):.3f}", f"{100 * self.expected / self.predicted:.3f}"]
         others = [f"{self.copied:g}", f"{self.regret(self.copied):.3f}", f"{self.regret(RULE):.3f}"]
         losses = [f"{self.predicted:.4f} ({low:.4f} ... {high:.4f})", f"{self.measured:.4f}", f"{error:+.2f}"]
-        return [self.kind, name, f"{best:g}", *chosen, *others, *losses, "yes" if self.inside else "no"]
+        return [self.kind, name, f"{cell.best:g}", *chosen, *others, *losses, "yes" if self.inside else "no"]
 
 
 def loops(curves: Sequence[fmjax.LossCurve], law: str | None, samples: int) -> Iterator[Loop]:
@@ -101,19 +99,10 @@ def _source(known: Sequence[fmjax.LossCurve], cell: Tried) -> Tried | None:
 def _loop(
     kind: str, cell: Tried, known: Sequence[fmjax.LossCurve], source: Tried, law: str | None, samples: int
 ) -> Loop:
-    plan = fmjax.recommend(
-        known,
-        total_steps=cell.total_steps,
-        peak_lr=cell.peak_lr,
-        model_size=cell.model_size,
-        anneal_ratio=cell.distinct,
-        law=law,
-        samples=samples,
-    ).best
+    plan = fmjax.recommend(known, anneal_ratio=cell.distinct, law=law, samples=samples, **cell.target).best
     assert plan.cell.loss_interval is not None
-    best = float(source.distinct[np.argmin(source.means)])
-    copied = float(cell.distinct[np.argmin(np.abs(cell.distinct - best))])
-    return Loop(kind, cell, plan.cell.best_ratio, plan.regret, plan.cell.loss, plan.cell.loss_interval, copied)
+    copied, chosen = cell.nearest(source.best), plan.cell
+    return Loop(kind, cell, chosen.best_ratio, plan.regret, chosen.loss, plan.cell.loss_interval, copied)
 
 
 def main() -> None:

@@ -43,8 +43,7 @@ def rows(curves: Sequence[fmjax.LossCurve], names: Sequence[str], samples: int) 
 
 
 def _rule(group: Tried) -> Chosen:
-    ratio = float(min(group.distinct, key=lambda ratio: abs(ratio - RULE)))
-    return Chosen(ratio, group.regret(ratio))
+    return Chosen(group.nearest(RULE), group.regret(RULE))
 
 
 def _line(name: str, chosen: Sequence[Chosen | None]) -> list[str]:
@@ -60,7 +59,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     cells, lines = rows(load(arguments.manifests), ["recommend", *arguments.law], arguments.samples)
     names = [f"T {cell.total_steps}, peak {cell.peak_lr:.4g}, {cell.schedule.decay}" for cell in cells]
-    best = [f"{cell.distinct[cell.means.argmin()]:.3g}" for cell in cells]
+    best = [f"{cell.best:.3g}" for cell in cells]
     header = ["chosen by", *names, "worst regret", "worst expected"]
     print(table([header, ["best measured", *best, "", ""], *lines]))
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmjax.curves import LossCurve
-from fmjax.gaussian import conditioned, log_evidence, roots
+from fmjax.gaussian import conditioned, probabilities, roots
 from fmjax.schedules import WSD
 from fmjax.sweep import Cell
 
@@ -105,13 +105,12 @@ class Correction:
         settings = np.array(list(itertools.product(LEVELS, SHAPES, prior.noises)))
         own, cross, there = (_kernels(*pair) for pair in ((runs, runs), (targets, runs), (targets, targets)))
         covariances = _mixed(settings, offset, own) + settings[:, 2, None, None] ** 2 * np.eye(residual.size)
-        odds = np.array([log_evidence(covariance, residual) for covariance in covariances])
-        odds += np.log(np.where(settings[:, 1] == 0, prior.holds, (1 - prior.holds) / np.count_nonzero(SHAPES)))
-        odds = np.exp(odds - odds.max())
-        likely = odds > UNLIKELY * odds.sum()
+        held = np.where(settings[:, 1] == 0, prior.holds, (1 - prior.holds) / np.count_nonzero(SHAPES))
+        found = probabilities(covariances, residual, np.log(held))
+        likely = found > UNLIKELY
         far = _mixed(settings[likely], offset, cross)
         gain, left = conditioned(covariances[likely], far, _mixed(settings[likely], offset, there))
-        return cls(odds[likely] / odds[likely].sum(), gain, roots(left))
+        return cls(found[likely] / found[likely].sum(), gain, roots(left))
 
     def mean(self, residual: np.ndarray) -> np.ndarray:
         """``[targets]`` mean correction of log loss."""

@@ -343,7 +343,7 @@ def _of_reach(design: Design, reach: Reach | None) -> Iterator[str]:
         return
     (low, high), peak = reach.peak_lr, design.peak_lr
     yield from reach.longer(design.total_steps)
-    if not low * (1 - SAME) <= peak <= high * (1 + SAME):
+    if not reach.has_peak(peak):
         yield f"peak rate {peak:g} lies outside those fitted, {low:g} ... {high:g}"
     steepest, lowest = _greatest_loss(design, 1), float(design.lrs[design.warmup_steps :].min()) / peak
     if steepest > reach.steepest * (1 + SAME):

@@ -107,11 +107,6 @@ def _as_rates(lrs: Any) -> jax.Array:
     return lrs if jnp.issubdtype(lrs.dtype, jnp.floating) else lrs.astype(jnp.result_type(float))
 
 
-def _cast(lrs: jax.Array, *options: Any) -> tuple[jax.Array, ...]:
-    """Options in the dtype of the rates; 1 - beta has been taken before, in the options' own precision."""
-    return tuple(jnp.asarray(option, lrs.dtype) for option in options)
-
-
 def forward_effect(lrs: Any, *, rho: Any = None) -> jax.Array:
     r"""Forward effect, the sum of learning rates so far.
 
@@ -160,13 +155,14 @@ def annealing_momentum(
     0.0
     """
     lrs = _as_rates(lrs)
-    return _momentum(lrs, *_cast(lrs, 1 - beta1, 1 - beta2, eps, second_moment_scale))
+    options = momentum_options(beta1, beta2, eps, second_moment_scale)
+    return _momentum(lrs, {name: jnp.asarray(option, lrs.dtype) for name, option in options.items()})
 
 
 @jax.jit
-def _momentum(lrs: jax.Array, rate1: Any, rate2: Any, eps: Any, second_moment_scale: Any) -> jax.Array:
-    options = {"rate1": rate1, "rate2": rate2, "eps": eps, "second_moment_scale": second_moment_scale}
-    return _scan(partial(momentum_step, **options), lambda state: state.total.total, momentum_init(lrs.dtype), lrs)
+def _momentum(lrs: jax.Array, options: dict[str, Any]) -> jax.Array:
+    step: Any = partial(momentum_step, **options)
+    return _scan(step, lambda state: state.total.total, momentum_init(lrs.dtype), lrs)
 
 
 def annealing_area(lrs: Any, *, decay: Any = 0.999) -> jax.Array:
@@ -187,7 +183,7 @@ def annealing_area(lrs: Any, *, decay: Any = 0.999) -> jax.Array:
     [0.0, 0.5, 0.75]
     """
     lrs = _as_rates(lrs)
-    return _area(lrs, *_cast(lrs, 1 - decay))
+    return _area(lrs, jnp.asarray(1 - decay, lrs.dtype))
 
 
 @jax.jit

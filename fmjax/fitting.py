@@ -93,7 +93,8 @@ def _effects(law: Law, lrs: jax.Array, at: jax.Array) -> Row:
 
 
 @jax.jit
-def _predict(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
+def predict_batch(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
+    """Losses ``[runs, rows]`` of runs with these effects, for one parameter vector."""
     return jax.vmap(law.predict, in_axes=(0, None))(effects, vector)
 
 
@@ -295,7 +296,7 @@ class Evidence(NamedTuple):
 
 def measure(problem: Problem, vector: np.ndarray, *, usable: Any) -> tuple[RunMetrics, ...]:
     """Metrics of each run under a parameter vector; NaN for runs it cannot be used for."""
-    predicted = np.asarray(_predict(problem.law, problem.effects, vector))
+    predicted = np.asarray(predict_batch(problem.law, problem.effects, vector))
     predicted = np.where(np.asarray(usable)[:, None], predicted, np.nan)
     parts = zip(problem.curves, predicted, problem.batch.loss, problem.keep, strict=True)
     return tuple(_run_metrics(*part) for part in parts)
@@ -350,7 +351,7 @@ def predict(result: FitResult, curves: Sequence[LossCurve]) -> tuple[np.ndarray,
     """
     with jax.enable_x64(True):
         batch = pad(curves)
-        found = np.asarray(_predict(result.law, batch_effects(result.law, batch), result.vector))
+        found = np.asarray(predict_batch(result.law, batch_effects(result.law, batch), result.vector))
     return tuple(row[: curve.step.size] for row, curve in zip(found, curves, strict=True))
 
 

@@ -134,7 +134,7 @@ def forecast(
     seen = int(min(curve.step[-1] + 1, curve.schedule.total_steps))
     chosen = alternatives_to(curve.schedule, seen) if alternatives is None else alternatives
     targets = {"planned": curve.schedule, **chosen}
-    _check_made(curve, targets, seen)
+    _check_made(curve, chosen, seen)
     rows = Averages.of(curve)
     by = Prior.of_the_run(law, curve, options) if prior is None else Prior.of(prior)
     by.fit.log_size(curve.model_size)
@@ -210,15 +210,15 @@ def _falling(schedule: Schedule, rates: np.ndarray, start: int, count: int) -> T
     return Tabulated(np.where(np.arange(rates.size) < count, rates, line), schedule.warmup_steps)
 
 
-def _check_made(curve: LossCurve, targets: Mapping[str, Schedule], seen: int) -> None:
-    """Checks that the targets go through the updates that were made."""
-    made = np.asarray(curve.schedule(np.arange(seen)), float) * np.ones(seen)
-    for name, schedule in targets.items():
+def _check_made(curve: LossCurve, alternatives: Mapping[str, Schedule], seen: int) -> None:
+    """Checks that alternatives go through the updates that were made."""
+    made = np.asarray(lrs(curve.schedule, seen), float)
+    for name, schedule in alternatives.items():
         with within(f"alternative {name!r}"):
             check_schedule(schedule)
             total = int(schedule.total_steps)
             require(total >= seen, f"ends after {total} updates, when run {curve.name!r} has made {seen}")
-            rates = np.asarray(schedule(np.arange(seen)), float) * np.ones(seen)
+            rates = np.asarray(lrs(schedule, seen), float)
             differ = ~np.isclose(rates, made, rtol=1e-4, atol=1e-6 * made.max())
             if differ.any():
                 at = int(np.argmax(differ))
@@ -232,9 +232,8 @@ def _notes(curve: LossCurve, prior: Prior) -> tuple[str, ...]:
     if reach is None:
         return ()
     low, high = reach.peak_lr
-    inside = low * (1 - 1e-3) <= curve.peak_lr <= high * (1 + 1e-3)
-    beyond = () if inside else (f"the prior was fitted at peak rates {low:g} ... {high:g}, not {curve.peak_lr:g}",)
-    return (*reach.longer(int(curve.schedule.total_steps)), *beyond)
+    other = (f"the prior was fitted at peak rates {low:g} ... {high:g}, not {curve.peak_lr:g}",)
+    return (*reach.longer(int(curve.schedule.total_steps)), *(() if reach.has_peak(curve.peak_lr) else other))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,10 +3,17 @@
 import numpy as np
 
 
-def log_evidence(covariance: np.ndarray, residual: np.ndarray) -> float:
+def _log_evidence(covariance: np.ndarray, residual: np.ndarray) -> float:
     """Log density of ``residual[n]`` under a normal of covariance ``[n, n]``, up to a constant."""
     fit = residual @ np.linalg.solve(covariance, residual)
     return float(-0.5 * (fit + np.linalg.slogdet(covariance)[1]))
+
+
+def probabilities(covariances: np.ndarray, residual: np.ndarray, log_prior: np.ndarray | float = 0.0) -> np.ndarray:
+    """``[settings]`` posterior probability of covariances ``[settings, n, n]``, given ``residual[n]``."""
+    odds = np.array([_log_evidence(covariance, residual) for covariance in covariances]) + log_prior
+    odds = np.exp(odds - odds.max())
+    return odds / odds.sum()
 
 
 def conditioned(seen: np.ndarray, cross: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -50,9 +50,29 @@ class Tried(NamedTuple):
         """Mean final loss at each of ``distinct``."""
         return np.array([self.losses[self.ratios == ratio].mean() for ratio in self.distinct])
 
+    @property
+    def best(self) -> float:
+        """The ratio of least mean final loss among those tried."""
+        return float(self.distinct[np.argmin(self.means)])
+
+    @property
+    def target(self) -> dict[str, Any]:
+        """The run at any ratio, in the words of ``recommend`` and ``search``."""
+        names = ("decay", "final_lr", "warmup_steps", "init_lr")
+        fixed = {"total_steps": self.total_steps, "peak_lr": self.peak_lr, "model_size": self.model_size}
+        return {**fixed, **{name: getattr(self.schedule, name) for name in names}}
+
+    def nearest(self, ratio: float) -> float:
+        """The ratio tried that is nearest to this one."""
+        return float(self.distinct[np.argmin(np.abs(self.distinct - ratio))])
+
+    def loss(self, ratio: float) -> float:
+        """Mean final loss at the ratio tried nearest to this one."""
+        return float(self.means[self.distinct == self.nearest(ratio)][0])
+
     def regret(self, ratio: float) -> float:
-        """Excess of the measured final loss at a ratio, or at the one tried nearest to it, over the least."""
-        return float(self.means[np.argmin(np.abs(self.distinct - ratio))] - self.means.min())
+        """Excess of the final loss at the ratio tried nearest to this one over the least."""
+        return self.loss(ratio) - float(self.means.min())
 
 
 class Optimum(NamedTuple):

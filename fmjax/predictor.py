@@ -13,13 +13,10 @@ from fmjax.curves import LossCurve
 from fmjax.fitting import FitOptions, Problem, fit_groups, measure, precision, prepare, with_measured_runs
 from fmjax.laws import Law, make_law
 from fmjax.progress import BEYOND
-from fmjax.records import FitResult, RunMetrics
+from fmjax.records import SAME_PEAK, FitResult, RunMetrics
 from fmjax.resampling import bootstrap_groups, held_out, leave_one_out_groups
 from fmjax.selection import rank
 from fmjax.sweep import Cell, search
-
-SAME_PEAK = 1e-3
-"""Relative difference up to which a run counts as trained at a target's peak rate."""
 
 LAWS = ("intrinsic-momentum", "lr-annealing")
 """Laws tried where none is asked for: the first holds best on real runs, the second needs less data."""

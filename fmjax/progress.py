@@ -9,9 +9,9 @@ import numpy as np
 
 from fmjax._checks import require
 from fmjax.curves import LossCurve, pad
-from fmjax.fitting import batch_effects, fit
-from fmjax.gaussian import conditioned, log_evidence, roots
-from fmjax.laws import Law, Row
+from fmjax.fitting import batch_effects, fit, predict_batch
+from fmjax.gaussian import conditioned, probabilities, roots
+from fmjax.laws import Law
 from fmjax.records import FitResult
 from fmjax.resampling import Bootstrap, bootstrap
 from fmjax.schedules import Schedule, Tabulated, lrs
@@ -134,10 +134,8 @@ class View(NamedTuple):
         return cls(log_s, relative[real], gain[real], beyond[real], own[:, real])
 
 
-@jax.jit
-def _predicted(law: Law, effects: Row, vectors: jax.Array) -> jax.Array:
-    """Losses ``[vectors, runs, rows]``."""
-    return jax.vmap(jax.vmap(law.predict, in_axes=(0, None)), in_axes=(None, 0))(effects, vectors)
+_predicted = jax.jit(jax.vmap(predict_batch, in_axes=(None, None, 0)))
+"""Losses ``[vectors, runs, rows]``."""
 
 
 def _never_falling(schedule: Schedule) -> Tabulated:
@@ -160,9 +158,7 @@ def posterior(
     noise = noises[:, None, None] ** 2 * np.diag(rows.variance)
     residual = rows.log_loss - here.log_loss[0]
     of_rows = covariance[:, :seen, :seen] + noise
-    odds = np.array([log_evidence(one, residual) for one in of_rows])
-    odds = np.exp(odds - odds.max())
-    odds /= odds.sum()
+    odds = probabilities(of_rows, residual)
     gains, left = conditioned(of_rows, covariance[:, seen:, :seen], covariance[:, seen:, seen:])
     means = there.log_loss[0] + gains @ residual
     which = rng.choice(odds.size, size=DRAWS, p=odds)

@@ -19,6 +19,10 @@ FORMAT = 1
 """Version of the JSON of a fit."""
 
 
+SAME_PEAK = 1e-3
+"""Relative difference up to which two peak rates count as one."""
+
+
 class RunMetrics(NamedTuple):
     """How well one run is predicted, on the loss itself; rows before the end of warmup do not count."""
 
@@ -43,6 +47,11 @@ class Reach(NamedTuple):
     """Largest drop of the rate over one update after warmup, relative to the run's peak."""
     lowest: float
     """Lowest rate after warmup, likewise."""
+
+    def has_peak(self, peak_lr: float) -> bool:
+        """Whether a peak rate lies among those fitted."""
+        low, high = self.peak_lr
+        return low * (1 - SAME_PEAK) <= peak_lr <= high * (1 + SAME_PEAK)
 
     def longer(self, total_steps: int) -> tuple[str, ...]:
         """What to say of a run of so many updates: nothing where a fitted one is as long."""

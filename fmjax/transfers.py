@@ -14,8 +14,8 @@ from fmjax.fitting import FitOptions
 from fmjax.laws import Law
 from fmjax.optima import Optimum, Tried, optima, tried
 from fmjax.power_laws import PowerLaw, power_law
-from fmjax.predictor import SAME_PEAK, Prediction, predictors
-from fmjax.records import plain
+from fmjax.predictor import Prediction, predictors
+from fmjax.records import SAME_PEAK, plain
 from fmjax.sweep import RATIOS
 
 PUBLISHED = {"peak_lr": 0.709, "total_steps": -0.946}
@@ -189,13 +189,7 @@ def _predicted(
 ) -> list[Prediction | None]:
     """The best ratio of each cell, predicted from all runs."""
     fits = predictors(law, curves, [group.peak_lr for group in groups], **chosen)
-    return [fits[group.peak_lr].predict(anneal_ratio=np.array(RATIOS), **_target(group))[0] for group in groups]
-
-
-def _target(group: Tried) -> dict[str, Any]:
-    names = ("decay", "final_lr", "warmup_steps", "init_lr")
-    fixed = {"total_steps": group.total_steps, "peak_lr": group.peak_lr, "model_size": group.model_size}
-    return {**fixed, **{name: getattr(group.schedule, name) for name in names}}
+    return [fits[group.peak_lr].predict(anneal_ratio=np.array(RATIOS), **group.target)[0] for group in groups]
 
 
 def foretell(
@@ -234,7 +228,7 @@ def _ran(group: Tried, curves: Sequence[LossCurve]) -> bool:
 def _recommended(group: Tried, fits: Mapping[float, Any]) -> tuple[Chosen | None, Chosen | None]:
     if group.peak_lr not in fits:
         return None, None
-    (found,) = fits[group.peak_lr].predict(anneal_ratio=group.distinct, **_target(group))
+    (found,) = fits[group.peak_lr].predict(anneal_ratio=group.distinct, **group.target)
     best = found.cell.best_ratio
     return Chosen(best, group.regret(best), found.regret), Chosen(found.law_ratio, group.regret(found.law_ratio))
 
@@ -244,9 +238,7 @@ def _copied(group: Tried, groups: Sequence[Tried]) -> Chosen | None:
     shorter = [other for other in groups if _alike(other, group)]
     if not shorter:
         return None
-    source = max(shorter, key=lambda other: other.total_steps)
-    ratio = float(source.distinct[np.argmin(source.means)])
-    nearest = float(group.distinct[np.argmin(np.abs(group.distinct - ratio))])
+    nearest = group.nearest(max(shorter, key=lambda other: other.total_steps).best)
     return Chosen(nearest, group.regret(nearest))
 
 

@@ -50,10 +50,8 @@ def test_a_run_that_follows_the_law(prior):
         assert outlook.excess == pytest.approx(end / losses(wsd(0.3))[-1] - 1, abs=1e-4)
         assert outlook.interval[0] < end < outlook.interval[1]
     assert found.best.loss == min(outlook.loss for outlook in (found.planned, *found.alternatives))
-    assert found.best.name == min(
-        {"planned": found.planned.schedule} | alternatives_to(wsd(0.3), found.count),
-        key=lambda name: losses(dict(alternatives_to(wsd(0.3), found.count), planned=wsd(0.3))[name])[-1],
-    )
+    schedules = {"planned": wsd(0.3), **alternatives_to(wsd(0.3), found.count)}
+    assert found.best.name == min(schedules, key=lambda name: losses(schedules[name])[-1])
 
 
 def test_rows_move_the_law(prior):

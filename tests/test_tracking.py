@@ -27,7 +27,7 @@ PARAMS = {"w": np.ones((2, 3), np.float32), "b": np.zeros(3, np.float32)}
 GRADIENTS = jax.tree.map(np.ones_like, PARAMS)
 
 
-def run(optimizer, state, updates=T, donate=()):
+def run(optimizer, state, updates=T):
     """The state after so many updates, as one scan."""
 
     def step(carry, _):
