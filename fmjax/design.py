@@ -18,7 +18,7 @@ import numpy as np
 from fmjax._checks import finite, require, whole
 from fmjax.anneals import DECAYS
 from fmjax.descent import Drawn, Ground, Start, descend
-from fmjax.export import thinned
+from fmjax.exporters.snippets import thinned
 from fmjax.grid import Grid
 from fmjax.laws import Law
 from fmjax.records import FitResult, Reach, plain

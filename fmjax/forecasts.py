@@ -15,6 +15,7 @@ from fmjax.metrics import LEVEL, percentile_interval
 from fmjax.progress import Averages, Prior, View, posterior
 from fmjax.records import FitResult, plain
 from fmjax.resampling import Bootstrap
+from fmjax.runs import schedule_table
 from fmjax.schedules import WSD, Constant, Schedule, Tabulated, check_schedule, lrs
 
 RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -73,7 +74,8 @@ class Forecast:
         everything = [outlook._asdict() for outlook in (self.planned, *self.alternatives)]
         planned, *others = [{key: x for key, x in one.items() if key != "schedule"} for one in everything]
         record |= {"message": self.fit.message, "planned": planned, "alternatives": others}
-        return plain({**record, "level": self.level, "notes": self.notes})
+        record |= {"level": self.level, "notes": self.notes, "schedule": schedule_table(self.planned.schedule)}
+        return plain(record)
 
     def to_json(self) -> str:
         """The forecast as JSON text."""

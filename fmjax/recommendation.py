@@ -9,7 +9,7 @@ import numpy as np
 
 from fmjax._checks import positive, require, whole
 from fmjax.curves import LossCurve
-from fmjax.export import optax_snippet
+from fmjax.exporters.snippets import optax_snippet
 from fmjax.fitting import FitOptions
 from fmjax.laws import Law
 from fmjax.predictor import Prediction, Predictor, predictors

@@ -20,6 +20,7 @@ KINDS: dict[str, type] = {
     "cosine": Cosine,
     "wsd": WSD,
     "step": Step,
+    "tabulated": Tabulated,
 }
 """Schedules by the ``kind`` a manifest gives; the other keys of its table are the fields of the class."""
 
@@ -152,7 +153,15 @@ def _numbers(value: Any, what: str) -> tuple[float, ...]:
     return tuple(_number(item, what) for item in value)
 
 
-def _schedule(table: Any, what: str) -> Schedule:
+def schedule_from(table: Any, what: str = "schedule") -> Schedule:
+    """The schedule of a manifest's table, or of JSON: ``kind`` and the fields of its class.
+
+    Raises:
+      ValueError: an unknown kind or field, one that is missing, or a value out of its range.
+
+    >>> schedule_from({"kind": "constant", "peak_lr": 0.001, "total_steps": 10})
+    Constant(peak_lr=0.001, total_steps=10, warmup_steps=0, init_lr=0.0)
+    """
     with within(what):
         require(isinstance(table, Mapping), f"expected a table with kind and its fields, got {table!r}")
         require("kind" in table, f"missing key 'kind' (known kinds: {', '.join(KINDS)})")
@@ -164,6 +173,30 @@ def _schedule(table: Any, what: str) -> Schedule:
         schedule: Schedule = kind(**_with_anneal_ratio(given) if kind is WSD else given)
         check_schedule(schedule)
     return schedule
+
+
+def schedule_table(schedule: Schedule) -> dict[str, Any]:
+    """The table that ``schedule_from`` makes a schedule with concrete fields of; plain values for TOML and JSON.
+
+    >>> schedule_table(Constant(peak_lr=0.001, total_steps=10))
+    {'kind': 'constant', 'peak_lr': 0.001, 'total_steps': 10, 'warmup_steps': 0, 'init_lr': 0.0}
+    """
+    kinds = {kind: name for name, kind in KINDS.items()}
+    fields = vars(schedule).items()
+    plain = {key: value if isinstance(value, str) else np.asarray(value).tolist() for key, value in fields}
+    return {"kind": kinds[type(schedule)], **plain}
+
+
+def parse_schedule(text: str) -> Schedule:
+    """A schedule from what stands between the braces of a manifest's ``schedule = { ... }``.
+
+    >>> parse_schedule("kind = 'cosine', total_steps = 100, peak_lr = 1e-3").final_lr
+    0.0
+    """
+    try:
+        return schedule_from(tomllib.loads(f"schedule = {{ {text} }}")["schedule"], "schedule")
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"schedule: expected KEY = VALUE, ..., got {text!r} ({error})") from None
 
 
 def _with_anneal_ratio(given: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +214,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "file": _text,
     "split": _text,
     "decay": _text,
-    "schedule": _schedule,
+    "schedule": schedule_from,
     "total_steps": _count,
     "warmup_steps": _count,
     "boundaries": _numbers,

@@ -6,7 +6,7 @@ annealing ratio, warmup, final rate and total steps may all be traced, batched w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
 import jax
@@ -200,6 +200,15 @@ class WSD:
     def drop(self, count: Any) -> jax.Array:
         """Rate of the update before minus that of update ``count``; 0 for update 0."""
         return self._joined().drop(count)
+
+    def in_whole_updates(self) -> "WSD":
+        """The schedule with an anneal of the nearest whole number of updates, at least one, as trainers take it.
+
+        >>> WSD(peak_lr=1e-3, total_steps=10, anneal_ratio=0.26).in_whole_updates().anneal_ratio
+        0.3
+        """
+        steps = max(1, round(float(self.anneal_ratio) * int(self.total_steps)))
+        return replace(self, anneal_ratio=steps / int(self.total_steps))
 
     def _joined(self) -> Joined:
         stem = Constant(self.peak_lr, self.total_steps, self.warmup_steps, self.init_lr)

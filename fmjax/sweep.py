@@ -51,7 +51,7 @@ class Cell(NamedTuple):
         return _cell(self[:4], ratios, column, _intervals(ratios, losses[1:], int(column["best"])))
 
     def schedule(self, warmup_steps: int = 0, init_lr: float = 0.0) -> WSD:
-        """The best schedule of the cell."""
+        """The best schedule of the cell, with an anneal of a whole number of updates."""
         return WSD(
             peak_lr=self.peak_lr,
             total_steps=self.total_steps,
@@ -60,7 +60,7 @@ class Cell(NamedTuple):
             final_lr=self.final_lr,
             warmup_steps=warmup_steps,
             init_lr=init_lr,
-        )
+        ).in_whole_updates()
 
 
 class Cells(Sequence[Cell]):
@@ -120,6 +120,8 @@ class SearchResult:
     """``[cells, ratios]`` predicted loss after the last update, where they were to be kept."""
     sample_losses: np.ndarray | None = None
     """``[samples, cells, ratios]`` the same under each bootstrap sample."""
+    warmup_steps: int = 0
+    init_lr: float = 0.0
 
     @property
     def candidates(self) -> int:
@@ -129,7 +131,8 @@ class SearchResult:
     def to_dict(self) -> dict[str, Any]:
         """The result as plain values for JSON, without the loss of every candidate."""
         cells, top = ([item._asdict() for item in items] for items in (self.cells, self.top))
-        return plain({"candidates": self.candidates, "cells": cells, "top": top})
+        warmup = {"warmup_steps": self.warmup_steps, "init_lr": self.init_lr}
+        return plain({"candidates": self.candidates, **warmup, "cells": cells, "top": top})
 
     def to_json(self) -> str:
         """The result as JSON text."""
@@ -360,7 +363,8 @@ def _result(found: Sequence[_Found], grid: Grid, layout: Layout, top: int) -> Se
     tops = np.concatenate([one.top for one in found])
     tops = tops[np.lexsort((tops["candidate"], tops["loss"]))][:top]
     best = tuple(_candidate(grid, one) for one in tops)
-    result = SearchResult(Cells(grid, columns, intervals), grid.anneal_ratio, best)
+    warmup, init = grid.warmup_steps, grid.init_lr
+    result = SearchResult(Cells(grid, columns, intervals), grid.anneal_ratio, best, warmup_steps=warmup, init_lr=init)
     if not len(losses):
         return result
     return dataclasses.replace(result, losses=losses[:, 0], sample_losses=losses[:, 1:].swapaxes(0, 1))

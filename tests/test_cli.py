@@ -53,7 +53,7 @@ def answer(fmjax_):
     def call(*arguments):
         code, out, err = fmjax_(*arguments, "--json")
         assert (code, err) == (0, "")
-        return json.loads(out)
+        return json.loads(out, parse_constant=pytest.fail)
 
     return call
 
@@ -260,7 +260,6 @@ def test_help_has_an_example(fmjax_, verb):
     code, out, err = fmjax_(verb, "--help")
     assert (code, err) == (0, "")
     assert re.search(rf"Example:\n +fmjax {verb}\b", out)
-    assert "--json" in out
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)], ids=["none", "long", "short"])

@@ -11,9 +11,9 @@ HOUSE = Path(fmjax.__file__).parent
 FLOORS = (
     ("_checks", "_version", "anneals", "updates"),
     ("schedules", "effects", "hosts", "metrics", "newton", "gaussian"),
-    ("curves", "laws", "export", "grid", "tracking"),
-    ("runs", "objective", "rollout", "descent", "folder", "smoothing"),
-    ("lanes", "datasets", "kernels", "importers", "trades"),
+    ("curves", "laws", "recognition", "grid", "tracking"),
+    ("runs", "objective", "rollout", "descent", "folder", "smoothing", "exporters"),
+    ("lanes", "datasets", "kernels", "importers", "run_folder", "trades"),
     ("records",),
     ("fitting",),
     ("resampling", "comparison", "batch_size"),
@@ -22,6 +22,7 @@ FLOORS = (
     ("predictor",),
     ("recommendation", "transfers", "design"),
     ("plotting",),
+    ("report",),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

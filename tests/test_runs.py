@@ -1,5 +1,6 @@
 """Manifests and rows from disk: what is read, and the sentence each wrong input is answered with."""
 
+import json
 import os
 import sys
 import time
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from fmjax.runs import KINDS, load_runs, select
+from fmjax.runs import KINDS, load_runs, schedule_from, schedule_table, select
 from fmjax.schedules import WSD, Constant, Cosine, Step, Tabulated, lrs
 
 SHARED = Path(os.environ.get("FMJAX_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -108,7 +109,28 @@ def test_schedule_kinds(load, table, expected):
 
 
 def test_each_kind_is_tested():
-    assert set(KINDS) == {"constant", "cosine", "wsd", "step"}
+    assert set(KINDS) == {"constant", "cosine", "wsd", "step", "tabulated"}
+
+
+def test_a_table_in_the_manifest(load):
+    rates = [*[1e-3] * 80, *[5e-4] * 20]
+    (run,) = load(manifest(f"schedule = {{ kind = 'tabulated', lrs = {rates}, warmup_steps = 1 }}"))
+    assert (run.schedule.total_steps, run.schedule.warmup_steps) == (100, 1)
+    np.testing.assert_allclose(lrs(run.schedule), rates)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Constant(1e-3, 10),
+        Cosine(1e-3, 100, 1e-5, 10),
+        WSD(1e-3, 100, 0.3, "1-sqrt"),
+        Step(1e-3, 9, (2, 4), (5e-4, 1e-4)),
+    ],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_a_schedule_as_a_table(schedule):
+    assert schedule_from(json.loads(json.dumps(schedule_table(schedule)))) == schedule
 
 
 @pytest.mark.parametrize(
@@ -302,7 +324,7 @@ def test_wrong_manifests(message, toml, parts):
     ("schedule", "parts"),
     [
         ("schedule = 'cosine'", ["expected a table with kind and its fields, got 'cosine'"]),
-        ("schedule = { total_steps = 100 }", ["missing key 'kind' (known kinds: constant, cosine, wsd, step)"]),
+        ("schedule = { total_steps = 100 }", ["missing key 'kind' (known kinds: constant, cosine, wsd, step, tab"]),
         (CONSTANT.replace("constant", "constnt"), ["unknown schedule kind 'constnt'; did you mean 'constant'?"]),
         (CONSTANT.replace('"constant"', "3"), ["unknown schedule kind 3"]),
         (CONSTANT.replace("peak_lr", "peek_lr"), ["unknown schedule key 'peek_lr'; did you mean 'peak_lr'?"]),

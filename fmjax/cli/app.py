@@ -10,6 +10,7 @@ import jax
 from platformdirs import user_cache_path
 
 import fmjax
+from fmjax.cli.manners import Verbs, note
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -35,7 +36,7 @@ def _fail(message: str, *, code: int = 2) -> int:
 
 def _one_line_warning(message: Any, category: type[Warning], *_: Any) -> None:
     if issubclass(category, UserWarning):  # what other libraries tell their developers is not for the terminal
-        click.echo(f"fmjax: warning: {message}", err=True)
+        note(f"warning: {message}")
 
 
 def _use_compilation_cache() -> None:
@@ -47,15 +48,25 @@ def _use_compilation_cache() -> None:
 
 
 @click.group(
-    invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    cls=Verbs,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(fmjax.__version__, prog_name="fmjax")
 @click.pass_context
 def app(ctx: click.Context) -> None:
     """Which learning-rate schedule should the expensive run use, and what loss will it reach?
 
-    Fits loss-curve laws to the curves of a few cheap runs and searches schedules with them. RUNS is a manifest
-    runs.toml, or the folder that holds it.
+    Fits loss-curve laws to the curves of a few cheap runs and searches schedules with them. Runs are read from a
+    manifest runs.toml, or the folder that holds it; fmjax import makes one of what other tools logged.
+
+    Results go to standard output, as tables or with --json as JSON; progress, notes and errors go to stderr. Files are
+    written whole or not at all. fmjax VERB --help tells of each verb, with an example.
+
+    \b
+    Exit codes:
+      0 done, 2 bad input (one line on stderr says what), 130 interrupted by Ctrl-C,
+      1 the reader of the output has gone
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -1,5 +1,6 @@
 """Verbs that fit, compare, search and measure."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import click
 import jax
+import numpy as np
 
 import fmjax
 from fmjax import benchmarking, hosts, plotting
@@ -15,7 +17,9 @@ from fmjax.cli import output
 from fmjax.cli.app import app
 from fmjax.cli.options import (
     DECAY,
+    FILE,
     FIT_FILE,
+    FITTING,
     INIT,
     JSON,
     LAW,
@@ -25,21 +29,30 @@ from fmjax.cli.options import (
     PLOT,
     RATIO,
     RUNS,
+    SEED,
     SIZE,
+    STEPS,
     TRAIN,
+    WARMUP,
     chosen_law,
     deliver,
     fit_options,
     host_options,
+    law_option,
     read_fit,
+    together,
+    writable,
     write_file,
     write_text,
 )
-from fmjax.cli.parameters import GRID_AXIS, NUMBERS
+from fmjax.cli.parameters import GRID_AXIS, NUMBERS, Known
 from fmjax.laws import LAWS
 from fmjax.resampling import METHODS
 from fmjax.runs import load_runs, select
 from fmjax.selection import CRITERIA
+
+MOST_DRAWN = 10**6
+"""Candidates of a search up to which each is drawn."""
 
 
 class _Interrupted(click.ClickException):
@@ -60,18 +73,23 @@ def _resumable(folder: Path | None) -> Iterator[None]:
 
 @app.command()
 @fit_options
-@JSON
+@PLOT("curves, fits and residuals")
 @OUTPUT
+@JSON
 def fit(
     runs: Path,
     law_name: str,
     law_options: Sequence[tuple[str, Any]],
     train: str,
+    plot: Path | None,
     as_json: bool,
     target: Path | None,
     **options: Any,
 ) -> None:
     """Fit a law to runs.
+
+    Prints the parameters, whether the data determine them, and how far off each run's fitted curve is. -o writes the
+    fit, which search, optimize and forecast --prior read.
 
     \b
     Example:
@@ -80,14 +98,23 @@ def fit(
     law, curves = chosen_law(law_name, law_options), select(load_runs(runs), train)
     with output.stages(f"fitting {len(curves)} runs"):
         result = fmjax.fit(law, curves, **options)
-    deliver(result, as_json=as_json, target=target, show=output.print_fit)
+    deliver(
+        result,
+        as_json=as_json,
+        target=target,
+        show=output.print_fit,
+        plot=plot,
+        draw=lambda part: plotting.save_fit(result, curves, part),
+    )
 
 
 @app.command()
-@fit_options
+@RUNS
+@law_option("Law to fit, or all to compare them", ("all",))
+@together(*FITTING)
 @PLOT("errors and residuals of each run")
-@JSON
 @OUTPUT
+@JSON
 def evaluate(
     runs: Path,
     law_name: str,
@@ -98,7 +125,10 @@ def evaluate(
     target: Path | None,
     **options: Any,
 ) -> None:
-    """Fit a law on some runs and predict the others; with --law all, compare all laws.
+    """Fit a law, or every law, on some runs and predict the others.
+
+    Prints the error of each run in percent of its loss, fitted and unseen runs apart; with --law all, a line for each
+    law, the best on unseen runs first. Runs that --train does not take are unseen; without it there are none.
 
     \b
     Example:
@@ -120,32 +150,53 @@ def evaluate(
         with output.stages(f"fitting, and predicting {len(curves)} runs"):
             evaluation = fmjax.evaluate(law, curves, train=chosen, **options)
         result, evaluations, show = evaluation, (evaluation,), output.print_evaluation
-    if plot is not None:
-        write_file(plot, lambda part: plotting.save_evaluations(evaluations, curves, part))
-    deliver(result, as_json=as_json, target=target, show=show)
+    deliver(
+        result,
+        as_json=as_json,
+        target=target,
+        show=show,
+        plot=plot,
+        draw=lambda part: plotting.save_evaluations(evaluations, curves, part),
+    )
 
 
 @app.command()
 @FIT_FILE
-@click.option("--total-steps", type=NUMBERS, required=True, help="Numbers of updates; a range is linear.")
+@STEPS
 @PEAK
 @RATIO
 @DECAY
 @click.option("--final-lr", type=NUMBERS, default=(0.0,), show_default="0", help="Rates the anneal ends at.")
-@click.option("--warmup-steps", type=int, default=0, show_default=True, help="Updates of linear warmup.")
+@WARMUP
 @INIT
 @SIZE
 @click.option("--top", type=int, default=10, show_default=True, help="Best candidates of all to report.")
-@click.option("--dtype", default="float64", show_default=True, help="Arithmetic: float64 or float32.")
+@click.option(
+    "--dtype",
+    type=Known(("float64", "float32")),
+    default="float64",
+    show_default=True,
+    help="Arithmetic: float64 or float32.",
+)
 @click.option("--folder", type=click.Path(path_type=Path), help="Folder to keep finished parts in, and to resume from.")
 @click.option("--table", is_flag=True, help="Write every candidate and its loss to Parquet files in the folder.")
 @host_options
-@JSON
+@PLOT("loss against annealing ratio and peak rate")
 @OUTPUT
+@JSON
 def search(
-    fit_file: Path, as_json: bool, target: Path | None, folder: Path | None, cluster: hosts.Cluster | None, **grid: Any
+    fit_file: Path,
+    plot: Path | None,
+    as_json: bool,
+    target: Path | None,
+    folder: Path | None,
+    cluster: hosts.Cluster | None,
+    **grid: Any,
 ) -> None:
-    """Predict the final loss of every schedule in a grid, and pick the best annealing ratio of each cell.
+    """Predict the final loss of every schedule in a grid.
+
+    A cell of the grid is a length, a peak rate, a decay and a final rate. Prints the best annealing ratio of each, the
+    ratios within 0.001 of its loss, and the best candidate of all; export writes it as a trainer's config.
 
     With --folder, a search that was interrupted goes on when the same command is given again. With --distributed, start
     the same command on every host; each computes its share and all end with the whole answer.
@@ -155,17 +206,29 @@ def search(
       fmjax search fit.json --total-steps 24000 --peak-lr 1e-4:1e-3:16 --anneal-ratio 0.01:0.99:99
     """
     result = read_fit(fit_file)
+    axes = ("total_steps", "peak_lr", "decay", "final_lr", "anneal_ratio")
+    keep = plot is not None and folder is None and math.prod(np.size(grid[axis]) for axis in axes) <= MOST_DRAWN
     with hosts.joined(cluster), _resumable(folder), output.progress("searching") as report:
-        found = fmjax.search(result, progress=report, folder=folder, **grid)
-    deliver(found, as_json=as_json, target=target, show=output.print_search)
+        found = fmjax.search(result, progress=report, folder=folder, keep_losses=keep, **grid)
+    deliver(
+        found,
+        as_json=as_json,
+        target=target,
+        show=output.print_search,
+        plot=plot,
+        draw=lambda part: plotting.save_search(found, part),
+    )
 
 
 @app.command()
 @click.option("--quick", is_flag=True, help="Fewer sizes; below a minute on two cores.")
-@JSON
 @OUTPUT
+@JSON
 def bench(quick: bool, as_json: bool, target: Path | None) -> None:
-    """Measure this machine: searches and fits per second, beside the limits of the device.
+    """Measure how fast this machine searches and fits.
+
+    Prints searches and fits per second, beside the limits of the device, and how long larger searches would take. Takes
+    some minutes, and compiles everything anew.
 
     \b
     Example:
@@ -181,12 +244,18 @@ def bench(quick: bool, as_json: bool, target: Path | None) -> None:
 @RUNS
 @LAW
 @LAW_OPTIONS
-@click.option("--grid", type=GRID_AXIS, multiple=True, metavar="NAME=A,B,...", help="Values to try; may be repeated.")
-@click.option("--by", default="objective", show_default=True, help=" | ".join(CRITERIA))
-@click.option("--refine/--no-refine", default=True, show_default=True, help="Refine the best of the grid by gradient.")
 @TRAIN
+@click.option("--grid", type=GRID_AXIS, multiple=True, help="Values of an option to try; may be repeated.")
+@click.option(
+    "--by",
+    type=Known(CRITERIA),
+    default="objective",
+    show_default=True,
+    help=f"What to choose by: {' | '.join(CRITERIA)}.",
+)
+@click.option("--refine/--no-refine", default=True, show_default=True, help="Refine the best of the grid by gradient.")
+@click.option("-o", "--output", "target", type=FILE, callback=writable, help="File to write the chosen fit to.")
 @JSON
-@OUTPUT
 def select_(
     runs: Path,
     law_name: str,
@@ -198,13 +267,15 @@ def select_(
     as_json: bool,
     target: Path | None,
 ) -> None:
-    """Choose the coefficients of a law's effects on the runs to fit; report the error on the others.
+    """Choose a law's options, such as decay or beta1, on the runs to fit.
 
-    -o writes the fit with the chosen coefficients, for search.
+    These are the coefficients of its effects, which a fit takes as they are. Prints the chosen ones, how far each can
+    move at no cost, and the errors on fitted and unseen runs. -o writes the fit, which search and optimize read.
 
     \b
     Example:
       fmjax select runs.toml --law forward-momentum --train split:train -o fit.json
+      fmjax select runs.toml --law lr-annealing --grid decay=0.99,0.995,0.999 --no-refine
     """
     law, curves = chosen_law(law_name, law_options), load_runs(runs)
     chosen = select(curves, train)
@@ -222,21 +293,32 @@ def select_(
 @LAW_OPTIONS
 @TRAIN
 @click.option("--samples", type=int, default=200, show_default=True, help="Bootstrap samples.")
-@click.option("--method", default="noise", show_default=True, help=" | ".join(METHODS))
+@click.option(
+    "--method",
+    type=Known(METHODS),
+    default="noise",
+    show_default=True,
+    help=f"What a sample redraws: {' | '.join(METHODS)}.",
+)
 @click.option("--block", type=int, default=10, show_default=True, help="Rows of a block.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
-@JSON
+@SEED
+@PLOT("the samples of each parameter")
 @OUTPUT
+@JSON
 def bootstrap(
     runs: Path,
     law_name: str,
     law_options: Sequence[tuple[str, Any]],
     train: str,
+    plot: Path | None,
     as_json: bool,
     target: Path | None,
     **options: Any,
 ) -> None:
-    """Fit a law to runs and to bootstrap samples of them, for intervals of its parameters.
+    """Find intervals of a law's parameters, by bootstrap.
+
+    Fits the law to the runs and to samples of them; prints each parameter with its 90 % interval. Samples redraw the
+    noise around the fit, the weights of blocks of rows, or the runs.
 
     \b
     Example:
@@ -245,4 +327,11 @@ def bootstrap(
     law, curves = chosen_law(law_name, law_options), select(load_runs(runs), train)
     with output.progress(f"fitting {options['samples']} samples") as report:
         found = fmjax.bootstrap(law, curves, progress=report, **options)
-    deliver(found, as_json=as_json, target=target, show=output.print_bootstrap)
+    deliver(
+        found,
+        as_json=as_json,
+        target=target,
+        show=output.print_bootstrap,
+        plot=plot,
+        draw=lambda part: plotting.save_bootstrap(found, part),
+    )

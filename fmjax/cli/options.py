@@ -10,9 +10,11 @@ import click
 
 from fmjax import hosts
 from fmjax._checks import require, within
-from fmjax.cli.parameters import LAW_OPTION, NAMES, NUMBERS, RATES
+from fmjax.anneals import DECAYS
+from fmjax.cli.parameters import LAW_OPTION, NUMBERS, RATES, Known, Names
 from fmjax.folder import write_whole, writing
 from fmjax.laws import LAWS, Law, make_law
+from fmjax.objective import RESIDUALS
 from fmjax.predictor import LAWS as PREFERRED
 from fmjax.records import FitResult
 from fmjax.sweep import RATIOS
@@ -39,14 +41,35 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def deliver(result: Any, *, as_json: bool, target: Path | None, show: Callable[[Any], None]) -> None:
-    """Writes a result to its file, and prints it as JSON or as a table."""
-    if target is not None:
-        write_file(target, lambda part: write_text(part, result.to_json()))
-    if as_json:
-        click.echo(result.to_json())
-    else:
-        show(result)
+def deliver(
+    result: Any,
+    *,
+    as_json: bool,
+    target: Path | None,
+    show: Callable[[Any], None],
+    plot: Path | None = None,
+    draw: Callable[[Path], None] | None = None,
+) -> None:
+    """Draws a result, writes it to its file, and prints it as JSON or as a table.
+
+    Args:
+      result: what was found.
+      as_json: whether to print JSON.
+      target: file to write the JSON to.
+      show: prints the table.
+      plot: file to draw to.
+      draw: draws.
+    """
+    if plot is not None and draw is not None:
+        write_file(plot, draw)
+    if as_json or target is not None:
+        text = result.to_json()
+        if target is not None:
+            write_file(target, lambda part: write_text(part, text))
+        if as_json:
+            click.echo(text)
+            return
+    show(result)
 
 
 def chosen_law(name: str, options: Sequence[tuple[str, Any]]) -> Law:
@@ -68,66 +91,84 @@ def read_fit(path: Path) -> FitResult:
         return FitResult.from_json(path.read_text(encoding="utf-8"))
 
 
+def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """One decorator for several, in the order the help lists them."""
+    return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
+
+
 def PLOT(what: str) -> Callable[..., Any]:
     """The option that draws."""
-    return click.option("--plot", type=FILE, callback=writable, help=f"File to draw {what} to.")
+    said = f"File to draw {what} to, in the format of its ending, such as .png, .pdf or .svg."
+    return click.option("--plot", type=FILE, callback=writable, help=said)
+
+
+def law_option(what: str = "Law to fit", also: Sequence[str] = (), **default: Any) -> Callable[..., Any]:
+    """The option that names a law."""
+    shown = {"default": "lr-annealing", "show_default": True, **default}
+    names = (*LAWS, *also)
+    return click.option("--law", "law_name", type=Known(names), help=f"{what}: {' | '.join(names)}.", **shown)
 
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 RUNS = click.argument("runs", type=click.Path(path_type=Path))
 FIT_FILE = click.argument("fit_file", type=click.Path(path_type=Path))
-LAW = click.option("--law", "law_name", default="lr-annealing", show_default=True, help=" | ".join(LAWS))
-PLAN_LAW = click.option(
-    "--law", "law_name", show_default=f"the best of {', '.join(PREFERRED)} on runs left out", help=" | ".join(LAWS)
-)
+LAW = law_option()
+PLAN_LAW = law_option(default=None, show_default=f"the best of {', '.join(PREFERRED)} on runs left out")
 LAW_OPTIONS = click.option(
     "--law-option",
     "law_options",
     type=LAW_OPTION,
     multiple=True,
-    metavar="NAME=VALUE",
     help="Option of the law, such as decay=0.995 or warmup=as-peak; may be repeated.",
 )
-RESIDUAL = click.option("--residual", default="log", show_default=True, help="Residual of the fit: log or raw.")
 TRAIN = click.option(
     "--train", default="*", show_default=True, help="Runs to fit: split:LABEL, names and globs, separated by commas."
 )
-DROP_BEFORE = click.option("--drop-before", type=int, default=0, help="Update before which rows are left out.")
-END_WEIGHT = click.option("--end-weight", type=float, default=1.0, help="Weight of rows in the last tenth of a run.")
-OVER_WEIGHT = click.option("--over-weight", type=float, default=1.0, help="Weight of over-estimated rows.")
+RESIDUAL = click.option(
+    "--residual",
+    type=Known(RESIDUALS),
+    default="log",
+    show_default=True,
+    help=f"Residual of the fit: {' | '.join(RESIDUALS)}.",
+)
+DROP_BEFORE = click.option(
+    "--drop-before", type=int, default=0, show_default=True, help="Update before which rows do not count."
+)
+END_WEIGHT = click.option(
+    "--end-weight", type=float, default=1.0, show_default=True, help="Weight of rows in the last tenth of a run."
+)
+OVER_WEIGHT = click.option(
+    "--over-weight", type=float, default=1.0, show_default=True, help="Weight of over-estimated rows."
+)
+FITTING = (LAW_OPTIONS, TRAIN, RESIDUAL, DROP_BEFORE, END_WEIGHT, OVER_WEIGHT)
+fit_options = together(RUNS, LAW, *FITTING)
+"""The options of every verb that fits."""
+plan_options = together(RUNS, PLAN_LAW, *FITTING)
+"""The same, where the runs choose the law by default."""
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 OUTPUT = click.option("-o", "--output", "target", type=FILE, callback=writable, help="File to write the JSON to.")
+STEPS = click.option(
+    "--total-steps", type=NUMBERS, required=True, help="Lengths of the run in updates; a range is linear."
+)
 PEAK = click.option("--peak-lr", type=RATES, required=True, help="Peak rates; a range is geometric.")
 RATIO = click.option(
     "--anneal-ratio",
     type=NUMBERS,
     default=RATIOS,
     show_default="0.01:0.99:99",
-    help="Annealing ratios; a range is linear.",
+    help="Shares of the run spent annealing; a range is linear.",
 )
 DECAY = click.option(
     "--decay",
-    type=NAMES,
+    type=Names(DECAYS),
     default="linear",
     show_default=True,
-    help="Shapes of the anneal: linear, cosine, 1-sqrt, exponential.",
+    help=f"Shapes of the anneal: {', '.join(DECAYS)}.",
 )
-INIT = click.option("--init-lr", type=float, default=0.0, show_default=True, help="Rate of update 0.")
+WARMUP = click.option("--warmup-steps", type=int, default=0, show_default=True, help="Updates of linear warmup.")
+INIT = click.option("--init-lr", type=float, default=0.0, show_default=True, help="Rate of update 0, under a warmup.")
 SIZE = click.option("--model-size", type=float, help="Parameters of the target, for fits over several sizes.")
-
-
-def fit_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of every verb that fits."""
-    for option in (OVER_WEIGHT, END_WEIGHT, DROP_BEFORE, RESIDUAL, TRAIN, LAW_OPTIONS, LAW, RUNS):
-        command = option(command)
-    return command
-
-
-def plan_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The same, where the runs choose the law by default."""
-    for option in (OVER_WEIGHT, END_WEIGHT, DROP_BEFORE, RESIDUAL, TRAIN, LAW_OPTIONS, PLAN_LAW, RUNS):
-        command = option(command)
-    return command
+SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 
 
 def host_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -142,11 +183,9 @@ def host_options(command: Callable[..., None]) -> Callable[..., None]:
         require(distributed or not given, f"{', '.join(given)}: needs --distributed")
         command(cluster=cluster if distributed else None, **rest)
 
-    for option in (
-        click.option("--process", type=int, help="Number of this process, from 0."),
-        click.option("--processes", type=int, help="Number of processes."),
-        click.option("--coordinator", metavar="HOST:PORT", help="Address of process 0."),
+    return together(
         click.option("--distributed", is_flag=True, help="Share the work with the processes of a cluster."),
-    ):
-        with_cluster = option(with_cluster)
-    return with_cluster
+        click.option("--coordinator", metavar="HOST:PORT", help="Address of process 0."),
+        click.option("--processes", type=int, help="Number of processes."),
+        click.option("--process", type=int, help="Number of this process, from 0."),
+    )(with_cluster)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fmjax.benchmarking import HOSTS, Benchmark
+from fmjax.cli.manners import quiet, terminal
 from fmjax.comparison import Comparison
 from fmjax.records import Evaluation, FitResult, RunMetrics
 from fmjax.resampling import Bootstrap
@@ -24,9 +25,10 @@ MOST_CELLS = 40
 
 
 def console() -> Console:
-    """Standard output; plain and wide enough for its tables where it is not a terminal."""
-    out = Console(highlight=False, soft_wrap=False)
-    return out if out.is_terminal else Console(highlight=False, width=140)
+    """Standard output for a table and what goes with it; silent where --quiet was given and a file takes the result."""
+    ctx = click.get_current_context(silent=True)
+    filed = ctx is not None and ctx.params.get("target") is not None
+    return terminal(silent=filed and quiet())
 
 
 @contextmanager
@@ -45,9 +47,9 @@ def stages(label: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def _bar(label: str) -> Iterator[Callable[..., None]]:
-    """Yields a function that updates the bar; there is none where stderr is not a terminal."""
-    err = Console(stderr=True)
-    if not err.is_terminal:
+    """Yields a function that updates the bar; there is none where stderr is no terminal that can draw it."""
+    err = terminal(stderr=True)
+    if quiet() or not err.is_terminal:
         yield lambda **_: None
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Speed(), TimeElapsedColumn(), _Left())
@@ -157,7 +159,7 @@ def print_bootstrap(found: Bootstrap) -> None:
         table.add_row(name, f"{value:.6g}", interval(found.interval(name), ".6g"))
     console().print(table)
     if found.failed:
-        click.echo(f"{found.failed} samples could not be fitted and do not count")
+        console().out(f"{found.failed} samples could not be fitted and do not count")
 
 
 def print_search(result: SearchResult) -> None:
@@ -168,13 +170,14 @@ def print_search(result: SearchResult) -> None:
         edge = " (edge)" if cell.at_edge else ""
         rates = (f"{cell.total_steps}", f"{cell.peak_lr:.3g}", cell.decay, f"{cell.final_lr:.3g}")
         table.add_row(*rates, f"{cell.best_ratio:.3g}{edge}", interval(cell.interval), f"{cell.loss:.5f}")
-    console().print(table)
+    out = console()
+    out.print(table)
     if len(result.cells) > MOST_CELLS:
-        click.echo(f"... and {len(result.cells) - MOST_CELLS} more cells; --json or -o has all")
+        out.out(f"... and {len(result.cells) - MOST_CELLS} more cells; --json or -o has all")
     if len(result.cells) > 1 and result.top:
         best = result.top[0]
         where = f"{best.decay} over {best.anneal_ratio:.3g} of {best.total_steps} updates from {best.peak_lr:.4g}"
-        click.echo(f"best of all: {where}, predicted loss {best.loss:.5f}")
+        out.out(f"best of all: {where}, predicted loss {best.loss:.5f}")
 
 
 def print_benchmark(found: Benchmark) -> None:

@@ -1,9 +1,11 @@
-"""Parameter types of the command line: lists and ranges of numbers, and law options."""
+"""Parameter types of the command line: lists and ranges of numbers, known names, and options by name."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import click
 import numpy as np
+from click.shell_completion import CompletionItem
 
 
 class Numbers(click.ParamType):
@@ -39,51 +41,72 @@ class Numbers(click.ParamType):
         return tuple(float(f"{x:.12g}") for x in space(float(low), float(high), int(count)))
 
 
-class Names(click.ParamType):
-    """A comma list of names."""
+class Known(click.ParamType):
+    """One of the known names; the library says which are, and which is near, where it is none."""
+
+    name = "name"
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """What to add where the option is missing."""
+        return f"Choose from: {', '.join(self.names)}"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The names that begin so."""
+        return [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
+
+
+class Names(Known):
+    """A comma list of known names."""
 
     name = "names"
+
+    def get_metavar(self, param: click.Parameter, ctx: Any = None) -> str:
+        """How the help names a value of this type."""
+        return "A,B,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """The names in the list."""
         return tuple(item.strip() for item in value.split(",")) if isinstance(value, str) else value
 
-
-class LawOption(click.ParamType):
-    """NAME=VALUE, the value a number where it reads as one."""
-
-    name = "name=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """The option's name and value."""
-        if not isinstance(value, str):
-            return value
-        key, equals, text = value.partition("=")
-        if not equals:
-            self.fail(f"expected NAME=VALUE, got {value!r}", param, ctx)
-        try:
-            return key, float(text)
-        except ValueError:
-            return key, text
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The list so far with each name that its last item may become."""
+        before, comma, last = incomplete.rpartition(",")
+        return [CompletionItem(before + comma + item.value) for item in super().shell_complete(ctx, param, last)]
 
 
-class GridAxis(click.ParamType):
-    """NAME=A,B,...: the values of an option to try."""
+class Assignment(click.ParamType):
+    """NAME=VALUE, or NAME=A,B,... where several values can be given; numbers where they read as such."""
 
-    name = "name=values"
+    name = "assignment"
+
+    def __init__(self, *, several: bool = False) -> None:
+        self.several = several
+
+    def get_metavar(self, param: click.Parameter, ctx: Any = None) -> str:
+        """How the help names a value of this type."""
+        return "NAME=A,B,..." if self.several else "NAME=VALUE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """The option's name and its values, numbers where they read as such."""
+        """The name and its value, a tuple where there may be several."""
         if not isinstance(value, str):
             return value
-        key, equals, text = value.partition("=")
+        name, equals, text = value.partition("=")
         if not equals:
-            self.fail(f"expected NAME=A,B,..., got {value!r}", param, ctx)
-        return key, tuple(LAW_OPTION.convert(f"{key}={item}", param, ctx)[1] for item in text.split(","))
+            self.fail(f"expected {'NAME=A,B,...' if self.several else 'NAME=VALUE'}, got {value!r}", param, ctx)
+        return name, tuple(map(_number_or_text, text.split(","))) if self.several else _number_or_text(text)
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 RATES = Numbers(geometric=True)
 NUMBERS = Numbers()
-NAMES = Names()
-LAW_OPTION = LawOption()
-GRID_AXIS = GridAxis()
+LAW_OPTION = Assignment()
+GRID_AXIS = Assignment(several=True)

@@ -22,8 +22,12 @@ from fmjax.cli.options import (
     PLOT,
     RATIO,
     RUNS,
+    SEED,
     SIZE,
+    STEPS,
+    WARMUP,
     deliver,
+    law_option,
     plan_options,
     planning_law,
     read_fit,
@@ -31,9 +35,8 @@ from fmjax.cli.options import (
     write_file,
     write_text,
 )
-from fmjax.cli.parameters import NUMBERS
 from fmjax.curves import LossCurve
-from fmjax.export import csv_text
+from fmjax.exporters.snippets import csv_text
 from fmjax.metrics import LEVEL
 from fmjax.predictor import LAWS
 from fmjax.runs import load_runs, select
@@ -41,7 +44,7 @@ from fmjax.runs import load_runs, select
 
 @app.command()
 @plan_options
-@click.option("--total-steps", type=int, required=True, help="Updates of the run to plan.")
+@click.option("--total-steps", type=int, required=True, help="Length of the run to plan, in updates.")
 @PEAK
 @RATIO
 @DECAY
@@ -50,8 +53,8 @@ from fmjax.runs import load_runs, select
 @INIT
 @SIZE
 @PLOT("curves, fits and loss against ratio")
-@JSON
 @OUTPUT
+@JSON
 def recommend(
     runs: Path,
     law_name: str | None,
@@ -62,11 +65,15 @@ def recommend(
     target: Path | None,
     **options: Any,
 ) -> None:
-    """Recommend an annealing ratio for a planned run, from the curves of cheaper ones.
+    """Recommend an annealing ratio for a planned run, from cheaper ones.
+
+    Prints the schedule first, then for each peak rate the best ratio and the loss it is predicted to reach, both with
+    90 % intervals, what to keep in mind, and the schedule as code. export writes it as a trainer's config.
 
     \b
     Example:
       fmjax recommend runs.toml --total-steps 50000 --peak-lr 5e-4,1e-3,2e-3 --plot plan.png
+      fmjax recommend runs.toml --total-steps 50000 --peak-lr 1e-3 --decay linear,1-sqrt -o plan.json
     """
     law, curves = planning_law(law_name, law_options), select(load_runs(runs), train)
     _recommend(curves, plot, as_json, target, law=law, **options)
@@ -76,10 +83,10 @@ def recommend(
 @plan_options
 @click.option("--against", type=click.Path(path_type=Path), help="Runs of the same cells under another loss or data.")
 @click.option("--samples", type=int, default=200, show_default=True, help="Bootstrap samples behind intervals.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+@SEED
 @PLOT("optima, their power laws, and regret against ratio")
-@JSON
 @OUTPUT
+@JSON
 def transfer(
     runs: Path,
     law_name: str | None,
@@ -91,10 +98,11 @@ def transfer(
     target: Path | None,
     **options: Any,
 ) -> None:
-    """Measure how the best annealing ratio carries over to other peak rates, lengths and sizes.
+    """Measure how the best annealing ratio carries over to other runs.
 
-    Runs that differ in nothing but their ratio make a cell. Each cell's measured optimum stands beside the predicted
-    one and beside what shorter runs alone would have chosen; exponents of the power laws of optima come with intervals.
+    To other peak rates, lengths and sizes, that is. Runs that differ in nothing but their ratio make a cell. Each
+    cell's measured optimum stands beside the predicted one and beside what shorter runs alone would have chosen;
+    exponents of the power laws of optima come with intervals.
 
     \b
     Example:
@@ -104,30 +112,36 @@ def transfer(
     others = () if against is None else load_runs(against)
     with output.stages("reading") as stage:
         found = fmjax.transfer(curves, law=law, against=others, progress=stage, **options)
-    if plot is not None:
-        write_file(plot, lambda part: plotting.save_transfer(found, part))
-    deliver(found, as_json=as_json, target=target, show=plans.print_transfer)
+    deliver(
+        found,
+        as_json=as_json,
+        target=target,
+        show=plans.print_transfer,
+        plot=plot,
+        draw=lambda part: plotting.save_transfer(found, part),
+    )
 
 
 @app.command()
 @FIT_FILE
-@click.option("--total-steps", type=NUMBERS, required=True, help="Numbers of updates; a range is linear.")
+@STEPS
 @PEAK
 @click.option("--knots", type=int, help="Points in which straight pieces meet; by default any schedule.")
 @click.option("--final-lr", type=float, default=0.0, show_default=True, help="Lowest rate allowed.")
-@click.option("--warmup-steps", type=int, default=0, show_default=True, help="Updates of linear warmup.")
+@WARMUP
 @INIT
 @SIZE
 @click.option("--csv", type=FILE, callback=writable, help="File to write the best schedule to: step,lr.")
 @PLOT("the schedules beside WSD and cosine")
-@JSON
 @OUTPUT
+@JSON
 def optimize(
     fit_file: Path, csv: Path | None, plot: Path | None, as_json: bool, target: Path | None, **options: Any
 ) -> None:
-    """Find the schedule of least predicted loss among all that never rise after warmup.
+    """Find the best of all schedules that never rise after warmup.
 
-    FIT_FILE is what fmjax fit -o wrote.
+    The best is that of least predicted final loss. Prints its loss beside those of the best WSD, cosine and constant
+    schedules, and the schedule as code.
 
     \b
     Example:
@@ -138,20 +152,26 @@ def optimize(
         found = fmjax.optimize(result, progress=report, **options)
     if csv is not None:
         write_file(csv, lambda part: write_text(part, csv_text(found.best.schedule).rstrip()))
-    if plot is not None:
-        write_file(plot, lambda part: plotting.save_designs(found, part))
-    deliver(found, as_json=as_json, target=target, show=plans.print_designs)
+    deliver(
+        found,
+        as_json=as_json,
+        target=target,
+        show=plans.print_designs,
+        plot=plot,
+        draw=lambda part: plotting.save_designs(found, part),
+    )
 
 
 @app.command()
 @RUNS
 @click.option("--run", "name", required=True, help="The run in progress; its schedule is the planned one.")
 @click.option("--prior", type=FILE, help="What fmjax fit -o wrote; by default --law is fitted to the other runs.")
-@click.option("--law", "law_name", default=LAWS[0], show_default=True, help="Law to fit to the other runs.")
+@law_option("Law to fit to the other runs", default=LAWS[0])
 @click.option("--train", default="*", show_default=True, help="Other runs to fit: split:LABEL, names and globs.")
 @click.option("--level", type=float, default=LEVEL, show_default=True, help="Probability that intervals are to cover.")
-@JSON
+@PLOT("the curve and the forecast losses")
 @OUTPUT
+@JSON
 def forecast(
     runs: Path,
     name: str,
@@ -159,10 +179,14 @@ def forecast(
     law_name: str,
     train: str,
     level: float,
+    plot: Path | None,
     as_json: bool,
     target: Path | None,
 ) -> None:
-    """Forecast the final loss of a run in progress, under its planned schedule and others.
+    """Forecast the final loss of a run in progress.
+
+    Prints the loss forecast for the planned schedule, then those of others that go on from here, such as to anneal now,
+    all with intervals. A law fitted to earlier runs says how the loss goes on; the rows so far correct it.
 
     \b
     Example:
@@ -175,14 +199,24 @@ def forecast(
         others = [] if prior else [curve for curve in select(curves, train) if curve is not run]
         law = read_fit(prior) if prior else fmjax.fit(law_name, others, starts=3)
         found = fmjax.forecast(run, prior=law, level=level)
-    deliver(found, as_json=as_json, target=target, show=plans.print_forecast)
+    deliver(
+        found,
+        as_json=as_json,
+        target=target,
+        show=plans.print_forecast,
+        plot=plot,
+        draw=lambda part: plotting.save_forecast(found, run, part),
+    )
 
 
 @app.command()
 @PLOT("curves, fits and loss against ratio")
+@OUTPUT
 @JSON
-def demo(plot: Path | None, as_json: bool) -> None:
+def demo(plot: Path | None, as_json: bool, target: Path | None) -> None:
     """Run the main job on the curves that ship with fmjax.
+
+    Fits some of them and predicts the others, then recommends a schedule for a run twice as long, as recommend does.
 
     \b
     Example:
@@ -191,10 +225,11 @@ def demo(plot: Path | None, as_json: bool) -> None:
     curves = fmjax.datasets.demo_runs()
     train, steps = select(curves, "split:train"), 2 * max(int(curve.schedule.total_steps) for curve in curves)
     if not as_json:
-        click.echo(f"1. Fit {', '.join(curve.name for curve in train)}; predict the other runs.\n")
+        out = output.console()
+        out.out(f"1. Fit {', '.join(curve.name for curve in train)}; predict the other runs.\n")
         output.print_evaluation(fmjax.evaluate(LAWS[0], curves, train=train))
-        click.echo(f"\n2. Plan a run of {steps} updates from all {len(curves)} runs of {steps // 2}.\n")
-    _recommend(curves, plot, as_json, None, total_steps=steps, peak_lr=train[0].peak_lr)
+        out.out(f"\n2. Plan a run of {steps} updates from all {len(curves)} runs of {steps // 2}.\n")
+    _recommend(curves, plot, as_json, target, total_steps=steps, peak_lr=train[0].peak_lr)
 
 
 def _recommend(
@@ -202,6 +237,11 @@ def _recommend(
 ) -> None:
     with output.stages("reading") as stage:
         found = fmjax.recommend(curves, progress=stage, **options)
-    if plot is not None:
-        write_file(plot, lambda part: plotting.save_recommendation(found, curves, part))
-    deliver(found, as_json=as_json, target=target, show=plans.print_recommendation)
+    deliver(
+        found,
+        as_json=as_json,
+        target=target,
+        show=plans.print_recommendation,
+        plot=plot,
+        draw=lambda part: plotting.save_recommendation(found, curves, part),
+    )

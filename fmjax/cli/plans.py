@@ -1,13 +1,12 @@
 """What the verbs that plan a run print."""
 
-import click
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
 from fmjax.cli.output import console, interval, new_table, number
 from fmjax.design import Designs
-from fmjax.export import knots_snippet, optax_snippet
+from fmjax.exporters.snippets import knots_snippet, optax_snippet
 from fmjax.forecasts import Forecast
 from fmjax.power_laws import PowerLaw
 from fmjax.recommendation import Recommendation
@@ -48,7 +47,7 @@ def print_recommendation(found: Recommendation) -> None:
         of = [f"{choice.cell.peak_lr:.4g}" for choice in found.choices if note in choice.notes]
         where = "" if len(of) == len(found.choices) else f"peak rate {', '.join(dict.fromkeys(of))}: "
         out.print(f"[dim]note: {where}{note}[/dim]")
-    click.echo(f"\n{optax_snippet(best.schedule)}")
+    out.out(f"\n{optax_snippet(best.schedule)}")
 
 
 def print_forecast(found: Forecast) -> None:
@@ -166,4 +165,4 @@ def print_designs(found: Designs) -> None:
     for note in dict.fromkeys(note for design in found.designs for note in design.notes):
         out.print(f"[dim]note: {note}[/dim]")
     best = found.best
-    click.echo(f"\n{knots_snippet(best.steps, best.rates)}")
+    out.out(f"\n{knots_snippet(best.steps, best.rates)}")

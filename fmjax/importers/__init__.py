@@ -1,5 +1,8 @@
-"""Public loss curves as they are published: one file a source, each with one ``load`` that reads a local clone."""
+"""Loss curves of others: logs of training tools, one file a tool, and public data sets, each with one ``load``."""
 
 from fmjax.importers import lr_scheduling, multi_power_law
+from fmjax.importers.intake import AS_NAMED, Imported, import_logs
+from fmjax.importers.source import Columns
+from fmjax.importers.tools import SOURCES
 
-__all__ = ["lr_scheduling", "multi_power_law"]
+__all__ = ["AS_NAMED", "SOURCES", "Columns", "Imported", "import_logs", "lr_scheduling", "multi_power_law"]

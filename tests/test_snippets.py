@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from fmjax.export import csv_text, knots_snippet, optax_snippet, thinned
+from fmjax.exporters.snippets import csv_text, knots_snippet, optax_snippet, thinned
 from fmjax.schedules import DECAYS, WSD, Tabulated
 
 T = 400

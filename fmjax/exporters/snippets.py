@@ -1,4 +1,4 @@
-"""Schedules as text that other programs run."""
+"""Schedules as Optax code, knots and CSV: what other exporters, plans and designs are written with."""
 
 from typing import Any
 

@@ -1,0 +1,174 @@
+"""``import_logs``: logs of training tools as runs, whatever they call their columns."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fmjax._checks import choose, require, within
+from fmjax.curves import LossCurve
+from fmjax.importers.logs import Log, Reader
+from fmjax.importers.source import Columns, Source, files_below, matching, only, read_files
+from fmjax.importers.tables import Table
+from fmjax.importers.tools import SOURCES
+from fmjax.recognition import Recognised, recognise
+from fmjax.schedules import Schedule
+
+AS_NAMED = Columns()
+"""The columns that the source names."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A run made of a log, and what was found on the way."""
+
+    curve: LossCurve
+    loss: str
+    """Column that the losses come from."""
+    rate: str | None
+    """Column of the rates; None where the schedule was given."""
+    recognised: Recognised | None
+    """How the logged rates were recognised; None where the schedule was given."""
+    notes: tuple[str, ...]
+
+
+def import_logs(
+    path: Path,
+    *,
+    source: str | None = None,
+    columns: Columns = AS_NAMED,
+    schedule: Schedule | None = None,
+    total_steps: int | None = None,
+    peak_lr: float | None = None,
+    tokens_per_step: float | None = None,
+    model_size: float | None = None,
+    join: bool = False,
+) -> tuple[Imported, ...]:
+    r"""Reads the runs of a log, or of all logs below a folder.
+
+    Steps may repeat and be out of order, as resumed runs log them: the later row counts. Rates may be logged at other
+    steps than losses, one update off, as multipliers of the peak, and be zero after the last update; the schedule is
+    recognised from them (``recognition.recognise``).
+
+    Args:
+      path: a file, or a folder that is searched for files of the source.
+      source: one of ``importers.SOURCES``; by default the first that knows the files.
+      columns: columns to take instead of those that the source names.
+      schedule: the schedule of all runs, where no rate is logged.
+      total_steps: updates of all runs, where the log does not reach their end.
+      peak_lr: peak rate that logged rates, or multipliers of it, are scaled to.
+      tokens_per_step: tokens per update; steps logged in tokens are divided by it.
+      model_size: number of parameters of all runs.
+      join: whether runs logged only from where they branch off get the earlier rows of their stem: of the runs logged
+        from the start until there, at the rate that the branch begins with, the one of nearest loss.
+
+    Raises:
+      ValueError: no logs, or naming the file and run, what was expected and what was found.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from fmjax.schedules import WSD
+    >>> with TemporaryDirectory() as folder:
+    ...     log = Path(folder, "small.csv")
+    ...     rows = [f"{step},{2 + 50 / (step + 50)},{WSD(1e-3, 1000, 0.3)(step)}" for step in range(0, 1000, 10)]
+    ...     _ = log.write_text("\n".join(["step,loss,lr", *rows]))
+    ...     (run,) = import_logs(log)
+    >>> run.curve.name, round(float(run.curve.schedule.anneal_ratio), 3)
+    ('small', 0.3)
+    """
+    path = Path(path)
+    require(path.exists(), f"{path}: expected a file or folder of logs, found none")
+    tool, tables = _read(path, source, columns)
+    reader = Reader(tool, columns, schedule is None, peak_lr, tokens_per_step)
+    with within(path):
+        reader = reader.counting_as(tables)
+        logs = [_log(reader, table) for table in tables]
+        del tables
+        if join:
+            logs = [_joined(log, logs) for log in logs]
+        runs = [_imported(log, schedule, total_steps) for log in logs]
+    sized = (replace(run.curve, model_size=model_size, tokens_per_step=tokens_per_step) for run in runs)
+    return tuple(replace(run, curve=curve) for run, curve in zip(runs, sized, strict=True))
+
+
+def _read(path: Path, source: str | None, columns: Columns) -> tuple[Source, list[Table]]:
+    """The source and the runs; of sources that read files alike, the first that finds its losses there."""
+    files = files_below(path)
+    if source is not None:
+        tool = SOURCES[choose(source, SOURCES, "source")]
+        return tool, read_files(tool, path, files, columns)
+    for tool in SOURCES.values():
+        if any(map(tool.accepts, files)):
+            tables = read_files(tool, path, files, columns)
+            wanted = (*tool.loss, *tool.validation) if columns.loss is None else only(columns.loss)
+            if any(matching(table.columns, wanted) for table in tables):
+                return tool, tables
+    raise ValueError(f"{path}: expected logs of a known tool with a loss, found none (known: {', '.join(SOURCES)})")
+
+
+def _log(reader: Reader, table: Table) -> Log:
+    with within(f"run {table.name!r}"):
+        return reader.log(table)
+
+
+def _imported(log: Log, schedule: Schedule | None, total_steps: int | None) -> Imported:
+    with within(f"run {log.name!r}"):
+        recognised = None if schedule is not None else _recognised(log, total_steps)
+        known = recognised.schedule if recognised is not None else schedule
+        assert known is not None
+        loss, after = log.loss.before(int(known.total_steps) + 1), log.loss.step > int(known.total_steps)
+        notes = (*log.notes, *(recognised.notes if recognised is not None else ()))
+        if after.any():
+            notes = (*notes, f"{after.sum()} rows after the schedule's end were left out")
+        if log.begins_late:
+            notes = (*notes, f"losses start at step {log.loss.step[0]}; a branch may be joined to its stem")
+        curve = LossCurve(log.name, loss.step, loss.value, known)
+    return Imported(curve, log.loss_key, log.rate_key, recognised, notes)
+
+
+def _recognised(log: Log, total_steps: int | None) -> Recognised:
+    """The schedule in the rates; where losses go on after the last rate, the run does."""
+    assert log.rate is not None
+    if total_steps is None and log.loss.step[-1] > log.rate.step[-1]:
+        total_steps = int(log.loss.step[-1]) + 1
+    return recognise(log.rate.step, log.rate.value, total_steps=total_steps)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Branches
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _joined(log: Log, logs: Sequence[Log]) -> Log:
+    """The log with the earlier rows of its stem."""
+    if not log.begins_late:
+        return log
+    stems = list(_stems(log, logs))
+    start = int(log.loss.step[0])
+    require(stems, f"run {log.name!r}: logged only from step {start} on, and no other run has its rate there")
+    stem = min(stems, key=lambda other: abs(np.log(_last(other, start) / log.loss.value[0])))
+    rate = None if log.rate is None or stem.rate is None else stem.rate.before(int(log.rate.step[0])).then(log.rate)
+    note = f"rows before step {start} are those of {stem.name!r}"
+    return log._replace(loss=stem.loss.before(start).then(log.loss), rate=rate, notes=(*log.notes, note))
+
+
+def _stems(branch: Log, logs: Sequence[Log]) -> Iterable[Log]:
+    """Runs logged from their start until the branch begins, at a rate that it may begin with.
+
+    Its first row may come an interval after the first drop of the rate, which the steepest of the usual anneals,
+    1-sqrt, takes to 1 - sqrt(interval / updates left).
+    """
+    start, end = branch.loss.step[[0, -1]]
+    drop = np.sqrt(2 * branch.loss.interval / max(end + 1 - start, 1))
+    for other in logs:
+        covers = not other.begins_late and other.loss.step[-1] >= start - 2 * other.loss.interval
+        if other is branch or not covers or branch.rate is None or other.rate is None:
+            continue
+        first = branch.rate.value[0] / other.rate.before(int(start)).value[-1]
+        if 1 - drop - 0.01 <= first <= 1.01:
+            yield other
+
+
+def _last(log: Log, step: int) -> float:
+    """The loss of the last row before a step."""
+    return float(log.loss.before(step).value[-1])

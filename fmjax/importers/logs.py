@@ -1,0 +1,206 @@
+"""What a log says of one run: its losses and rates by step, whatever the tool calls them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from fmjax._checks import positive, require
+from fmjax.importers.source import Columns, Source, matching, only
+from fmjax.importers.tables import Table
+
+SMOOTH = 0.7
+"""Correlation of the noise in successive rows from which losses count as smoothed; a running mean that forgets a tenth
+of itself in every row has 0.75 to 0.85, measured in the blocks used here, and noise of itself correlated by 0.7 has
+0.6."""
+
+BLOCK = 100
+"""Rows over which the loss's own trend is taken to be a parabola."""
+
+MOST_UPDATES = 10**8
+"""Steps from which on a log's steps can be no updates."""
+
+
+class Rows(NamedTuple):
+    """Numbers by step."""
+
+    step: np.ndarray
+    """``[rows]`` the last update that each has seen, rising."""
+    value: np.ndarray
+
+    @classmethod
+    def of(cls, step: np.ndarray, value: np.ndarray) -> "Rows":
+        """The finite values by step; of a step that occurs again the later one."""
+        finite = np.isfinite(step) & np.isfinite(value)
+        require(finite.any(), "expected rows with a step and a number, found none")
+        step, value = step[finite], value[finite]
+        order = np.argsort(step, kind="stable")
+        step, value = step[order], value[order]
+        last = np.append(np.diff(step) > 0, True)
+        return cls(step[last].astype(np.int64), value[last])
+
+    @property
+    def interval(self) -> float:
+        """Updates from row to row."""
+        return float(np.median(np.diff(self.step))) if self.step.size > 1 else 1.0
+
+    def before(self, step: int) -> "Rows":
+        """The rows before a step."""
+        return Rows(*(column[self.step < step] for column in self))
+
+    def then(self, others: "Rows") -> "Rows":
+        """These rows and later ones."""
+        return Rows(*(np.concatenate(columns) for columns in zip(self, others, strict=True)))
+
+
+class Log(NamedTuple):
+    """The log of one run."""
+
+    name: str
+    loss: Rows
+    rate: Rows | None
+    """None where none is needed."""
+    loss_key: str
+    rate_key: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def begins_late(self) -> bool:
+        """Whether rows before the first one are missing."""
+        return bool(self.loss.step[0] > 2 * self.loss.interval)
+
+
+def first_step(step: np.ndarray) -> int:
+    """1 where rows are those after 1, 2, ... or after k, 2 k, ... updates, else 0.
+
+    >>> [first_step(np.array(step)) for step in ([0, 1, 2], [1, 2, 3], [9, 19, 29], [10, 20, 30])]
+    [0, 1, 0, 1]
+    """
+    step = np.unique(step[np.isfinite(step)])
+    interval = np.median(np.diff(step)) if step.size > 1 else 0
+    return int(interval > 0 and step[0] == interval and not (step % interval).any())
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Finds step, loss and rate in the columns of a source; see ``import_logs``."""
+
+    source: Source
+    columns: Columns
+    needs_rate: bool
+    peak_lr: float | None
+    tokens_per_step: float | None
+    first: int = 0
+    """What the row after the first update has for a step."""
+
+    def counting_as(self, tables: Sequence[Table]) -> "Reader":
+        """The reader that counts as the source does, or as any of the tables tells."""
+        if self.source.first is not None:
+            return replace(self, first=self.source.first)
+        told = (first_step(table.columns[self._step_key(table)][self._has_loss(table)]) for table in tables)
+        return replace(self, first=max(told, default=0))
+
+    def _has_loss(self, table: Table) -> np.ndarray:
+        return np.isfinite(table.columns[self._loss_keys(table)[0]])
+
+    def _step_key(self, table: Table) -> str:
+        return self._named(table, self.columns.step, self.source.step, "steps", "step")[0]
+
+    def log(self, table: Table) -> Log:
+        """The log in a table."""
+        step, loss_key = self._steps(table), self._loss_keys(table)[0]
+        loss = Rows.of(step, table.columns[loss_key])
+        require((loss.value > 0).all(), f"{loss_key!r}: expected losses above zero, got {loss.value.min():g}")
+        notes = (*self._notes_on_losses(table, loss), *_notes_on_steps(step, table.columns[loss_key], loss))
+        if not self.needs_rate:
+            return Log(table.name, loss, None, loss_key, None, notes)
+        rate_key, rate, more = self._rate(table)
+        return Log(table.name, loss, Rows.of(step, rate), loss_key, rate_key, (*notes, *more))
+
+    def _steps(self, table: Table) -> np.ndarray:
+        """``[rows]`` the last update that each row has seen."""
+        key = self._step_key(table)
+        step = table.columns[key]
+        if "token" in key.lower():
+            require(self.tokens_per_step is not None, f"column {key!r} counts tokens: give the tokens per step")
+            step = np.rint(step / positive(self.tokens_per_step, "tokens_per_step")) - 1
+        else:
+            step = np.where(step == 0, 0, step - self.first)
+        bad = ~np.isnan(step) & ((step < 0) | (step != np.floor(step)) | (step >= MOST_UPDATES))
+        if bad.any():
+            row = int(np.argmax(bad))
+            found = f"got {table.columns[key][row]:.15g}"
+            require(False, f"row {row + 1}: {key!r}: expected a count of updates below {MOST_UPDATES:g}, {found}")
+        return step
+
+    def _loss_keys(self, table: Table) -> list[str]:
+        training, validation = self.source.loss, self.source.validation
+        patterns = (*validation, *training) if self.columns.validation else (*training, *validation)
+        return self._named(table, self.columns.loss, patterns, "losses", "loss")
+
+    def _notes_on_losses(self, table: Table, loss: Rows) -> tuple[str, ...]:
+        key, *others = self._loss_keys(table)
+        more = (f"took the losses {key!r}; there are also {', '.join(map(repr, others[:4]))}",)
+        smoothed = (f"the losses {key!r} are smoothed: noise and intervals will seem too small",)
+        is_smoothed = bool(matching({key: loss.value}, self.source.smoothed)) or correlation(loss.value) > SMOOTH
+        return (*more * (bool(others) and self.columns.loss is None), *smoothed * is_smoothed)
+
+    def _rate(self, table: Table) -> tuple[str, np.ndarray, tuple[str, ...]]:
+        """The column of rates, the rates, and notes on them."""
+        patterns = (*self.source.rate, *self.source.multiplier)
+        if self.columns.rate is None and not matching(table.columns, patterns):
+            raise ValueError(f"no learning rate is logged (columns: {_listed(table)}); give the schedule")
+        key, *others = self._named(table, self.columns.rate, patterns, "rates", "rate")
+        is_share = key in self.source.multiplier
+        require(not is_share or self.peak_lr is not None, f"{key!r} is a multiplier of the rate: give the peak rate")
+        rate, notes = table.columns[key], _notes_on_groups(table, [key, *others])
+        if self.peak_lr is None or not np.nanmax(rate) > 0:
+            return key, rate, notes
+        scale = positive(self.peak_lr, "peak_lr") / (1.0 if is_share else np.nanmax(rate))
+        return key, scale * rate, (*notes, f"rates are {key!r} scaled to a peak of {self.peak_lr:g}")
+
+    def _named(self, table: Table, name: str | None, patterns: Sequence[str], what: str, option: str) -> list[str]:
+        found = matching(table.columns, patterns if name is None else only(name))
+        wanted = f"named {name!r}" if name is not None else f"({', '.join(patterns[:3])}, ...)"
+        require(found, f"expected a column of {what} {wanted}; found {_listed(table)}; {option!r} names one")
+        return found
+
+
+def _listed(table: Table) -> str:
+    names = [*table.columns, *table.others]
+    return ", ".join(map(repr, names[:8])) + ", ..." * (len(names) > 8) if names else "no column of numbers"
+
+
+def _notes_on_steps(step: np.ndarray, value: np.ndarray, kept: Rows) -> tuple[str, ...]:
+    """A note where a step occurs again with another value."""
+    known = np.isfinite(step) & np.isfinite(value)
+    again = (kept.value[np.searchsorted(kept.step, step[known])] != value[known]).sum()
+    return (f"{again} steps were logged again, as resumed runs do: the later row counts",) if again else ()
+
+
+def correlation(loss: np.ndarray) -> float:
+    """Correlation of the noise of successive rows in the later half of a run; NaN for less than two blocks of rows."""
+    late = np.log(loss[loss.size // 2 :])
+    blocks = late.size // BLOCK
+    if blocks < 2:
+        return float("nan")
+    rows = late[-blocks * BLOCK :].reshape(blocks, BLOCK).T
+    trend = np.vander(np.linspace(-1, 1, BLOCK), 3)
+    noise = rows - trend @ np.linalg.lstsq(trend, rows, rcond=None)[0]
+    power = np.maximum((noise**2).sum(0), 1e-300)
+    return float(np.median((noise[1:] * noise[:-1]).sum(0) / power))
+
+
+def _notes_on_groups(table: Table, keys: Sequence[str]) -> tuple[str, ...]:
+    """A note where several parameter groups log rates of different shape."""
+    first = table.columns[keys[0]]
+    differ = [repr(key) for key in keys[1:] if not _proportional(first, table.columns[key])]
+    text = f"{len(keys)} columns of rates, took {keys[0]!r}; of another shape: {', '.join(differ[:4])}"
+    return (text,) if differ else ()
+
+
+def _proportional(a: np.ndarray, b: np.ndarray) -> bool:
+    both = np.isfinite(a) & np.isfinite(b)
+    a, b = a[both], b[both]
+    return a.size > 0 and bool(np.allclose(a * np.max(b, initial=0), b * np.max(a, initial=0), rtol=1e-3))

@@ -1,0 +1,23 @@
+"""MaxText: metrics as JSON lines, with ``step``, ``learning/loss`` and ``learning/current_learning_rate``."""
+
+from pathlib import Path
+
+from fmjax.importers.source import Source, begins
+from fmjax.importers.tables import Table, json_columns
+
+
+def _accepts(path: Path) -> bool:
+    return "learning/current_learning_rate" in begins(path) and path.suffix in (".jsonl", ".json", ".txt")
+
+
+SOURCE = Source(
+    name="maxtext",
+    title="MaxText",
+    accepts=_accepts,
+    read=lambda path: [Table("", json_columns(path))],
+    step=("step",),
+    loss=("learning/loss", "learning/total_loss"),
+    validation=("evaluation/loss", "eval/*loss"),
+    rate=("learning/current_learning_rate",),
+    first=0,
+)

@@ -1,0 +1,154 @@
+"""What an importer of logs gives: how to tell its files, how to read them, and what it calls step, loss and rate."""
+
+import glob
+import re
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fmjax._checks import require, within
+from fmjax.importers.tables import Table
+
+
+class Columns(NamedTuple):
+    """Which columns to take; None for those that the source names."""
+
+    step: str | None = None
+    loss: str | None = None
+    rate: str | None = None
+    validation: bool = False
+    """Whether to prefer the validation loss."""
+
+
+class Source(NamedTuple):
+    """A tool's logs. Keys are patterns over the names of columns, the most telling first."""
+
+    name: str
+    title: str
+    """The tool, in words."""
+    accepts: Callable[[Path], bool]
+    """Whether a file is one of its logs, by its name and beginning."""
+    read: Callable[[Path], list[Table]]
+    """The runs of one file."""
+    step: tuple[str, ...]
+    loss: tuple[str, ...]
+    """Training loss."""
+    validation: tuple[str, ...]
+    rate: tuple[str, ...]
+    first: int | None = None
+    """What the row after the first update has for a step; None where tools differ, see ``logs.first_step``."""
+    place: Callable[[Path], Path] = lambda path: path.with_suffix("")
+    """The path that stands for the run of a file, and names it."""
+    multiplier: tuple[str, ...] = ()
+    """Columns of the rate relative to its peak."""
+    smoothed: tuple[str, ...] = ()
+    """Columns of losses that the tool itself smooths."""
+
+
+def matching(columns: dict[str, np.ndarray], patterns: Sequence[str]) -> list[str]:
+    """Names of the columns that a pattern matches and that hold at least one number, in the patterns' order.
+
+    >>> matching({"a/lr": np.ones(2), "lr": np.ones(2), "loss": np.ones(2)}, ("lr", "*/lr"))
+    ['lr', 'a/lr']
+    """
+    found = [key for pattern in patterns for key in columns if fnmatchcase(key, pattern)]
+    return [key for key in dict.fromkeys(found) if np.isfinite(columns[key]).any()]
+
+
+def merged(tables: Sequence[Table]) -> list[Table]:
+    """Tables of one run each: those of the same name, such as charts exported one by one, put together."""
+    by_name: dict[str, list[Table]] = {}
+    for table in tables:
+        by_name.setdefault(table.name, []).append(table)
+    return [_together(name, parts) for name, parts in by_name.items()]
+
+
+def _together(name: str, parts: Sequence[Table]) -> Table:
+    """One beside the other where they agree in the columns that they share, else one below the other."""
+    columns = dict(parts[0].columns)
+    for part in parts[1:]:
+        shared = columns.keys() & part.columns.keys()
+        agree = (np.array_equal(columns[key], part.columns[key], equal_nan=True) for key in shared)
+        if not shared or not all(agree):
+            return _below(name, parts)
+        columns |= part.columns
+    return Table(name, columns, tuple(dict.fromkeys(key for part in parts for key in part.others)))
+
+
+def _below(name: str, parts: Sequence[Table]) -> Table:
+    rows = [len(next(iter(part.columns.values()), ())) for part in parts]
+    keys = dict.fromkeys(key for part in parts for key in part.columns)
+    blank = [np.full(count, np.nan) for count in rows]
+    columns = {
+        key: np.concatenate([part.columns.get(key, none) for part, none in zip(parts, blank, strict=True)])
+        for key in keys
+    }
+    return Table(name, columns, tuple(dict.fromkeys(key for part in parts for key in part.others)))
+
+
+def only(name: str) -> tuple[str]:
+    """The pattern that matches a name and nothing else."""
+    return (glob.escape(name),)
+
+
+def files_below(path: Path) -> list[Path]:
+    """The file itself, or all files below a folder, numbers in their names by size: ``checkpoint-900`` first.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("checkpoint-1000", "checkpoint-900"):
+    ...         Path(folder, name).touch()
+    ...     [file.name for file in files_below(Path(folder))]
+    ['checkpoint-900', 'checkpoint-1000']
+    """
+    if path.is_file():
+        return [path]
+    return sorted((file for file in path.rglob("*") if file.is_file()), key=lambda file: _by_number(str(file)))
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"([0-9]{1,18})", name)]
+
+
+def read_files(source: Source, path: Path, files: Sequence[Path], columns: Columns) -> list[Table]:
+    """The runs in those files below a path that are of the source, with the columns that may be needed.
+
+    Raises:
+      ValueError: naming the file that cannot be read, or a folder without any.
+    """
+    accepted = files if path.is_file() else [file for file in files if source.accepts(file)]
+    require(accepted, f"{path}: expected logs of {source.title}, found none")
+    tables: list[Table] = []
+    for file in accepted:
+        with within(file):
+            of_file = _name(source.place(file.absolute()), path.absolute())
+            tables += [
+                _needed(source, table._replace(name=table.name or of_file), columns) for table in source.read(file)
+            ]
+    return merged(tables)
+
+
+def _name(place: Path, root: Path) -> str:
+    """A run's place below the folder that is read, as TensorBoard names runs."""
+    return place.relative_to(root).as_posix() if root.is_dir() and root in place.parents else place.name
+
+
+def _needed(source: Source, table: Table, columns: Columns) -> Table:
+    """The table under a printable name, without the columns that neither the source nor the user names."""
+    named = [glob.escape(name) for name in (columns.step, columns.loss, columns.rate) if name is not None]
+    patterns = (*source.step, *source.loss, *source.validation, *source.rate, *source.multiplier, *named)
+    kept = {key: table.columns[key] for key in matching(table.columns, patterns)}
+    name = "".join(character if character.isprintable() else " " for character in table.name).strip()
+    return Table(name or "run", kept, tuple(key for key in table.columns if key not in kept))
+
+
+def begins(path: Path, size: int = 4096) -> str:
+    """The beginning of a file as text, other bytes replaced; empty where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(size).decode("utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,85 @@
+"""Runs to disk: a folder with a manifest ``runs.toml`` and one CSV file a run, written whole or not at all."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmjax._checks import require
+from fmjax.curves import LossCurve
+from fmjax.folder import writing
+from fmjax.runs import schedule_table
+from fmjax.schedules import Tabulated
+
+_LONGEST = 80
+
+
+def write_runs(curves: Sequence[LossCurve], folder: Path) -> None:
+    """Writes runs so that ``load_runs`` reads the same; rates of ``Tabulated`` schedules go into a column ``lr``.
+
+    Files are named by the runs, with other characters than letters, digits, ``._-`` replaced, so none lies elsewhere.
+
+    Raises:
+      ValueError: the folder exists, cannot be written, or pyarrow or tomli-w are missing.
+    """
+    try:
+        import tomli_w
+    except ImportError:
+        raise ValueError("writing runs needs tomli-w: pip install 'fmjax[data]'") from None
+    require(not folder.exists(), f"{folder}: expected a folder that does not exist yet, found one")
+    partial = folder.with_name(f".{folder.name}.partial")
+    with writing(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            files = _file_names([curve.name for curve in curves])
+            for curve, file in zip(curves, files, strict=True):
+                _write_rows(curve, partial / file)
+            tables = [_table(curve, file) for curve, file in zip(curves, files, strict=True)]
+            (partial / "runs.toml").write_text(tomli_w.dumps({"runs": tables}), encoding="utf-8")
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _file_names(names: Sequence[str]) -> list[str]:
+    """A file name of its own for each run.
+
+    >>> _file_names(["a b", "../a b", "a/b"])
+    ['a-b.csv', 'a-b-2.csv', 'a-b-3.csv']
+    """
+    taken: dict[str, int] = {}
+    files = []
+    for name in names:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:_LONGEST].strip(".-") or "run"
+        count = taken[stem.lower()] = taken.get(stem.lower(), 0) + 1
+        files.append(f"{stem}.csv" if count == 1 else f"{stem}-{count}.csv")
+    return files
+
+
+def _write_rows(curve: LossCurve, path: Path) -> None:
+    try:
+        import pyarrow
+        from pyarrow import csv
+    except ImportError:
+        raise ValueError("writing runs needs pyarrow: pip install 'fmjax[data]'") from None
+    columns = {"step": curve.step, "loss": curve.loss}
+    if isinstance(curve.schedule, Tabulated):
+        at = np.minimum(curve.step, int(curve.schedule.total_steps) - 1)
+        columns["lr"] = np.asarray(curve.schedule.lrs, float)[at]
+    csv.write_csv(pyarrow.table(columns), path, csv.WriteOptions(quoting_style="none"))
+
+
+def _table(curve: LossCurve, file: str) -> dict[str, Any]:
+    schedule = curve.schedule
+    found = {"name": curve.name, "file": file}
+    for key in ("model_size", "tokens_per_step", "final_loss", "split"):
+        value = getattr(curve, key)
+        if value is not None:
+            found[key] = value
+    if isinstance(schedule, Tabulated):
+        return found | ({"warmup_steps": int(schedule.warmup_steps)} if int(schedule.warmup_steps) else {})
+    return found | {"schedule": schedule_table(schedule)}
