@@ -65,6 +65,7 @@ def test_work_of_a_shared_stem_counts_once():
     assert own == pytest.approx(one * 3 * 600)
 
 
+@pytest.mark.slow
 def test_rates_are_measured(monkeypatch):
     monkeypatch.setattr(benchmarking, "RATIOS", np.linspace(0.1, 0.5, 4))
     rate = benchmarking.search_rate("float64", True, 4, 300, 1e9)

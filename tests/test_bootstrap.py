@@ -319,6 +319,7 @@ def test_a_search_with_samples_gives_intervals(found):
         assert cell.loss_interval[0] < cell.loss < cell.loss_interval[1]
 
 
+@pytest.mark.slow
 def test_intervals_of_a_search_are_those_of_searches_for_each_sample(found):
     sampled, one = found["noise"], []
     for vector in sampled.params[:10]:

@@ -185,6 +185,7 @@ def test_recommend_as_json(answer):
     assert record["choices"][record["best"]]["best_ratio"] == pytest.approx((truth.argmin() + 1) / 100, abs=0.011)
 
 
+@pytest.mark.slow
 def test_transfer(fmjax_, tmp_path):
     write_manifest(
         (folder := tmp_path / "cells") and (folder.mkdir() or folder), cells(peak_lrs=(1e-3,), lengths=(300, 400))

@@ -306,7 +306,10 @@ def test_sizes_are_needed():
 # ------------------------------------------------------------------------------------------------ laws' last loss
 
 
-@pytest.mark.parametrize("name", ["intrinsic-momentum", "multi-power", "functional", "convex-bound"])
+SLOW_LAWS = [pytest.param(name, marks=pytest.mark.slow) for name in ("multi-power", "functional")]
+
+
+@pytest.mark.parametrize("name", ["intrinsic-momentum", "convex-bound", *SLOW_LAWS])
 def test_sums_over_updates_are_the_recursion(name, x64):
     law, params = synthetic_fit(name).law, np.array([synthetic.TRUTH[name][p] for p in make_law(name).parameter_names])
     law, params = law.settled(params)

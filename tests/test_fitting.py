@@ -52,6 +52,11 @@ def undetermined():
     return fit(LAW, constant_runs())
 
 
+def slow_for(laws, *names):
+    """Parameters of a test, of which these compile long."""
+    return [pytest.param(law, marks=pytest.mark.slow) if law in names else law for law in laws]
+
+
 def with_loss(run, loss):
     return dataclasses.replace(run, loss=loss)
 
@@ -120,7 +125,7 @@ def test_a_golden_fit_by_the_public_verb(shared):
 
 FOLLOWED = ("multi-power", "functional", "convex-bound")
 """Laws whose kernels are followed to 1e-6 of the loss only."""
-EVERY = [pytest.param(law, marks=pytest.mark.slow) if law in FOLLOWED else law for law in TRUTH]
+EVERY = slow_for(TRUTH, *FOLLOWED)
 
 
 def scaled(law, scale):
@@ -142,7 +147,7 @@ def test_every_law_is_tested():
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
-@pytest.mark.parametrize("law", [law for law in TRUTH if law not in FOLLOWED])
+@pytest.mark.parametrize("law", slow_for([law for law in TRUTH if law not in FOLLOWED], "intrinsic-momentum"))
 def test_recovery_at_any_scale_of_the_loss(law, scale):
     params = scaled(law, scale)
     found = fit(law_of(law), runs(law, params, noise=1e-8))
@@ -182,10 +187,10 @@ def test_recovery_despite_outliers(law):
     assert_recovered(found, TRUTH[law], 1e-3 if mixed or law in FOLLOWED else 1e-4)
 
 
-SLOW = [pytest.param(law, marks=pytest.mark.slow) for law in ("forward-momentum", "forward-only", "chinchilla")]
+SIZED = ("lr-annealing", "forward-momentum", "forward-only", "chinchilla")
 
 
-@pytest.mark.parametrize("law", ["lr-annealing", *SLOW])
+@pytest.mark.parametrize("law", slow_for(SIZED, *SIZED[1:]))
 def test_recovery_over_model_sizes(law):
     found = fit(law_of(law), sized_runs(law, noise=1e-8))
     assert (found.status, found.law.sizes, found.rows) == ("converged", True, 360)
@@ -203,7 +208,7 @@ def test_warmup_counted_as_peak():
         np.testing.assert_allclose(found[:30], area(at_peak)[run.step], rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("law", TRUTH)
+@pytest.mark.parametrize("law", slow_for(TRUTH, "multi-power", "functional", "intrinsic-momentum"))
 def test_a_perfect_fit_converges(law):
     assert fit(law_of(law), runs(law)).status == "converged"
 

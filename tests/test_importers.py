@@ -181,6 +181,7 @@ def test_a_wrong_folder_or_size_is_named(mpl, tmp_path):
 # lr-scheduling
 
 
+@pytest.mark.slow
 def test_lr_scheduling_equals_the_prepared_curves(shared, x64):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

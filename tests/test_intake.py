@@ -12,7 +12,7 @@ import fmjax
 from fmjax.cli.commands import run
 from fmjax.importers import Columns, import_logs
 from fmjax.run_folder import write_runs
-from fmjax.runs import load_runs
+from fmjax.runs import load_runs, schedule_table
 from fmjax.schedules import lrs
 
 T, W = 1000, 50
@@ -380,12 +380,19 @@ def test_names_do_not_lead_out_of_the_folder(tmp_path):
     assert [curve.name for curve in load_runs(tmp_path / "out" / "runs")] == [curve.name for curve in curves]
 
 
+def test_charts_of_loss_and_rate_as_two_files(tmp_path):
+    wandb_chart(tmp_path)
+    found = import_logs(sorted(tmp_path.iterdir()))
+    assert {one.curve.name: one.rate for one in found} == dict.fromkeys(RATIOS, "train/lr")
+
+
 def test_the_command(tmp_path, capsys):
     huggingface(tmp_path / "logs")
-    assert run(["import", str(tmp_path / "logs"), "-o", str(tmp_path / "runs"), "--runs", "long", "--json"]) == 0
+    sources, options = ["huggingface", str(tmp_path / "logs")], ["--runs", "long", "--json"]
+    assert run(["import", *sources, "-o", str(tmp_path / "runs"), *options]) == 0
     found = json.loads(capsys.readouterr().out)
     (one,) = found["runs"]
     assert (one["name"], one["rows"], one["total_steps"], one["rate"]) == ("long", 100, T, "learning_rate")
-    assert one["schedule"] == "WSD, linear, R = 0.400, peak 0.001, warmup 50"
+    assert one["schedule"] == {**schedule_table(schedule(0.4)), "anneal_ratio": pytest.approx(0.4), "peak_lr": 1e-3}
     assert one["rate_error"] < 1e-6
     assert [curve.name for curve in load_runs(found["folder"])] == ["long"]

@@ -45,6 +45,7 @@ def test_the_ratio_is_the_true_optimum(found, index):
     assert choice.cell.interval == pytest.approx((near.min(), near.max()), abs=0.011)
 
 
+@pytest.mark.slow
 def test_the_shape_of_the_anneal_is_searched(curves):
     found = choose(curves, decay=["linear", "cosine"])
     assert [choice.cell.decay for choice in found.choices] == ["linear", "cosine"]
@@ -200,7 +201,8 @@ def test_a_law_that_fits_is_left_alone(found):
         assert choice.regret < 1e-5
 
 
-@pytest.mark.parametrize("law", [pytest.param("lr-annealing", marks=pytest.mark.slow), "intrinsic-momentum"])
+@pytest.mark.slow
+@pytest.mark.parametrize("law", ["lr-annealing", "intrinsic-momentum"])
 def test_the_law_is_the_one_that_predicts_runs_left_out(law):
     (choice,) = recommend(runs(law, noise=1e-5), total_steps=400, peak_lr=1e-3, samples=20).choices
     assert choice.fit.law.name == law

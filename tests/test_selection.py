@@ -227,6 +227,7 @@ def test_refinement_finds_the_truth_from_a_coarse_grid(refined):
     assert found.score < 1e-6 * found.candidates[0].score
 
 
+@pytest.mark.slow
 def test_refinement_of_noisy_losses_is_near_the_truth(refined):
     found = refined[1e-3]
     assert found.law.decay == pytest.approx(0.99, abs=0.002)

@@ -74,6 +74,7 @@ def test_a_law_of_no_use_recommends_nothing():
     assert cell.predicted.cell.ratio_interval is None
 
 
+@pytest.mark.slow
 def test_two_ratios_have_no_measured_optimum():
     found = transfer(cells(peak_lrs=(1e-3,), lengths=(300, 400), ratios=(0.2, 0.6)), law=LAW, samples=0)
     assert [cell.measured for cell in found.cells] == [None, None]

@@ -11,18 +11,18 @@ from rich.markup import escape
 from fmjax._checks import require
 from fmjax.cli import output
 from fmjax.cli.app import app
-from fmjax.cli.options import SIZE
+from fmjax.cli.parameters import Known
 from fmjax.importers import SOURCES, Columns, Imported, import_logs
 from fmjax.records import plain
 from fmjax.run_folder import write_runs
-from fmjax.runs import parse_schedule, select
-from fmjax.schedules import WSD, Constant, Cosine, Schedule, Step
+from fmjax.runs import parse_schedule, schedule_table, select
+from fmjax.schedules import WSD, Constant, Cosine, Schedule, Step, Tabulated
 
 
 @app.command("import")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("sources", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="SOURCE...")
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), required=True, help="Folder to make.")
-@click.option("--from", "tool", type=click.Choice(list(SOURCES)), help="The tool; by default the first that fits.")
+@click.option("--from", "tool", type=Known(SOURCES), help=f"The tool; the first that fits of {' | '.join(SOURCES)}.")
 @click.option("--runs", default="*", show_default=True, help="Runs to take: names and globs, separated by commas.")
 @click.option("--loss", help="Column of the losses.")
 @click.option("--validation", is_flag=True, help="Take the validation loss where there is one.")
@@ -32,11 +32,11 @@ from fmjax.schedules import WSD, Constant, Cosine, Schedule, Step
 @click.option("--total-steps", type=int, help="Updates of the runs, where the log does not reach their end.")
 @click.option("--peak-lr", type=float, help="Peak rate, where multipliers of it are logged.")
 @click.option("--tokens-per-step", type=float, help="Tokens per update; steps in tokens are divided by it.")
-@SIZE
+@click.option("--model-size", type=float, help="Parameters of the model, where all runs have the same.")
 @click.option("--join", is_flag=True, help="Give runs logged only from their branch on the rows of their stem.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
 def import_(
-    source: Path,
+    sources: Sequence[Path],
     target: Path,
     tool: str | None,
     runs: str,
@@ -52,18 +52,24 @@ def import_(
     join: bool,
     as_json: bool,
 ) -> None:
-    """Make runs of what another tool logged; SOURCE is a file, or a folder searched for logs.
+    """Make runs of what another tool logged.
+
+    Writes a folder with the manifest runs.toml and a CSV file for each run, and prints which columns were taken and
+    which schedule the rates tell of, with the largest error of any logged rate.
 
     \b
     Example:
       fmjax import wandb_export.csv -o runs/
       fmjax import trainer_state.json -o runs/ --validation
+      fmjax import levanter logs/*.jsonl -o runs/ --tokens-per-step 4194304
       fmjax import logs/ --from nanochat --schedule 'kind = "wsd", peak_lr = 0.02, ...' -o runs/
     """
+    if tool is None and len(sources) > 1 and str(sources[0]) in SOURCES and not sources[0].exists():
+        tool, sources = str(sources[0]), sources[1:]
     require(not target.exists(), f"{target}: expected a folder that does not exist yet, found one")
     with output.stages("reading"):
         found = import_logs(
-            source,
+            sources,
             source=tool,
             columns=Columns(step, loss, rate, validation),
             schedule=None if schedule is None else parse_schedule(schedule),
@@ -91,11 +97,18 @@ def _dict(one: Imported) -> dict[str, Any]:
             "total_steps": int(one.curve.schedule.total_steps),
             "loss": one.loss,
             "rate": one.rate,
-            "schedule": schedule_text(one.curve.schedule),
+            "schedule": _schedule_dict(one.curve.schedule),
             "rate_error": None if found is None else found.error,
             "notes": one.notes,
         }
     )
+
+
+def _schedule_dict(schedule: Schedule) -> dict[str, Any]:
+    """The schedule as a manifest has it; of a table, whose rates are in the run's file, the length."""
+    if isinstance(schedule, Tabulated):
+        return {"kind": "tabulated", "total_steps": schedule.total_steps}
+    return schedule_table(schedule)
 
 
 def _print(found: Sequence[Imported], folder: Path) -> None:
@@ -106,7 +119,7 @@ def _print(found: Sequence[Imported], folder: Path) -> None:
         curve, recognised = one.curve, one.recognised
         off = "-" if recognised is None else f"{recognised.error:.2%}"
         sizes = (f"{curve.step.size}", f"{int(curve.schedule.total_steps)}")
-        table.add_row(*map(escape, (curve.name, one.loss, one.rate or "-")), schedule_text(curve.schedule), *sizes, off)
+        table.add_row(*map(escape, (curve.name, one.loss, one.rate or "-")), _in_words(curve.schedule), *sizes, off)
     out.print(table)
     for note in dict.fromkeys(note for one in found for note in one.notes):
         of = [one.curve.name for one in found if note in one.notes]
@@ -114,7 +127,7 @@ def _print(found: Sequence[Imported], folder: Path) -> None:
         out.print(f"[dim]note: {escape(where + note)}[/dim]")
 
 
-def schedule_text(schedule: Schedule) -> str:
+def _in_words(schedule: Schedule) -> str:
     """A schedule in a few words."""
     if not isinstance(schedule, Constant | Cosine | WSD | Step):
         return "as logged"

@@ -21,6 +21,7 @@ VERBS = {
 ARGUMENTS = {
     "runs": "Manifest runs.toml, or the folder that holds it.",
     "fit_file": "What fmjax fit -o or fmjax select -o wrote.",
+    "sources": "Files, or folders that are searched for logs; the tool's name may stand first.",
     "plan": "What recommend, search, optimize or forecast wrote with -o; - for standard input.",
 }
 """What arguments are, by the parameter's name."""

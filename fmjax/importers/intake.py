@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ class Imported:
 
 
 def import_logs(
-    path: Path,
+    path: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
     source: str | None = None,
     columns: Columns = AS_NAMED,
@@ -45,14 +46,14 @@ def import_logs(
     model_size: float | None = None,
     join: bool = False,
 ) -> tuple[Imported, ...]:
-    r"""Reads the runs of a log, or of all logs below a folder.
+    r"""Reads the runs of a log, of several, or of all logs below a folder.
 
     Steps may repeat and be out of order, as resumed runs log them: the later row counts. Rates may be logged at other
     steps than losses, one update off, as multipliers of the peak, and be zero after the last update; the schedule is
     recognised from them (``recognition.recognise``).
 
     Args:
-      path: a file, or a folder that is searched for files of the source.
+      path: a file, a folder that is searched for files of the source, or several of these.
       source: one of ``importers.SOURCES``; by default the first that knows the files.
       columns: columns to take instead of those that the source names.
       schedule: the schedule of all runs, where no rate is logged.
@@ -76,11 +77,13 @@ def import_logs(
     >>> run.curve.name, round(float(run.curve.schedule.anneal_ratio), 3)
     ('small', 0.3)
     """
-    path = Path(path)
-    require(path.exists(), f"{path}: expected a file or folder of logs, found none")
-    tool, tables = _read(path, source, columns)
-    reader = Reader(tool, columns, schedule is None, peak_lr, tokens_per_step)
-    with within(path):
+    paths = [Path(path)] if isinstance(path, str | PathLike) else list(map(Path, path))
+    require(paths, "expected a file or folder of logs, found none")
+    for one in paths:
+        require(one.exists(), f"{one}: expected a file or folder of logs, found none")
+    with within(", ".join(map(str, paths[:3])) + ", ..." * (len(paths) > 3)):
+        tool, tables = _read(paths, source, columns)
+        reader = Reader(tool, columns, schedule is None, peak_lr, tokens_per_step)
         reader = reader.counting_as(tables)
         logs = [_log(reader, table) for table in tables]
         del tables
@@ -91,19 +94,19 @@ def import_logs(
     return tuple(replace(run, curve=curve) for run, curve in zip(runs, sized, strict=True))
 
 
-def _read(path: Path, source: str | None, columns: Columns) -> tuple[Source, list[Table]]:
+def _read(paths: Sequence[Path], source: str | None, columns: Columns) -> tuple[Source, list[Table]]:
     """The source and the runs; of sources that read files alike, the first that finds its losses there."""
-    files = files_below(path)
+    files = [(file, path) for path in paths for file in files_below(path)]
     if source is not None:
         tool = SOURCES[choose(source, SOURCES, "source")]
-        return tool, read_files(tool, path, files, columns)
+        return tool, read_files(tool, files, columns)
     for tool in SOURCES.values():
-        if any(map(tool.accepts, files)):
-            tables = read_files(tool, path, files, columns)
+        if any(tool.accepts(file) for file, _ in files):
+            tables = read_files(tool, files, columns)
             wanted = (*tool.loss, *tool.validation) if columns.loss is None else only(columns.loss)
             if any(matching(table.columns, wanted) for table in tables):
                 return tool, tables
-    raise ValueError(f"{path}: expected logs of a known tool with a loss, found none (known: {', '.join(SOURCES)})")
+    raise ValueError(f"expected logs of a known tool with a loss, found none (known: {', '.join(SOURCES)})")
 
 
 def _log(reader: Reader, table: Table) -> Log:

@@ -113,18 +113,23 @@ def _by_number(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"([0-9]{1,18})", name)]
 
 
-def read_files(source: Source, path: Path, files: Sequence[Path], columns: Columns) -> list[Table]:
-    """The runs in those files below a path that are of the source, with the columns that may be needed.
+def read_files(source: Source, files: Sequence[tuple[Path, Path]], columns: Columns) -> list[Table]:
+    """The runs in files, with the columns that may be needed.
+
+    Args:
+      source: the tool; of a folder's files only those that it accepts are read.
+      files: each with the path that was asked for: itself, or the folder that it lies in.
+      columns: columns that the user names.
 
     Raises:
-      ValueError: naming the file that cannot be read, or a folder without any.
+      ValueError: naming the file that cannot be read, or that there is none of the source.
     """
-    accepted = files if path.is_file() else [file for file in files if source.accepts(file)]
-    require(accepted, f"{path}: expected logs of {source.title}, found none")
+    accepted = [(file, asked) for file, asked in files if file == asked or source.accepts(file)]
+    require(accepted, f"expected logs of {source.title}, found none")
     tables: list[Table] = []
-    for file in accepted:
+    for file, asked in accepted:
         with within(file):
-            of_file = _name(source.place(file.absolute()), path.absolute())
+            of_file = _name(source.place(file.absolute()), asked.absolute())
             tables += [
                 _needed(source, table._replace(name=table.name or of_file), columns) for table in source.read(file)
             ]
