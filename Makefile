@@ -11,7 +11,7 @@ PYTEST := python -m pytest -n 2 --dist loadfile
 export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
 
-.PHONY: demo test slow lint types unit wheel minimum proxy-runs clean
+.PHONY: demo test slow lint types unit wheel minimum reference proxy-runs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/fmjax demo
@@ -59,6 +59,10 @@ minimum:
 	$(MINIMUM_VENV)/bin/python -m pip install $(PIP_FLAGS) '.[all]' --group test --constraint $(MINIMUM_VENV)/floors.txt
 	$(call away,$(MINIMUM_VENV),tests)
 
+# Pages made of the docstrings and the help of every verb; reference/index.html needs no network.
+reference: $(VENV)/.ready
+	$(BIN)/python .ci/reference.py reference
+
 # Trains the shipped curves anew: hours on a laptop, on all cores. Stopped, it goes on where it was when called again.
 proxy-runs: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.proxy_runs wide --out fmjax/datasets/proxy_runs
@@ -67,4 +71,4 @@ away = rm -rf $(1)/away && mkdir $(1)/away && cp -r tests pyproject.toml $(1)/aw
 	&& cd $(1)/away && FMJAX_SHARED=$(SHARED) ../bin/$(PYTEST) -m "not slow" $(2)
 
 clean:
-	rm -rf $(VENV) $(WHEEL_VENV) $(MINIMUM_VENV) dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(WHEEL_VENV) $(MINIMUM_VENV) dist reference .pytest_cache .mypy_cache .ruff_cache

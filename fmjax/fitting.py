@@ -348,6 +348,12 @@ def predict(result: FitResult, curves: Sequence[LossCurve]) -> tuple[np.ndarray,
 
     Returns:
       One ``[rows]`` array a run; NaN where the fit leaves a parameter open.
+
+    >>> from fmjax import datasets
+    >>> curves = datasets.demo_runs()
+    >>> predicted = predict(fit("chinchilla", curves[:3]), curves)
+    >>> [rows.size for rows in predicted] == [curve.step.size for curve in curves]
+    True
     """
     with jax.enable_x64(True):
         batch = pad(curves)

@@ -154,10 +154,22 @@ def _restrict(matrix: jax.Array, fixed: jax.Array) -> jax.Array:
 
 
 def solve(matrix: jax.Array, vector: jax.Array) -> jax.Array:
-    """Solves a symmetric positive definite system after scaling its diagonal to one, so that units do not matter."""
+    """Solves a symmetric positive definite system after scaling its diagonal to one, so that units do not matter.
+
+    Eliminates without exchanging rows; NaN where a pivot is not above zero. Batches of LAPACK's routines are of no use
+    here: on CPUs they wait for threads of the pool that they hold a thread of, so as many executions at once as there
+    are cores wait for ever (jaxlib 0.10.2).
+    """
     diagonal = jnp.diagonal(matrix)
     scale = jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1.0))
     ridge = 4 * jnp.finfo(matrix.dtype).eps * jnp.eye(vector.size, dtype=matrix.dtype)
     scaled = matrix * scale[:, None] * scale[None, :] + ridge + jnp.diag(jnp.where(diagonal > 0, 0.0, 1.0))
-    factor = jax.lax.linalg.cholesky(scaled)
-    return scale * jax.scipy.linalg.cho_solve((factor, True), scale * vector)
+    system = jnp.column_stack([scaled, scale * vector])
+    return scale * jax.lax.fori_loop(0, vector.size, _eliminate, system)[:, -1]
+
+
+def _eliminate(j: jax.Array, system: jax.Array) -> jax.Array:
+    """The system ``[n, n + 1]`` with row ``j`` solved for its unknown, which leaves the other rows."""
+    pivot = system[j, j]
+    row = system[j] / jnp.where(pivot > 0, pivot, jnp.nan)
+    return (system - jnp.outer(system[:, j], row)).at[j].set(row)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from fmjax.laws import Law, Row
-from fmjax.newton import Curvature, bounded_step
+from fmjax.newton import Curvature, bounded_step, solve
 
 RESIDUALS = ("log", "raw")
 """Residuals by name: log predicted - log loss, or predicted - loss."""
@@ -168,7 +168,7 @@ def _closed_form(law: Law, rows: Rows, weights: jax.Array, exponents: jax.Array)
     gram = (phi * weights[None, :]) @ phi.T + 1e-10 * jnp.eye(phi.shape[0], dtype=phi.dtype)
     lower, upper = (jnp.asarray(b[: scale.size], phi.dtype) * scale for b in bounds(law))
     if not any(coefficient.mixture for coefficient in law.coefficients):
-        free = jnp.linalg.solve(gram, phi @ weights)  # near enough, and faster
+        free = solve(gram, phi @ weights)  # near enough, and faster
         return jnp.concatenate([jnp.clip(free, lower, upper) / scale, exponents])
     near = jnp.clip(jnp.zeros_like(scale), lower, upper)
     step = bounded_step(gram, gram @ near - phi @ weights, near, lower, upper)

@@ -24,6 +24,7 @@ FLOORS = (
     ("plotting",),
     ("report",),
     ("cli",),
+    ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(HOUSE.rglob("*.py"))

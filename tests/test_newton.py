@@ -1,5 +1,7 @@
 """The damped Newton method on small problems, beside SciPy."""
 
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -127,6 +129,29 @@ def test_solve(scale, x64):
     half = np.random.default_rng(1).normal(size=(3, 5)) * np.array([[1.0], [scale], [1.0]])
     vector = np.array([1.0, 2.0 * scale, 3.0])
     np.testing.assert_allclose(half @ half.T @ solve(half @ half.T, vector), vector, rtol=1e-8)
+
+
+def test_solve_is_nan_where_the_matrix_is_not_positive(x64):
+    assert np.isnan(solve(jnp.array([[1.0, 2.0], [2.0, 1.0]]), jnp.ones(2))).any()
+
+
+AT_ONCE = """
+import os
+from concurrent.futures import ThreadPoolExecutor
+import jax, numpy as np
+from fmjax.newton import solve
+
+half = np.random.default_rng(0).normal(size=(512, 16, 20))
+run = jax.jit(jax.vmap(solve))
+with ThreadPoolExecutor(2 * os.cpu_count()) as pool:
+    found = list(pool.map(lambda _: np.asarray(run(half @ half.swapaxes(1, 2), half[..., 0])), range(200)))
+print(len(found))
+"""
+
+
+def test_batches_at_once_on_every_core_end():
+    done = subprocess.run([sys.executable, "-c", AT_ONCE], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "200\n"
 
 
 def test_solve_keeps_away_from_an_empty_direction(x64):

@@ -49,7 +49,7 @@ def stages(label: str) -> Iterator[Callable[[str], None]]:
 def _bar(label: str) -> Iterator[Callable[..., None]]:
     """Yields a function that updates the bar; there is none where stderr is no terminal that can draw it."""
     err = terminal(stderr=True)
-    if quiet() or not err.is_terminal:
+    if quiet() or not (err.is_terminal and err.file.isatty()):
         yield lambda **_: None
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Speed(), TimeElapsedColumn(), _Left())

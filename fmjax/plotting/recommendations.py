@@ -68,8 +68,9 @@ def _interval(choice: Choice, height: float, color: str, ax: Any) -> None:
 
 
 def save_recommendation(found: Recommendation, curves: Sequence[LossCurve], path: Path) -> None:
-    """Draws curves with fits beside loss and excess against ratio, for three peak rates and more also the map of losses
-    over peak rate and ratio, and writes the picture to ``path``.
+    """Draws curves with fits beside loss and excess against ratio, and writes the picture to ``path``.
+
+    For three peak rates and more also the map of losses over peak rate and ratio.
     """
     mapped = len({choice.cell.peak_lr for choice in found.choices}) > 2 and found.anneal_ratio.size > 1
     fitted = {run.name for run in found.best.fit.runs}

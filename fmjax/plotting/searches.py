@@ -93,8 +93,9 @@ def _finish(series: dict[str, list[Cell]], against: str, ax: Any) -> None:
 
 
 def save_search(found: SearchResult, path: Path) -> None:
-    """Draws best ratio beside best loss, and beside both the map of losses where the search kept them for several peak
-    rates, and writes the picture to ``path``.
+    """Draws best ratio beside best loss, and writes the picture to ``path``.
+
+    Beside both stands the map of losses, where the search kept them for several peak rates.
     """
     peaks = {cell.peak_lr for cell in found.cells}
     mapped = found.losses is not None and min(len(peaks), found.anneal_ratio.size) > 1

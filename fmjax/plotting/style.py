@@ -47,8 +47,9 @@ def axes_or_new(ax: Any) -> Any:
 def new_axes(rows: int = 1, columns: int = 1, size: tuple[float, float] = (5.5, 4)) -> np.ndarray:
     """``[rows, columns]`` axes of a new figure in the house's style."""
     drawing = pyplot()
+    figure = drawing.figure(figsize=size, layout="constrained")  # what it sets for notebooks is to outlast the context
     with drawing.rc_context(STYLE):
-        return drawing.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)[1]
+        return figure.subplots(rows, columns, squeeze=False)
 
 
 @contextmanager
