@@ -318,6 +318,7 @@ def test_sums_over_updates_are_the_recursion(name, x64):
     found = law.final_basis(padded, np.int32(119), np.zeros(()), params[split:]) @ params[:split]
     row = {**law.effects(lrs, np.array([119])), "log_N": np.zeros(1)}
     assert float(found) == pytest.approx(float(law.predict(row, params)[0]), rel=1e-6)
+    assert float(law.final_loss(lrs, params)) == pytest.approx(float(found), rel=1e-12)
     assert float(found) == pytest.approx(synthetic.losses(name, synthetic.TRUTH[name], lrs)[-1], rel=1e-9)
 
 

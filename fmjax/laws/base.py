@@ -145,6 +145,26 @@ class Law:
         row = {key: value[0] for key, value in self.effects(lrs, last[None]).items()}
         return self.basis({**row, "log_N": log_n}, exponents)
 
+    def final_loss(self, lrs: jax.Array, params: jax.Array, log_n: Any = 0.0) -> jax.Array:
+        """Predicted loss after the last update of one schedule ``lrs[T]``: a pure function of rates and parameters.
+
+        Args:
+          lrs: ``[T]`` learning rate of each update.
+          params: ``[parameters]`` such as ``FitResult.vector``.
+          log_n: logarithm of the model size over that of the fit's smallest; only laws fitted over sizes heed it.
+
+        >>> from fmjax.laws import LRAnnealing
+        >>> from fmjax.schedules import WSD
+        >>> def loss(ratio):
+        ...     lrs = WSD(peak_lr=1e-3, total_steps=1000, anneal_ratio=ratio)(jnp.arange(1000))
+        ...     return LRAnnealing(decay=0.99).final_loss(lrs, jnp.array([2.5, 0.4, 3.0, 0.5]))
+        >>> bool(jax.jit(jax.grad(loss))(0.1) < 0 < jax.jit(jax.grad(loss))(0.9))
+        True
+        """
+        split, last = len(self.coefficients), jnp.asarray(lrs.size - 1)
+        phi = self.final_basis(lrs, last, jnp.asarray(log_n, lrs.dtype), params[split:])
+        return phi @ params[:split]
+
     def predict(self, rows: Row, params: jax.Array) -> jax.Array:
         """Predicted loss ``[rows]`` for a parameter vector ``[parameters]``."""
         split = len(self.coefficients)
