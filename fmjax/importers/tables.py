@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,7 +114,7 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     {'step': [1.0, 2.0], 'eval/loss': [nan, 3.0]}
     """
     columns: dict[str, np.ndarray] = {}
-    for key in dict.fromkeys(key for row in rows for key in row):
+    for key in dict.fromkeys(chain.from_iterable(rows)):
         values = [row.get(key) for row in rows]
         try:
             columns[key] = np.array(values, float)
