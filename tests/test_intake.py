@@ -174,6 +174,10 @@ def test_every_tool(tool, named, tmp_path):
         assert one.curve.schedule.total_steps == T
         np.testing.assert_array_equal(one.curve.step, logged(ratio)[0])
         np.testing.assert_allclose(one.curve.loss, logged(ratio)[1], rtol=1e-5)
+    write_runs([one.curve for one in found], tmp_path / "runs")
+    fit = fmjax.fit(fmjax.LRAnnealing(decay=synthetic.DECAY), load_runs(tmp_path / "runs"), starts=2)
+    assert fit.ok
+    assert fit.params["C"] == pytest.approx(synthetic.TRUTH["lr-annealing"]["C"], rel=0.05)
 
 
 @pytest.mark.parametrize("validation", [False, True])
@@ -228,15 +232,6 @@ def test_checkpoints_of_a_run_are_one_run(tmp_path):
     for one in import_logs(tmp_path):
         assert one.curve.step.size == 100
         assert not any("again" in note for note in one.notes)
-
-
-def test_imported_runs_are_fitted(tmp_path):
-    huggingface(tmp_path)
-    write_runs([one.curve for one in import_logs(tmp_path)], tmp_path / "runs")
-    curves = load_runs(tmp_path / "runs")
-    found = fmjax.fit(fmjax.LRAnnealing(decay=synthetic.DECAY), curves, starts=2)
-    assert found.ok
-    assert found.params["C"] == pytest.approx(synthetic.TRUTH["lr-annealing"]["C"], rel=0.05)
 
 
 def table(path, step, loss, rate=None, **more):
