@@ -97,7 +97,7 @@ class Folder(NamedTuple):
 
 def _save_arrays(file: Path, reduced: Reduced) -> None:
     with file.open("wb") as stream:
-        np.savez(stream, allow_pickle=False, **reduced._asdict())
+        np.savez(stream, **reduced._asdict())
 
 
 def _parquet() -> Any:

@@ -63,7 +63,7 @@ def gather(mine: Arrays) -> list[Arrays]:
         return [mine]
     store, call = _store(), next(_gathers)
     buffer = io.BytesIO()
-    np.savez(buffer, *mine, allow_pickle=False)
+    np.savez(buffer, *mine)
     data, name = buffer.getvalue(), f"fmjax/found/{call}"
     pieces = [data[i : i + PIECE] for i in range(0, len(data), PIECE)]
     for k, piece in enumerate(pieces):

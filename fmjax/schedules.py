@@ -213,10 +213,10 @@ class WSD:
     def _joined(self) -> Joined:
         stem = Constant(self.peak_lr, self.total_steps, self.warmup_steps, self.init_lr)
         decay = DECAYS[choose(self.decay, DECAYS, "decay")]
-        # // and % split the start in the precision of the fields: float64 where they are plain numbers
+        # % splits the start in the precision of the fields: float64 where they are plain numbers
         length = self.anneal_ratio * self.total_steps
         start = self.total_steps - length
-        return Joined(stem, Anneal(decay, self.peak_lr, self.final_lr, start // 1, start % 1, length))
+        return Joined(stem, Anneal(decay, self.peak_lr, self.final_lr, start - start % 1, start % 1, length))
 
 
 @jax.tree_util.register_dataclass
