@@ -18,7 +18,9 @@ _LONGEST = 80
 
 
 def write_runs(curves: Sequence[LossCurve], folder: Path) -> None:
-    """Writes runs so that ``load_runs`` reads the same; rates of ``Tabulated`` schedules go into a column ``lr``.
+    """Writes runs for ``load_runs``, which reads the same but for ``Tabulated`` schedules.
+
+    Of those the rates at the logged rows go into a column ``lr``, and are interpolated anew up to the last row.
 
     Files are named by the runs, with other characters than letters, digits, ``._-`` replaced, so none lies elsewhere.
 

@@ -24,3 +24,18 @@ def x64():
     """Runs a test in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def command_line(capsys, monkeypatch):
+    """Runs a command line: (exit code, stdout, stderr)."""
+    from fmjax.cli.commands import run  # the other tests do without what it needs
+
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unchanged")
+
+    def call(*arguments):
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return call

@@ -33,17 +33,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def fmjax_(folder, capsys, monkeypatch):
+def fmjax_(folder, command_line, monkeypatch):
     """Runs a command line in ``folder``: (exit code, stdout, stderr)."""
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unchanged")
-
-    def call(*arguments):
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return call
+    return command_line
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 from synthetic import write_manifest
 
 import fmjax
-from fmjax.cli.commands import run
 from fmjax.design import Design, Designs
 from fmjax.exporters import EXPORTERS
 from fmjax.forecasts import Forecast, Outlook, alternatives_to
@@ -52,18 +51,11 @@ DESIGN = Design(
 
 
 @pytest.fixture
-def fmjax_(capsys, monkeypatch, tmp_path):
+def fmjax_(command_line, monkeypatch, tmp_path):
     """Runs a command line in a folder with ``plan.json``: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unchanged")
     (tmp_path / "plan.json").write_text(PLAN.to_json())
-
-    def call(*arguments):
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return call
+    return command_line
 
 
 @pytest.fixture

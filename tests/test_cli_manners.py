@@ -20,7 +20,7 @@ from synthetic import five_runs, write_manifest
 import fmjax
 from fmjax import cli
 from fmjax.cli import output
-from fmjax.cli.commands import app, run
+from fmjax.cli.commands import app
 from fmjax.cli.manners import VERBS
 from fmjax.laws import LAWS
 
@@ -43,19 +43,12 @@ class Found:
 
 
 @pytest.fixture
-def fmjax_(capsys, monkeypatch, tmp_path):
+def fmjax_(command_line, monkeypatch, tmp_path):
     """Runs a command line in a folder with ``runs``: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unchanged")
     (tmp_path / "runs").mkdir()
     write_manifest(tmp_path / "runs", five_runs())
-
-    def call(*arguments):
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return call
+    return command_line
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Verbs that fit, compare, search and measure."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import click
 import jax
-import numpy as np
 
 import fmjax
 from fmjax import benchmarking, hosts, plotting
@@ -34,6 +32,7 @@ from fmjax.cli.options import (
     STEPS,
     TRAIN,
     WARMUP,
+    candidates,
     chosen_law,
     deliver,
     fit_options,
@@ -206,8 +205,7 @@ def search(
       fmjax search fit.json --total-steps 24000 --peak-lr 1e-4:1e-3:16 --anneal-ratio 0.01:0.99:99
     """
     result = read_fit(fit_file)
-    axes = ("total_steps", "peak_lr", "decay", "final_lr", "anneal_ratio")
-    keep = plot is not None and folder is None and math.prod(np.size(grid[axis]) for axis in axes) <= MOST_DRAWN
+    keep = plot is not None and folder is None and candidates(grid) <= MOST_DRAWN
     with hosts.joined(cluster), _resumable(folder), output.progress("searching") as report:
         found = fmjax.search(result, progress=report, folder=folder, keep_losses=keep, **grid)
     deliver(

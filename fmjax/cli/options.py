@@ -1,12 +1,14 @@
 """Options that verbs share, and how results are written."""
 
 import functools
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from fmjax import hosts
 from fmjax._checks import require, within
@@ -70,6 +72,12 @@ def deliver(
             click.echo(text)
             return
     show(result)
+
+
+def candidates(grid: Mapping[str, Any]) -> int:
+    """Number of schedules that the options of a search ask for."""
+    axes = ("total_steps", "peak_lr", "decay", "final_lr", "anneal_ratio")
+    return math.prod(np.size(grid[axis]) for axis in axes)
 
 
 def chosen_law(name: str, options: Sequence[tuple[str, Any]]) -> Law:

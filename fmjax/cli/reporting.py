@@ -1,15 +1,13 @@
 """The verb that writes a page to pass on: report."""
 
 import json
-import math
 import shlex
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from click.core import ParameterSource
 
 import fmjax
@@ -27,6 +25,7 @@ from fmjax.cli.options import (
     RATIO,
     SIZE,
     STEPS,
+    candidates,
     plan_options,
     planning_law,
     read_fit,
@@ -120,7 +119,8 @@ def _of_search(ctx: click.Context, runs: Path, total_steps: Sequence[float], **o
         require(ctx.get_parameter_source(name) is ParameterSource.DEFAULT, f"{flag}: {runs} is fitted already")
     grid = {name: value for name, value in options.items() if name not in OF_FITS}
     grid["warmup_steps"] = grid["warmup_steps"] or 0
-    _check_size(total_steps, grid)
+    count = candidates({"total_steps": total_steps, **grid})
+    require(count <= MOST_CANDIDATES, f"expected at most {MOST_CANDIDATES} schedules for a report, found {count}")
     fit = read_fit(runs)
     with output.progress("searching") as step:
         found = fmjax.search(fit, total_steps=total_steps, keep_losses=True, progress=step, **grid)
@@ -131,12 +131,6 @@ def _of_search(ctx: click.Context, runs: Path, total_steps: Sequence[float], **o
 def _one(values: Sequence[float], flag: str) -> float:
     require(len(values) == 1, f"{flag}: expected one value to plan for, found {len(values)}")
     return values[0]
-
-
-def _check_size(total_steps: Sequence[float], grid: Mapping[str, Any]) -> None:
-    axes = (total_steps, grid["peak_lr"], grid["anneal_ratio"], grid["decay"], grid["final_lr"])
-    count = math.prod(map(np.size, axes))
-    require(count <= MOST_CANDIDATES, f"expected at most {MOST_CANDIDATES} schedules for a report, found {count}")
 
 
 def _files(runs: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import numpy as np
 from fmjax._checks import choose, require, within
 from fmjax.curves import LossCurve
 from fmjax.importers.logs import Log, Reader
-from fmjax.importers.source import Columns, Source, files_below, matching, only, read_files
+from fmjax.importers.source import Columns, Source, files_below, is_told, matching, only, read_files
 from fmjax.importers.tables import Table
 from fmjax.importers.tools import SOURCES
 from fmjax.recognition import Recognised, recognise
@@ -101,7 +101,7 @@ def _read(paths: Sequence[Path], source: str | None, columns: Columns) -> tuple[
         tool = SOURCES[choose(source, SOURCES, "source")]
         return tool, read_files(tool, files, columns)
     for tool in SOURCES.values():
-        if any(tool.accepts(file) for file, _ in files):
+        if any(is_told(tool, file) for file, _ in files):
             tables = read_files(tool, files, columns)
             wanted = (*tool.loss, *tool.validation) if columns.loss is None else only(columns.loss)
             if any(matching(table.columns, wanted) for table in tables):

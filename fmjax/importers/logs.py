@@ -109,10 +109,10 @@ class Reader:
 
     def log(self, table: Table) -> Log:
         """The log in a table."""
-        step, loss_key = self._steps(table), self._loss_keys(table)[0]
+        step, (loss_key, *others) = self._steps(table), self._loss_keys(table)
         loss = Rows.of(step, table.columns[loss_key])
         require((loss.value > 0).all(), f"{loss_key!r}: expected losses above zero, got {loss.value.min():g}")
-        notes = (*self._notes_on_losses(table, loss), *_notes_on_steps(step, table.columns[loss_key], loss))
+        notes = (*self._notes_on_losses(loss_key, others, loss), *_notes_on_steps(step, table.columns[loss_key], loss))
         if not self.needs_rate:
             return Log(table.name, loss, None, loss_key, None, notes)
         rate_key, rate, more = self._rate(table)
@@ -139,8 +139,7 @@ class Reader:
         patterns = (*validation, *training) if self.columns.validation else (*training, *validation)
         return self._named(table, self.columns.loss, patterns, "losses", "loss")
 
-    def _notes_on_losses(self, table: Table, loss: Rows) -> tuple[str, ...]:
-        key, *others = self._loss_keys(table)
+    def _notes_on_losses(self, key: str, others: Sequence[str], loss: Rows) -> tuple[str, ...]:
         more = (f"took the losses {key!r}; there are also {', '.join(map(repr, others[:4]))}",)
         smoothed = (f"the losses {key!r} are smoothed: noise and intervals will seem too small",)
         is_smoothed = bool(matching({key: loss.value}, self.source.smoothed)) or correlation(loss.value) > SMOOTH

@@ -36,4 +36,5 @@ SOURCE = Source(
     validation=("lm loss validation",),
     rate=("learning-rate", "learning rate"),
     first=1,
+    tells=("lm loss",),
 )

@@ -44,8 +44,15 @@ class Source(NamedTuple):
     """The path that stands for the run of a file, and names it."""
     multiplier: tuple[str, ...] = ()
     """Columns of the rate relative to its peak."""
+    tells: tuple[str, ...] = ()
+    """Keys that tell the tool's files from others that it would read too; one stands in the beginning of a file."""
     smoothed: tuple[str, ...] = ()
     """Columns of losses that the tool itself smooths."""
+
+
+def is_told(source: Source, file: Path) -> bool:
+    """Whether a file looks like the source's, and not only like one that it can read."""
+    return source.accepts(file) and (not source.tells or any(key in begins(file, 2**20) for key in source.tells))
 
 
 def matching(columns: dict[str, np.ndarray], patterns: Sequence[str]) -> list[str]:

@@ -69,7 +69,7 @@ READERS = {".csv": csv_columns, ".parquet": parquet_columns, ".jsonl": json_colu
 """Tables by the ending of their files."""
 
 
-def names(path: Path) -> list[str]:
+def parquet_names(path: Path) -> list[str]:
     """Names of the columns of a Parquet file; none where it is not one."""
     try:
         return list(_read("a Parquet file", _arrow("parquet").read_schema, path).names)

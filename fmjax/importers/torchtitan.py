@@ -14,4 +14,5 @@ SOURCE = Source(
     validation=("validation_metrics/loss",),
     rate=("lr", "optimizer/lr*", "lr/*"),
     first=1,
+    tells=("loss_metrics/global_avg_loss",),
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from fmjax._checks import require
 from fmjax.importers.source import Source, begins
-from fmjax.importers.tables import READERS, Table, csv_columns, names
+from fmjax.importers.tables import READERS, Table, csv_columns, parquet_names
 
 BOUNDS = ("__MIN", "__MAX")
 """Ends of the columns that a chart has beside each of its lines."""
@@ -20,7 +20,7 @@ BOUNDS = ("__MIN", "__MAX")
 def _accepts(path: Path) -> bool:
     start = begins(path)
     chart = path.suffix == ".csv" and " - " in start.split("\n")[0] and start.lstrip('\ufeff"').startswith("Step")
-    history = path.suffix in READERS and "_step" in (names(path) if path.suffix == ".parquet" else start)
+    history = path.suffix in READERS and "_step" in (parquet_names(path) if path.suffix == ".parquet" else start)
     return chart or history
 
 
