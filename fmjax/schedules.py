@@ -201,14 +201,22 @@ class WSD:
         """Rate of the update before minus that of update ``count``; 0 for update 0."""
         return self._joined().drop(count)
 
+    @property
+    def anneal_steps(self) -> int:
+        """Updates of the anneal of a schedule with concrete fields, to the nearest whole number but at least one.
+
+        >>> WSD(peak_lr=1e-3, total_steps=10, anneal_ratio=0.26).anneal_steps
+        3
+        """
+        return max(1, round(float(self.anneal_ratio) * int(self.total_steps)))
+
     def in_whole_updates(self) -> "WSD":
-        """The schedule with an anneal of the nearest whole number of updates, at least one, as trainers take it.
+        """The schedule with an anneal of ``anneal_steps`` updates, as trainers take it.
 
         >>> WSD(peak_lr=1e-3, total_steps=10, anneal_ratio=0.26).in_whole_updates().anneal_ratio
         0.3
         """
-        steps = max(1, round(float(self.anneal_ratio) * int(self.total_steps)))
-        return replace(self, anneal_ratio=steps / int(self.total_steps))
+        return replace(self, anneal_ratio=self.anneal_steps / int(self.total_steps))
 
     def _joined(self) -> Joined:
         stem = Constant(self.peak_lr, self.total_steps, self.warmup_steps, self.init_lr)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,15 +87,14 @@ def rate(schedule: Any, field: str, default: float = 0.0) -> float:
 
 
 def anneal_updates(schedule: Any) -> int:
-    """Updates of the anneal, to the nearest whole number but at least one; 0 where there is none.
+    """Updates of the anneal, 0 where there is none.
 
     >>> anneal_updates(WSD(peak_lr=1.0, total_steps=10, anneal_ratio=0.26))
     3
     """
-    total = int(schedule.total_steps)
     if isinstance(schedule, WSD):
-        return max(1, round(float(schedule.anneal_ratio) * total))
-    return total - int(schedule.warmup_steps) if isinstance(schedule, Cosine) else 0
+        return schedule.anneal_steps
+    return int(schedule.total_steps) - int(schedule.warmup_steps) if isinstance(schedule, Cosine) else 0
 
 
 def rounding(schedule: Any) -> tuple[str, ...]:
@@ -107,11 +105,10 @@ def rounding(schedule: Any) -> tuple[str, ...]:
     """
     if not isinstance(schedule, WSD):
         return ()
-    length, updates = float(schedule.anneal_ratio) * int(schedule.total_steps), anneal_updates(schedule)
+    length, updates = float(schedule.anneal_ratio) * int(schedule.total_steps), schedule.anneal_steps
     if abs(length - updates) < 1e-3:
         return ()
-    whole = replace(schedule, anneal_ratio=updates / int(schedule.total_steps))
-    share = float(np.max(np.abs(lrs(whole) - lrs(schedule)))) / rate(schedule, "peak_lr")
+    share = float(np.max(np.abs(lrs(schedule.in_whole_updates()) - lrs(schedule)))) / rate(schedule, "peak_lr")
     return (f"anneal of {length:.6g} updates rounded to {updates}: {off(share)}",)
 
 

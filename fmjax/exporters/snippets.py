@@ -33,7 +33,7 @@ def optax_snippet(schedule: WSD) -> str:
     )
     """
     total, warmup = int(schedule.total_steps), int(schedule.warmup_steps)
-    steps = max(1, round(float(schedule.anneal_ratio) * total))
+    steps = schedule.anneal_steps
     peak, final, init = (float(rate) for rate in (schedule.peak_lr, schedule.final_lr, schedule.init_lr))
     rise = f"optax.linear_schedule({init!r}, {peak!r}, {warmup})"
     stable, anneal = f"optax.constant_schedule({peak!r})", _ANNEALS[schedule.decay].format(**locals())

@@ -24,7 +24,7 @@ def in_words(schedule: WSD) -> str:
     'rises from 0 over 50 updates, stays at 0.001 until update 800, then falls in a straight line to 0 over 200 updates'
     """
     total, warmup = int(schedule.total_steps), int(schedule.warmup_steps)
-    anneal = max(1, round(float(schedule.anneal_ratio) * total))
+    anneal = schedule.anneal_steps
     rise = f"rises from {float(schedule.init_lr):.4g} over {warmup} updates" if warmup else ""
     stay = f"stays at {float(schedule.peak_lr):.4g} until update {total - anneal}" if total - anneal > warmup else ""
     fall = (
