@@ -1,6 +1,7 @@
-"""The plan of the house: imports go to a strictly lower floor, never hidden in a function; files stay short."""
+"""The plan of the house: imports between folders and between files only go down, none is hidden, files stay short."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -8,40 +9,26 @@ import pytest
 import fmjax
 
 HOUSE = Path(fmjax.__file__).parent
-FLOORS = (
-    ("_checks", "_version", "anneals", "updates"),
-    ("schedules", "effects", "hosts", "metrics", "newton", "gaussian"),
-    ("curves", "laws", "recognition", "grid", "tracking"),
-    ("runs", "objective", "rollout", "descent", "folder", "smoothing", "exporters"),
-    ("lanes", "datasets", "kernels", "importers", "run_folder", "trades"),
-    ("records",),
-    ("fitting",),
-    ("resampling", "comparison", "batch_size"),
-    ("sweep", "progress", "selection", "benchmarking", "optima", "power_laws"),
-    ("correction", "forecasts"),
-    ("predictor",),
-    ("recommendation", "transfers", "design"),
-    ("plotting",),
-    ("report",),
-    ("cli",),
-    ("__main__",),
-)
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(HOUSE.rglob("*.py"))
-ROOMS = sorted({path.relative_to(HOUSE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"})
 MAX_LINES = 400
+DOORS = ("__init__", "__main__")
+"""Files that hand out what others hold; nothing inside the house goes through them."""
 
 
 def name_of(path):
     return path.relative_to(HOUSE).as_posix()
 
 
-def room_of(path):
-    return path.relative_to(HOUSE).parts[0].removesuffix(".py")
+def module_of(path):
+    """Dotted name below fmjax: ``laws.base``; that of a package's ``__init__`` is the package's."""
+    return ".".join(path.relative_to(HOUSE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
 
 
-def imported_rooms(node):
-    """Rooms of fmjax that an import statement names; "" is the package itself."""
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imported(node):
+    """Modules of fmjax that an import statement names, dotted below fmjax; "" is the package itself."""
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
@@ -49,33 +36,74 @@ def imported_rooms(node):
         names = [f"{node.module}.{alias.name}" for alias in node.names]
     else:
         return []
-    parts = [[*name.split("."), ""] for name in names]
-    return [rest[0] for first, *rest in parts if first == "fmjax"]
+    return [_longest_module(name.removeprefix("fmjax").lstrip(".")) for name in names if name.split(".")[0] == "fmjax"]
 
 
-def test_every_room_has_a_floor():
-    assert set(ROOMS) == set(FLOOR)
+def _longest_module(name):
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if room_of(p) != "__init__"], ids=name_of)
-def test_imports_go_down(path):
-    tree, room = ast.parse(path.read_text()), room_of(path)
-    for node in ast.walk(tree):
-        for imported in imported_rooms(node):
-            place = f"{name_of(path)}:{node.lineno} imports fmjax.{imported}"
-            if imported == room:
-                continue
-            assert node in tree.body, f"{place} below module level"
-            if imported == "":
-                assert room == "cli", place
-            else:
-                assert FLOOR[imported] < FLOOR[room], place
+def arrows(path):
+    """(statement, module imported) of a file."""
+    return [(node, module) for node in ast.walk(ast.parse(path.read_text())) for module in imported(node)]
 
 
-def test_hidden_and_upward_imports_would_be_found():
-    assert imported_rooms(ast.parse("from fmjax.laws.base import Row").body[0]) == ["laws"]
-    assert imported_rooms(ast.parse("from fmjax import lanes, metrics").body[0]) == ["lanes", "metrics"]
-    assert imported_rooms(ast.parse("import fmjax.sweep, fmjax, jax").body[0]) == ["sweep", ""]
+def graph(level):
+    """Imports between the names that ``level`` gives modules: {importer: {imported: "file:line"}}."""
+    found = {}
+    for path in FILES:
+        if path.stem in DOORS:
+            continue
+        here = level(module_of(path))
+        for node, module in arrows(path):
+            there = level(module)
+            if here and there and here != there:
+                found.setdefault(here, {}).setdefault(there, f"{name_of(path)}:{node.lineno} imports fmjax.{module}")
+    return found
+
+
+def in_order(arrows):
+    """The names from the lowest to the highest; a circle fails with the imports that make it."""
+    try:
+        return tuple(TopologicalSorter({here: set(there) for here, there in arrows.items()}).static_order())
+    except CycleError as error:
+        circle = error.args[1]
+        pairs = zip(circle, circle[1:], strict=False)
+        imports = [arrows.get(b, {}).get(a) or arrows.get(a, {}).get(b) for a, b in pairs]
+        pytest.fail("a circle of imports: " + "; ".join(map(str, imports)))
+
+
+def folder(module):
+    """The room at the root of the house that a module lies in."""
+    return module.split(".")[0]
+
+
+def test_folders_import_in_one_direction():
+    in_order(graph(folder))
+
+
+def test_files_import_in_one_direction():
+    in_order(graph(lambda module: module if module not in ("", "cli") else ""))
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem not in DOORS], ids=name_of)
+def test_no_import_is_hidden_or_goes_through_a_door_of_its_own(path):
+    for node, module in arrows(path):
+        place = f"{name_of(path)}:{node.lineno} imports fmjax.{module}"
+        if module == "":
+            assert folder(module_of(path)) == "cli", place
+            continue
+        assert node.col_offset == 0, f"{place} below module level"
+        assert not module_of(path).startswith(f"{module}."), f"{place}, the door of its own folder"
+
+
+def test_upward_imports_and_circles_would_be_found():
+    assert imported(ast.parse("from fmjax.laws.base import Row").body[0]) == ["laws.base"]
+    assert imported(ast.parse("import fmjax.laws.base, fmjax, jax").body[0]) == ["laws.base", ""]
+    with pytest.raises(pytest.fail.Exception, match=r"low\.py:3 imports fmjax\.high"):
+        in_order({"high": {"low": "high.py:1 imports fmjax.low"}, "low": {"high": "low.py:3 imports fmjax.high"}})
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -85,7 +113,7 @@ def test_files_are_short(path):
 
 def test_no_module_shares_a_name_with_an_exported_function():
     exported = {name for name in fmjax.__all__ if not hasattr(getattr(fmjax, name), "__path__")}
-    assert not exported & set(ROOMS)
+    assert not exported & {folder(module) for module in MODULES}
 
 
 def test_everything_exported_is_there():
