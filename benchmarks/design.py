@@ -20,8 +20,8 @@ import numpy as np
 import fmjax
 from benchmarks.effects_choice import table
 from fmjax import lanes, laws, runs
-from fmjax.anneals import DECAYS
 from fmjax.design import Design
+from fmjax.schedules.anneals import DECAYS
 
 HEADER = ("law", "best WSD", "decay", "ratio", "search", "cosine", "constant", "design", "gain", "knots", "seconds")
 

@@ -24,7 +24,7 @@ from fmjax.recommendation import recommend
 from fmjax.records import FitResult
 from fmjax.resampling import bootstrap
 from fmjax.runs import load_runs
-from fmjax.schedules import WSD, Constant, Cosine, Step, Tabulated
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated
 from fmjax.selection import select
 from fmjax.sweep import search
 from fmjax.tracking import track_annealing

@@ -9,7 +9,7 @@ import numpy as np
 
 from fmjax.curves import LossCurve
 from fmjax.gaussian import conditioned, probabilities, roots
-from fmjax.schedules import WSD
+from fmjax.schedules.kinds import WSD
 from fmjax.sweep import Cell
 
 REACH = (0.3, np.log(4.0), np.log(4.0), np.log(4.0))

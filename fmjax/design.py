@@ -16,13 +16,13 @@ import jax
 import numpy as np
 
 from fmjax._checks import finite, require, whole
-from fmjax.anneals import DECAYS
 from fmjax.descent import Drawn, Ground, Start, descend
-from fmjax.exporters.snippets import thinned
 from fmjax.grid import Grid
 from fmjax.laws import Law
 from fmjax.records import FitResult, Reach, plain
-from fmjax.schedules import WSD, Constant, Cosine, Schedule, Tabulated
+from fmjax.schedules.anneals import DECAYS
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Tabulated
+from fmjax.schedules.knots import thinned
 from fmjax.sweep import RATIOS, Cell
 
 KNOTS = 256

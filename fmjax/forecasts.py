@@ -15,8 +15,8 @@ from fmjax.metrics import LEVEL, percentile_interval
 from fmjax.progress import Averages, Prior, View, posterior
 from fmjax.records import FitResult, plain
 from fmjax.resampling import Bootstrap
-from fmjax.runs import schedule_table
-from fmjax.schedules import WSD, Constant, Schedule, Tabulated, check_schedule, lrs
+from fmjax.schedules.kinds import WSD, Constant, Schedule, Tabulated, check_schedule, lrs
+from fmjax.schedules.tables import schedule_table
 
 RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Annealing ratios of the alternatives to a run at its peak rate."""

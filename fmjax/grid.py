@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import choose, finite, positive, require, whole
-from fmjax.anneals import DECAYS
+from fmjax.schedules.anneals import DECAYS
 
 MOST_CELLS = 2**27
 """Cells that a search can index and hold the best ratios of."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from fmjax.curves import LossCurve
 from fmjax.metrics import percentile_interval
-from fmjax.schedules import WSD
+from fmjax.schedules.kinds import WSD
 
 WINDOW, LEAST = 2, 4
 """Ratios on each side of the best one that the local quadratic is fitted to, and ratios in all, where there are."""

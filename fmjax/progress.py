@@ -14,7 +14,7 @@ from fmjax.gaussian import conditioned, probabilities, roots
 from fmjax.laws import Law
 from fmjax.records import FitResult
 from fmjax.resampling import Bootstrap, bootstrap
-from fmjax.schedules import Schedule, Tabulated, lrs
+from fmjax.schedules.kinds import Schedule, Tabulated, lrs
 
 BINS = 128
 """Averages that the rows of a curve are made into, evenly spaced in the logarithm of the update."""

@@ -14,7 +14,7 @@ from fmjax.fitting import FitOptions
 from fmjax.laws import Law
 from fmjax.predictor import Prediction, Predictor, predictors
 from fmjax.records import FitResult, RunMetrics, plain
-from fmjax.schedules import WSD
+from fmjax.schedules.kinds import WSD
 from fmjax.sweep import RATIOS, Cell
 
 

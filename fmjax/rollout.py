@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax.anneals import DECAYS, Anneal, Joined
 from fmjax.laws import Law, Row
-from fmjax.schedules import Constant, Schedule
+from fmjax.schedules.anneals import DECAYS, Anneal, Joined
+from fmjax.schedules.kinds import Constant, Schedule
 from fmjax.updates import Block, One, nodes_of
 
 SIZES = (1, 32, 256)

@@ -11,8 +11,8 @@ import numpy as np
 from fmjax._checks import require
 from fmjax.curves import LossCurve
 from fmjax.folder import writing
-from fmjax.runs import schedule_table
-from fmjax.schedules import Tabulated
+from fmjax.schedules.kinds import Tabulated
+from fmjax.schedules.tables import schedule_table
 
 _LONGEST = 80
 

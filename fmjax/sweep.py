@@ -18,7 +18,7 @@ from fmjax.grid import Grid, Part
 from fmjax.kernels import Kernel, Layout
 from fmjax.metrics import percentile_interval
 from fmjax.records import FitResult, plain
-from fmjax.schedules import WSD
+from fmjax.schedules.kinds import WSD
 
 NEAR = 1e-3
 """Excess loss up to which a ratio counts as near-optimal."""

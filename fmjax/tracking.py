@@ -15,7 +15,7 @@ from fmjax.effects import (
     momentum_options,
     momentum_step,
 )
-from fmjax.schedules import Scalar, Schedule
+from fmjax.schedules.kinds import Scalar, Schedule
 from fmjax.updates import One, Sum
 
 SAME_RATE = 1e-5

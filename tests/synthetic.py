@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from fmjax.curves import LossCurve
-from fmjax.schedules import WSD, Constant, Cosine, lrs
+from fmjax.schedules.kinds import WSD, Constant, Cosine, lrs
 
 DECAY = 0.99
 TRUTH = {

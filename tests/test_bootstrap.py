@@ -23,7 +23,7 @@ from fmjax.resampling import (
     bootstrap_groups,
     percentile_interval,
 )
-from fmjax.schedules import WSD
+from fmjax.schedules.kinds import WSD
 from fmjax.sweep import RATIOS, continuous_best, search
 
 LAW = LRAnnealing(decay=DECAY)

@@ -15,8 +15,8 @@ from fmjax.design import Design, Designs
 from fmjax.exporters import EXPORTERS
 from fmjax.forecasts import Forecast, Outlook, alternatives_to
 from fmjax.recommendation import Choice, Recommendation
-from fmjax.runs import schedule_from
-from fmjax.schedules import WSD, Constant, lrs
+from fmjax.schedules.kinds import WSD, Constant, lrs
+from fmjax.schedules.tables import schedule_from
 from fmjax.sweep import Cell, SearchResult
 
 FIT = SimpleNamespace(law=fmjax.LRAnnealing(), params={}, status="converged", message="converged", runs=(), ok=True)

@@ -6,7 +6,7 @@ from synthetic import curve
 
 from fmjax import correction
 from fmjax.correction import NOISES, Correction, Points, Prior, correctable
-from fmjax.schedules import WSD, Constant
+from fmjax.schedules.kinds import WSD, Constant
 from fmjax.sweep import Cell
 
 PRIOR = Prior(0.1, NOISES, 0.9)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fmjax.curves import LossCurve, pad
-from fmjax.schedules import WSD, Constant, Cosine, Step, Tabulated
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated
 
 SCHEDULE = Constant(peak_lr=1e-3, total_steps=100)
 

@@ -11,7 +11,7 @@ import pytest
 import synthetic
 
 from fmjax import effects
-from fmjax.schedules import WSD, Constant, Cosine, Step, lrs
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, lrs
 
 PUBLISHED = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "second_moment_scale": 1e5}
 NAMES = ("constant", "cosine", "wsd_linear", "wsd_1-sqrt", "wsd_exponential", "wsd_cosine", "step", "rewarm")

@@ -22,7 +22,7 @@ from fmjax import exporters
 from fmjax.exporters import EXPORTERS, export
 from fmjax.exporters.layout import yaml
 from fmjax.exporters.phases import fraction, phases
-from fmjax.schedules import WSD, Constant, Cosine, Step, Tabulated, lrs
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated, lrs
 from fmjax.sweep import Cell
 
 pytestmark = pytest.mark.usefixtures("x64")

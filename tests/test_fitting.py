@@ -26,7 +26,7 @@ from fmjax.fitting import FitOptions, evaluate, fit, fit_groups, measure, predic
 from fmjax.laws import LAWS, LRAnnealing, make_law
 from fmjax.records import FitResult
 from fmjax.runs import load_runs
-from fmjax.schedules import WSD
+from fmjax.schedules.kinds import WSD
 
 LAW = LRAnnealing(decay=DECAY)
 NOISE = 1e-4

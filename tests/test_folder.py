@@ -16,9 +16,9 @@ from pyarrow import parquet
 from test_sweep import synthetic_fit
 
 from fmjax import kernels, search
-from fmjax.anneals import DECAYS
 from fmjax.folder import Folder, Reduced
 from fmjax.kernels import Kernel, Layout
+from fmjax.schedules.anneals import DECAYS
 from fmjax.sweep import COLUMNS, TOP
 
 FIT = synthetic_fit("forward-only")

@@ -9,7 +9,7 @@ import synthetic
 import fmjax
 from fmjax import progress
 from fmjax.forecasts import alternatives_to
-from fmjax.schedules import lrs
+from fmjax.schedules.kinds import lrs
 
 T, LAW = 2000, fmjax.LRAnnealing(decay=synthetic.DECAY)
 TRUTH = synthetic.TRUTH["lr-annealing"]

@@ -2,6 +2,7 @@
 
 import ast
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,7 @@ def in_order(arrows):
         return tuple(TopologicalSorter({here: set(there) for here, there in arrows.items()}).static_order())
     except CycleError as error:
         circle = error.args[1]
-        pairs = zip(circle, circle[1:], strict=False)
-        imports = [arrows.get(b, {}).get(a) or arrows.get(a, {}).get(b) for a, b in pairs]
+        imports = [arrows.get(b, {}).get(a) or arrows.get(a, {}).get(b) for a, b in pairwise(circle)]
         pytest.fail("a circle of imports: " + "; ".join(map(str, imports)))
 
 

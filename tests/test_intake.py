@@ -12,8 +12,9 @@ import fmjax
 from fmjax.cli.commands import run
 from fmjax.importers import Columns, import_logs
 from fmjax.run_folder import write_runs
-from fmjax.runs import load_runs, schedule_table
-from fmjax.schedules import lrs
+from fmjax.runs import load_runs
+from fmjax.schedules.kinds import lrs
+from fmjax.schedules.tables import schedule_table
 
 T, W = 1000, 50
 RATIOS = {"short": 0.15, "long": 0.4}

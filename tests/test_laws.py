@@ -12,7 +12,7 @@ from fmjax import objective
 from fmjax.laws import LAWS, Coefficient, Exponent, IntrinsicMomentum, Law, LRAnnealing, make_law
 from fmjax.laws.base import safe_log
 from fmjax.objective import Rows
-from fmjax.schedules import WSD
+from fmjax.schedules.kinds import WSD
 
 SCHEDULE = WSD(peak_lr=1e-3, total_steps=60, anneal_ratio=0.4, warmup_steps=10, init_lr=1e-4)
 AT = np.array([0, 5, 10, 33, 59])

@@ -22,7 +22,7 @@ from fmjax.predictor import Prediction
 from fmjax.recommendation import Choice, Recommendation
 from fmjax.records import Evaluation
 from fmjax.resampling import Bootstrap
-from fmjax.schedules import WSD
+from fmjax.schedules.kinds import WSD
 from fmjax.sweep import NEAR, Cell, SearchResult
 from fmjax.transfers import CellTransfer, Transfer
 

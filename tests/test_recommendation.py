@@ -11,7 +11,7 @@ from synthetic import TRUTH as TRUTHS
 
 from fmjax.laws import LRAnnealing
 from fmjax.recommendation import recommend
-from fmjax.schedules import WSD
+from fmjax.schedules.kinds import WSD
 from fmjax.sweep import NEAR
 
 LAW = LRAnnealing(decay=DECAY)

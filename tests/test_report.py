@@ -23,7 +23,7 @@ from fmjax.plotting import COLORS
 from fmjax.recommendation import Choice, Recommendation
 from fmjax.report import assumptions, curve_charts, drawing, loss_charts, markup
 from fmjax.report.formulas import description, formula
-from fmjax.schedules import WSD
+from fmjax.schedules.kinds import WSD
 from fmjax.sweep import Cell, SearchResult
 
 LAW = LRAnnealing(decay=DECAY)

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from fmjax.runs import KINDS, load_runs, schedule_from, schedule_table, select
-from fmjax.schedules import WSD, Constant, Cosine, Step, Tabulated, lrs
+from fmjax.runs import load_runs, select
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated, lrs
+from fmjax.schedules.tables import KINDS, schedule_from, schedule_table
 
 SHARED = Path(os.environ.get("FMJAX_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="no shared data")

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from fmjax.schedules import DECAYS, WSD, Constant, Cosine, Step, Tabulated, check_schedule, lrs
+from fmjax.schedules.kinds import DECAYS, WSD, Constant, Cosine, Step, Tabulated, check_schedule, lrs
 
 T = 100
 COUNTS = np.arange(T + 20)  # past the end too

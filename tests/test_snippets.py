@@ -5,8 +5,9 @@ import numpy as np
 import optax
 import pytest
 
-from fmjax.exporters.snippets import csv_text, knots_snippet, optax_snippet, thinned
-from fmjax.schedules import DECAYS, WSD, Tabulated
+from fmjax.exporters.snippets import csv_text, knots_snippet, optax_snippet
+from fmjax.schedules.kinds import DECAYS, WSD, Tabulated
+from fmjax.schedules.knots import thinned
 
 T = 400
 COUNTS = np.arange(T)

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import fmjax
-from fmjax.schedules import lrs
+from fmjax.schedules.kinds import lrs
 from fmjax.tracking import TrackAnnealingState, annealing_state
 
 T = 4000

@@ -8,7 +8,7 @@ import pytest
 from synthetic import DECAY, cells, curve, final_losses, runs
 
 from fmjax.laws import LRAnnealing
-from fmjax.schedules import WSD, Constant
+from fmjax.schedules.kinds import WSD, Constant
 from fmjax.transfers import PUBLISHED, transfer
 
 LAW = LRAnnealing(decay=DECAY)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fmjax.schedules import Constant, Schedule, lrs
+from fmjax.schedules.kinds import Constant, Schedule, lrs
 
 
 @dataclass(frozen=True)

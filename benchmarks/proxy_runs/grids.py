@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from benchmarks.proxy_runs.config import ModelConfig, RunConfig, Setup
-from fmjax.schedules import WSD, Constant, Cosine, Schedule, Step
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step
 
 SIZES = {
     "0.025M": ModelConfig(32, 2, 1),

@@ -9,7 +9,7 @@ import jax
 
 from benchmarks.proxy_runs import model
 from benchmarks.proxy_runs.config import RunConfig
-from fmjax.schedules import Schedule
+from fmjax.schedules.kinds import Schedule
 
 Rows = list[tuple[int, float]]
 """Step and validation loss of every logged row; a row of step s has seen updates 0 ... s."""

@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from fmjax._checks import choose, require, within
-from fmjax.anneals import DECAYS
 from fmjax.cli.app import app
 from fmjax.cli.options import FILE, JSON, writable, write_file, write_text
 from fmjax.cli.parameters import Known
 from fmjax.cli.schedule_files import best, matching, read_planned
 from fmjax.exporters import EXPORTERS, export
-from fmjax.runs import parse_schedule, schedule_table
-from fmjax.schedules import Schedule
+from fmjax.schedules.anneals import DECAYS
+from fmjax.schedules.kinds import Schedule
+from fmjax.schedules.tables import parse_schedule, schedule_table
 
 
 @app.command("export")

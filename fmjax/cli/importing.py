@@ -15,8 +15,9 @@ from fmjax.cli.parameters import Known
 from fmjax.importers import SOURCES, Columns, Imported, import_logs
 from fmjax.records import plain
 from fmjax.run_folder import write_runs
-from fmjax.runs import parse_schedule, schedule_table, select
-from fmjax.schedules import WSD, Constant, Cosine, Schedule, Step, Tabulated
+from fmjax.runs import select
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated
+from fmjax.schedules.tables import parse_schedule, schedule_table
 
 
 @app.command("import")

@@ -11,8 +11,8 @@ import numpy as np
 from fmjax._checks import choose, require, within
 from fmjax.cli.manners import note
 from fmjax.forecasts import alternatives_to
-from fmjax.runs import schedule_from
-from fmjax.schedules import WSD, Schedule
+from fmjax.schedules.kinds import WSD, Schedule
+from fmjax.schedules.tables import schedule_from
 
 SAME = 5e-3
 """Relative difference up to which a rate that was asked for is that of the file: tables show three digits."""

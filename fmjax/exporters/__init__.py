@@ -14,7 +14,7 @@ from fmjax.exporters import (
     pytorch,
     torchtitan,
 )
-from fmjax.schedules import Schedule
+from fmjax.schedules.kinds import Schedule
 
 __all__ = ["EXPORTERS", "export"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from fmjax._checks import require
 from fmjax.exporters.layout import call, commented
 from fmjax.exporters.phases import Phases, off, phases
-from fmjax.schedules import Schedule
+from fmjax.schedules.kinds import Schedule
 
 _DECAYS = {"linear": "linear", "cosine": "cosine", "1-sqrt": "1-sqrt"}
 

@@ -7,7 +7,7 @@ steps.
 
 from fmjax.exporters.layout import commented, yaml
 from fmjax.exporters.phases import Phases, fraction, phases
-from fmjax.schedules import Schedule
+from fmjax.schedules.kinds import Schedule
 
 _DECAYS = {"linear": "linear", "cosine": "cosine"}
 

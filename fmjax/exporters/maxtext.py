@@ -8,7 +8,7 @@ are one step short of it; a schedule one step longer than the run gives the same
 
 from fmjax.exporters.layout import commented, yaml
 from fmjax.exporters.phases import Phases, fraction, phases
-from fmjax.schedules import Schedule
+from fmjax.schedules.kinds import Schedule
 
 _DECAYS = {"linear": "linear", "cosine": "cosine"}
 _LONGER = "the decay of MaxText ends with the last schedule step, hence one schedule step more than steps"

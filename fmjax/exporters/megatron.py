@@ -9,7 +9,7 @@ min + (max - min)(2 0.5^x - 1), is another than that of fmjax.
 from fmjax._checks import require
 from fmjax.exporters.layout import commented
 from fmjax.exporters.phases import Phases, phases
-from fmjax.schedules import Schedule
+from fmjax.schedules.kinds import Schedule
 
 _DECAYS = {"linear": "linear", "cosine": "cosine", "1-sqrt": "minus_sqrt"}
 

@@ -8,7 +8,7 @@ zero, so a run without warmup has the style constant.
 
 from fmjax.exporters.layout import commented, yaml
 from fmjax.exporters.phases import phases
-from fmjax.schedules import Schedule
+from fmjax.schedules.kinds import Schedule
 
 _DECAYS = {"linear": "linear", "cosine": "cosine", "1-sqrt": "1-sqrt"}
 

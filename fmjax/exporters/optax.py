@@ -11,7 +11,7 @@ import numpy as np
 from fmjax.exporters.layout import commented
 from fmjax.exporters.phases import check_kind, negligible, rate, rounding
 from fmjax.exporters.snippets import knots_snippet, optax_snippet
-from fmjax.schedules import WSD, Constant, Cosine, Schedule, Step, Tabulated
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated
 
 
 def text(schedule: Schedule) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import require
-from fmjax.schedules import WSD, Constant, Cosine, Schedule, check_schedule, lrs
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, check_schedule, lrs
 
 
 class Phases(NamedTuple):

@@ -12,8 +12,8 @@ import numpy as np
 from fmjax._checks import positive
 from fmjax.exporters.layout import commented
 from fmjax.exporters.phases import anneal_updates, check_kind, negligible, rate, rounding
-from fmjax.exporters.snippets import thinned
-from fmjax.schedules import WSD, Constant, Cosine, Schedule, Step, Tabulated
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated
+from fmjax.schedules.knots import thinned
 
 _ANNEALS = {
     "linear": "{span} * (1 - done)",

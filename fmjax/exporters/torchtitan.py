@@ -7,7 +7,7 @@ are those of fmjax, but update t of the warmup gets peak (t + 1)/warmup_steps.
 
 from fmjax.exporters.layout import commented
 from fmjax.exporters.phases import off, phases
-from fmjax.schedules import Schedule
+from fmjax.schedules.kinds import Schedule
 
 _DECAYS = {"linear": "linear", "1-sqrt": "sqrt", "cosine": "cosine"}
 _PYTHON = "TOML of torchtitan 0.2; from 0.3 on, arguments of LRSchedulersContainer.Config"

@@ -13,8 +13,8 @@ from fmjax.importers.logs import Log, Reader
 from fmjax.importers.source import Columns, Source, files_below, is_told, matching, only, read_files
 from fmjax.importers.tables import Table
 from fmjax.importers.tools import SOURCES
-from fmjax.recognition import Recognised, recognise
-from fmjax.schedules import Schedule
+from fmjax.schedules.kinds import Schedule
+from fmjax.schedules.recognition import Recognised, recognise
 
 AS_NAMED = Columns()
 """The columns that the source names."""

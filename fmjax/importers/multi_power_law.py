@@ -11,7 +11,7 @@ import numpy as np
 
 from fmjax._checks import choose, finite, require, whole, within
 from fmjax.curves import LossCurve
-from fmjax.schedules import WSD, Constant, Cosine, Schedule, Step
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step
 
 SIZES = (25, 100, 400)
 """Sizes of the models, in millions of parameters."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from fmjax.design import Design, Designs
 from fmjax.plotting.style import Path, axes_or_new, color_of, legend, picture, title
-from fmjax.schedules import Cosine, lrs
+from fmjax.schedules.kinds import Cosine, lrs
 
 MOST = 6
 """Designs in one picture."""

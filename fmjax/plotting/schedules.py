@@ -8,7 +8,7 @@ import numpy as np
 
 from fmjax.effects import annealing_momentum, forward_effect
 from fmjax.plotting.style import Path, axes_or_new, legend, legend_below, look_of, picture, title
-from fmjax.schedules import WSD, Schedule, lrs
+from fmjax.schedules.kinds import WSD, Schedule, lrs
 
 Schedules: TypeAlias = Mapping[str, Schedule] | Sequence[Schedule]
 """Schedules by name, or as they are: then their kinds name them."""

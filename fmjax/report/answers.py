@@ -7,7 +7,7 @@ from fmjax.metrics import LEVEL
 from fmjax.recommendation import Choice, Recommendation
 from fmjax.records import FitResult
 from fmjax.report.markup import NONE, Html, element, interval, number, pairs, section, table
-from fmjax.schedules import WSD
+from fmjax.schedules.kinds import WSD
 from fmjax.sweep import NEAR, Cell, SearchResult
 
 MOST_CELLS = 200

@@ -13,7 +13,7 @@ from fmjax._checks import within
 from fmjax._version import __version__
 from fmjax.exporters.snippets import optax_snippet
 from fmjax.report.markup import Html, code, element, folded, pairs, section, table
-from fmjax.schedules import WSD
+from fmjax.schedules.kinds import WSD
 
 SHOWN = 12
 """Files whose table is open at first."""

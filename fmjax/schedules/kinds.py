@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax._checks import choose, finite, positive, require, whole
-from fmjax.anneals import DECAYS, Anneal, Joined
+from fmjax.schedules.anneals import DECAYS, Anneal, Joined
 
 Scalar: TypeAlias = float | jax.Array
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fmjax._checks import positive, require, whole
-from fmjax.schedules import WSD, Constant, Cosine, Schedule, Step, Tabulated
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated
 
 _MOST_UPDATES, _MOST_BOUNDARIES = 10**8, 8
 _LEVEL = 1e-5  # of the peak: rates this close are one level

@@ -1,0 +1,6 @@
+"""Learning-rate schedules: their kinds, shapes of anneals, tables of text, knots, recognition in logged rates."""
+
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated, check_schedule, lrs
+from fmjax.schedules.recognition import recognise
+
+__all__ = ["WSD", "Constant", "Cosine", "Schedule", "Step", "Tabulated", "check_schedule", "lrs", "recognise"]

@@ -1,0 +1,125 @@
+"""Schedules as tables of a manifest and as text of the command line, and back."""
+
+import dataclasses
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fmjax._checks import choose, finite, require, whole, within
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated, check_schedule
+
+KINDS: dict[str, type] = {
+    "constant": Constant,
+    "cosine": Cosine,
+    "wsd": WSD,
+    "step": Step,
+    "tabulated": Tabulated,
+}
+"""Schedules by the ``kind`` a manifest gives; the other keys of its table are the fields of the class."""
+
+MOST_UPDATES = 10**8
+"""Updates from which on a run is taken for a mistake."""
+
+
+def table_fields(table: Any, required: Sequence[str], optional: Sequence[str], what: str) -> dict[str, Any]:
+    """The fields of a table, each read as its key asks; ``what`` is what its keys are called.
+
+    Raises:
+      ValueError: no table, an unknown key, one that is missing, or a value of another type.
+    """
+    require(isinstance(table, Mapping), f"expected a table, got {table!r}")
+    for key in table:
+        choose(key, (*required, *optional), what)
+    for key in required:
+        require(key in table, f"missing key {key!r} (expected {', '.join(required)})")
+    return {key: _READERS[key](value, key) if key in _READERS else _number(value, key) for key, value in table.items()}
+
+
+def _text(value: Any, what: str) -> str:
+    require(isinstance(value, str) and value, f"{what}: expected a text in quotes, got {value!r}")
+    return str(value)
+
+
+def _number(value: Any, what: str) -> float:
+    require(type(value) in (int, float), f"{what}: expected a number, got {value!r}")  # true and false are ints too
+    return finite(value, what)
+
+
+def _count(value: Any, what: str) -> int:
+    return whole(_number(value, what), what)
+
+
+def _numbers(value: Any, what: str) -> tuple[float, ...]:
+    require(isinstance(value, list), f"{what}: expected a list of numbers, got {value!r}")
+    return tuple(_number(item, what) for item in value)
+
+
+def schedule_from(table: Any, what: str = "schedule") -> Schedule:
+    """The schedule of a manifest's table, or of JSON: ``kind`` and the fields of its class.
+
+    Raises:
+      ValueError: an unknown kind or field, one that is missing, or a value out of its range.
+
+    >>> schedule_from({"kind": "constant", "peak_lr": 0.001, "total_steps": 10})
+    Constant(peak_lr=0.001, total_steps=10, warmup_steps=0, init_lr=0.0)
+    """
+    with within(what):
+        require(isinstance(table, Mapping), f"expected a table with kind and its fields, got {table!r}")
+        require("kind" in table, f"missing key 'kind' (known kinds: {', '.join(KINDS)})")
+        kind = KINDS[choose(table["kind"], KINDS, "schedule kind")]
+        fields = dataclasses.fields(kind)
+        required = [f.name for f in fields if f.default is dataclasses.MISSING]
+        optional = [f.name for f in fields if f.name not in required] + ["anneal_steps"] * (kind is WSD)
+        given = table_fields({k: v for k, v in table.items() if k != "kind"}, required, optional, "schedule key")
+        schedule: Schedule = kind(**_with_anneal_ratio(given) if kind is WSD else given)
+        check_schedule(schedule)
+    return schedule
+
+
+def schedule_table(schedule: Schedule) -> dict[str, Any]:
+    """The table that ``schedule_from`` makes a schedule with concrete fields of; plain values for TOML and JSON.
+
+    >>> schedule_table(Constant(peak_lr=0.001, total_steps=10))
+    {'kind': 'constant', 'peak_lr': 0.001, 'total_steps': 10, 'warmup_steps': 0, 'init_lr': 0.0}
+    """
+    kinds = {kind: name for name, kind in KINDS.items()}
+    fields = vars(schedule).items()
+    plain = {key: value if isinstance(value, str) else np.asarray(value).tolist() for key, value in fields}
+    return {"kind": kinds[type(schedule)], **plain}
+
+
+def parse_schedule(text: str) -> Schedule:
+    """A schedule from what stands between the braces of a manifest's ``schedule = { ... }``.
+
+    >>> parse_schedule("kind = 'cosine', total_steps = 100, peak_lr = 1e-3").final_lr
+    0.0
+    """
+    try:
+        return schedule_from(tomllib.loads(f"schedule = {{ {text} }}")["schedule"], "schedule")
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"schedule: expected KEY = VALUE, ..., got {text!r} ({error})") from None
+
+
+def _with_anneal_ratio(given: dict[str, Any]) -> dict[str, Any]:
+    found = [key for key in ("anneal_ratio", "anneal_steps") if key in given]
+    require(len(found) == 1, f"expected one of anneal_ratio and anneal_steps, found {' and '.join(found) or 'neither'}")
+    if "anneal_steps" not in given:
+        return given
+    total, steps = given["total_steps"], given["anneal_steps"]
+    require(0 < steps <= total, f"expected anneal_steps above zero and up to total_steps = {total}, got {steps:g}")
+    return {k: v for k, v in given.items() if k != "anneal_steps"} | {"anneal_ratio": steps / total}
+
+
+_READERS: dict[str, Callable[[Any, str], Any]] = {
+    "name": _text,
+    "file": _text,
+    "split": _text,
+    "decay": _text,
+    "schedule": schedule_from,
+    "total_steps": _count,
+    "warmup_steps": _count,
+    "boundaries": _numbers,
+    "lrs": _numbers,
+}  # every other key is a number
