@@ -19,7 +19,8 @@ import numpy as np
 
 import fmjax
 from benchmarks.effects_choice import table
-from fmjax import lanes, laws, runs
+from fmjax import lanes, laws
+from fmjax.curves import manifest
 from fmjax.design import Design
 from fmjax.schedules.anneals import DECAYS
 
@@ -110,7 +111,7 @@ def _fit_of(law: laws.Law, params: dict[str, float]) -> fmjax.FitResult:
 def main() -> None:
     """Prints the table."""
     options = _parser().parse_args()
-    curves = runs.select(fmjax.load_runs(options.manifest), options.train)
+    curves = manifest.select(fmjax.load_runs(options.manifest), options.train)
     rows: list[Sequence[str]] = [HEADER]
     for law in options.law:
         result = fmjax.fit(law, curves)

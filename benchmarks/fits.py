@@ -26,7 +26,8 @@ import numpy as np
 from scipy import optimize
 
 import fmjax
-from fmjax import fitting, lanes, runs
+from fmjax import fitting, lanes
+from fmjax.curves import manifest
 from fmjax.objective import Objective, Rows, bounds, closed_form_starts, exponent_grid
 from fmjax.objective import value as objective_value
 
@@ -87,7 +88,7 @@ class Solved(NamedTuple):
 def load(path: str, train: str | None, law: str) -> Case:
     """The problem that ``fmjax.fit`` would solve for these runs."""
     curves = fmjax.load_runs(path)
-    curves = runs.select(curves, train) if train else curves
+    curves = manifest.select(curves, train) if train else curves
     options, everyone = fitting.FitOptions(), np.ones(len(curves), bool)
     problem = fitting.prepare(law, curves, fitted=everyone.tolist(), options=options)
     found = fitting.fit_groups(problem, everyone[None], options)[0].lanes

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import fmjax
 from benchmarks.effects_choice import table
-from fmjax import laws, runs
+from fmjax import laws
 from fmjax.comparison import Entry
+from fmjax.curves import manifest
 
 HEADER = ("law", "unseen %", "worst %", "final loss %", "worst regret", "fitted %", "parameters", "seconds", "status")
 
@@ -58,8 +59,8 @@ def line(entry: Entry, curves: Sequence[fmjax.LossCurve]) -> list[str]:
 def main() -> None:
     """Prints the table."""
     arguments = _parser().parse_args()
-    curves = list(runs.select(load(arguments.manifests), arguments.runs))
-    train = runs.select(curves, arguments.train)
+    curves = list(manifest.select(load(arguments.manifests), arguments.runs))
+    train = manifest.select(curves, arguments.train)
     found = fmjax.compare(curves, train=train, laws=arguments.law)
     print(f"{len(train)} runs fitted, {len(curves) - len(train)} unseen")
     print(table([HEADER, *(line(entry, curves) for entry in found.entries)]))

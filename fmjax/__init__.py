@@ -4,9 +4,11 @@ from fmjax import datasets, laws
 from fmjax._version import __version__
 from fmjax.batch_size import critical_batch_size
 from fmjax.comparison import compare
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
+from fmjax.curves.manifest import load_runs
 from fmjax.design import optimize
-from fmjax.effects import annealing_area, annealing_momentum, forward_effect
+from fmjax.effects.recursions import annealing_area, annealing_momentum, forward_effect
+from fmjax.effects.tracking import track_annealing
 from fmjax.fitting import evaluate, fit, predict
 from fmjax.forecasts import Forecaster, forecast
 from fmjax.laws import (
@@ -23,11 +25,9 @@ from fmjax.laws import (
 from fmjax.recommendation import recommend
 from fmjax.records import FitResult
 from fmjax.resampling import bootstrap
-from fmjax.runs import load_runs
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated
 from fmjax.selection import select
 from fmjax.sweep import search
-from fmjax.tracking import track_annealing
 from fmjax.transfers import transfer
 
 __all__ = [

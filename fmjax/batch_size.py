@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import positive, require, whole
-from fmjax.curves import LossCurve, pad
-from fmjax.records import plain
+from fmjax._json import plain
+from fmjax.curves.loss_curve import LossCurve, pad
 from fmjax.smoothing import SmoothCurve, common_levels, smooth, spread
 from fmjax.trades import STATUS, Trades, fit_trades, interval, line
 

@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax._json import plain
 from fmjax._version import __version__
 from fmjax.datasets import demo_runs
+from fmjax.effects.updates import Block, One
 from fmjax.fitting import FitOptions, fit_groups, prepare
 from fmjax.grid import Grid
 from fmjax.kernels import Kernel, Layout
 from fmjax.lanes import Jobs, minimise
 from fmjax.laws import ForwardMomentum, LRAnnealing
-from fmjax.records import plain
 from fmjax.rollout import SIZES, phases
-from fmjax.updates import Block, One
 
 FORMAT = 1
 """Version of the JSON of a benchmark."""

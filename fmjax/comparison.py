@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import require
-from fmjax.curves import LossCurve
+from fmjax._json import plain
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import evaluate, predict
 from fmjax.laws import LAWS, Law
-from fmjax.records import Evaluation, plain
+from fmjax.records import Evaluation
 
 
 class Entry(NamedTuple):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fmjax.effects import hold_warmup
+from fmjax.effects.recursions import hold_warmup
 from fmjax.laws import Law
 
 GAIN, PATIENCE = 1e-8, 8

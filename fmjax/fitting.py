@@ -9,7 +9,7 @@ import numpy as np
 
 from fmjax import lanes, metrics
 from fmjax._checks import choose, positive, require, whole
-from fmjax.curves import CurveBatch, LossCurve, bucket, pad
+from fmjax.curves.loss_curve import CurveBatch, LossCurve, bucket, pad
 from fmjax.laws import Law, Row, check_options, make_law
 from fmjax.objective import RESIDUALS, Objective, Rows, bounds, closed_form_starts, exponent_grid, linearise
 from fmjax.records import Evaluation, FitResult, Reach, RunMetrics
@@ -367,7 +367,7 @@ def evaluate(law: Law | str, curves: Sequence[LossCurve], *, train: Sequence[Los
     Args:
       law: a law, or its name.
       curves: the runs to report on.
-      train: the runs to fit, among ``curves`` (see ``fmjax.runs.select``).
+      train: the runs to fit, among ``curves`` (see ``fmjax.curves.manifest.select``).
       **options: as for ``fit``.
 
     Raises:

@@ -1,15 +1,13 @@
 """The folder of a search: finished parts, each written whole or not at all, to go on from when interrupted."""
 
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fmjax._checks import require
+from fmjax._files import write_whole, writing
 from fmjax.grid import Grid, Part
 
 FORMAT = 1
@@ -122,24 +120,3 @@ def _write_rows(file: Path, part: Part, losses: np.ndarray, grid: Grid) -> None:
         "loss": losses.ravel(),
     }
     _parquet().write_table(pyarrow.table(columns), file)
-
-
-def write_whole(target: Path, write: Callable[[Path], Any]) -> None:
-    """Writes a file whole or not at all, also when the machine goes down."""
-    part = target.with_name(f".{os.getpid()}.{target.name}")  # keeps the suffix, which names the format of a picture
-    try:
-        write(part)
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Makes a ``ValueError`` that names the path of an ``OSError``."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.metrics import percentile_interval
 from fmjax.schedules.kinds import WSD
 

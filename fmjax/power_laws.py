@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fmjax._json import plain
 from fmjax.metrics import LEVEL, percentile_interval
-from fmjax.records import plain
 
 HALF_WIDTH = 1.645
 """Half the width of a 90 % interval of a normal quantity, in standard deviations."""

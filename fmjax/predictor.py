@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fmjax.correction import NOISES, OFFSET, Correction, Points, Prior, correctable
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import FitOptions, Problem, fit_groups, measure, precision, prepare, with_measured_runs
 from fmjax.laws import Law, make_law
 from fmjax.progress import BEYOND

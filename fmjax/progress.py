@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from fmjax._checks import require
-from fmjax.curves import LossCurve, pad
+from fmjax.curves.loss_curve import LossCurve, pad
 from fmjax.fitting import batch_effects, fit, predict_batch
 from fmjax.gaussian import conditioned, probabilities, roots
 from fmjax.laws import Law

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import positive, require, whole
-from fmjax.curves import LossCurve
+from fmjax._json import plain
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.exporters.snippets import optax_snippet
 from fmjax.fitting import FitOptions
 from fmjax.laws import Law
 from fmjax.predictor import Prediction, Predictor, predictors
-from fmjax.records import FitResult, RunMetrics, plain
+from fmjax.records import FitResult, RunMetrics
 from fmjax.schedules.kinds import WSD
 from fmjax.sweep import RATIOS, Cell
 

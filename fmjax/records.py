@@ -2,17 +2,16 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from fmjax import lanes
 from fmjax._checks import choose, positive, require
+from fmjax._json import plain
 from fmjax.laws import Law, make_law
 
 FORMAT = 1
@@ -171,17 +170,6 @@ class FitResult:
             at_bound=tuple(record["at_bound"]),
             **{key: record[key] for key in ("rows", "status", "residual", "delta")},
         )
-
-
-def plain(value: Any) -> Any:
-    """Tuples as lists, NumPy and JAX scalars as numbers, and non-finite numbers as None: what strict JSON can hold."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return plain(np.asarray(value).tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _reach(record: dict[str, Any] | None) -> Reach | None:

@@ -10,12 +10,13 @@ import numpy as np
 
 from fmjax import lanes
 from fmjax._checks import choose, require, whole
-from fmjax.curves import LossCurve
+from fmjax._json import plain
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import Evidence, FitOptions, Problem, fit_groups, measure, precision, prepare, with_measured_runs
 from fmjax.laws import Law
 from fmjax.metrics import LEVEL, percentile_interval
 from fmjax.objective import Objective, Rows
-from fmjax.records import FitResult, RunMetrics, plain
+from fmjax.records import FitResult, RunMetrics
 
 METHODS = ("noise", "blocks", "runs")
 """What a bootstrap sample redraws: the noise around the fit, the weights of blocks of rows, or the runs."""

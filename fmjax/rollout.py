@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax.effects.updates import Block, One, nodes_of
 from fmjax.laws import Law, Row
 from fmjax.schedules.anneals import DECAYS, Anneal, Joined
 from fmjax.schedules.kinds import Constant, Schedule
-from fmjax.updates import Block, One, nodes_of
 
 SIZES = (1, 32, 256)
 """Updates taken at once."""

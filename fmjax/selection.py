@@ -15,11 +15,12 @@ import optax
 
 from fmjax import lanes
 from fmjax._checks import choose, require
-from fmjax.curves import LossCurve
+from fmjax._json import plain
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import FitOptions, Problem, evaluate, precision, prepare
 from fmjax.laws import Law, Row, check_options
 from fmjax.objective import Objective, Rows, closed_form_starts, exponent_grid, value
-from fmjax.records import FitResult, plain
+from fmjax.records import FitResult
 from fmjax.resampling import leave_one_out_groups
 
 CRITERIA = ("objective", "leave-one-out", "rollout")

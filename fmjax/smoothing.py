@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import require
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
 
 LEAST = 4
 """Rows that a run needs."""

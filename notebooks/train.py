@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 import fmjax
-from fmjax.tracking import annealing_state
+from fmjax.effects.tracking import annealing_state
 
 CONTEXT, BATCH, WIDTH = 64, 16, 64
 
@@ -106,7 +106,7 @@ def main(total_steps: int, checkpoint: Path | None) -> None:
                 saver.save(checkpoint.resolve(), state)
 
 
-def report(step: int, tracked: fmjax.tracking.TrackAnnealingState, found: fmjax.forecasts.Forecast) -> None:
+def report(step: int, tracked: fmjax.effects.TrackAnnealingState, found: fmjax.forecasts.Forecast) -> None:
     """Prints one line: where the run stands, where it will end, and what would be better."""
     S, M, lr = float(tracked.S), float(tracked.M), float(tracked.lr)
     low, high = found.planned.interval

@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.schedules.kinds import WSD, Constant, Cosine, lrs
 
 DECAY = 0.99

@@ -10,7 +10,7 @@ from scipy.optimize import nnls
 
 from fmjax import WSD, Constant, Cosine
 from fmjax.batch_size import critical_batch_size
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.schedules.kinds import Step, Tabulated
 from fmjax.smoothing import first_reach, smooth
 from fmjax.trades import fit_trades

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from fmjax.curves import LossCurve, pad
+from fmjax.curves.loss_curve import LossCurve, pad
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated
 
 SCHEDULE = Constant(peak_lr=1e-3, total_steps=100)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import synthetic
 
-from fmjax import effects
+from fmjax.effects import recursions
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, lrs
 
 PUBLISHED = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "second_moment_scale": 1e5}
@@ -50,7 +50,7 @@ def families(total):
 
 
 KINDS = tuple(families(24))
-EFFECTS = {"S": effects.forward_effect, "M": effects.annealing_momentum, "S2": effects.annealing_area}
+EFFECTS = {"S": recursions.forward_effect, "M": recursions.annealing_momentum, "S2": recursions.annealing_area}
 JITTED = {name: jax.jit(effect) for name, effect in EFFECTS.items()}
 momentum, area = JITTED["M"], JITTED["S2"]
 each_effect = pytest.mark.parametrize("name", EFFECTS)
@@ -82,7 +82,7 @@ def test_golden_effects(name, shared, x64):
 
 def test_golden_rowwise_effects(shared, x64):
     golden = np.genfromtxt(shared / "golden/features_irregular_rows.csv", delimiter=",", names=True)
-    found = effects.rowwise_effects(golden["step"].astype(int), golden["lr"])
+    found = recursions.rowwise_effects(golden["step"].astype(int), golden["lr"])
     for key, value in found._asdict().items():
         np.testing.assert_allclose(value, golden[key], rtol=0, atol=1e-11 * abs(golden[key][-1]), err_msg=key)
 
@@ -108,7 +108,7 @@ def test_area_is_the_loop(decay, rates, x64):
 @pytest.mark.parametrize("rho", [None, 1.0, 0.65, 2.0])
 def test_forward_effect_is_the_sum(rho, rates, x64):
     expected = np.cumsum(1e-3 * (rates / 1e-3) ** (1.0 if rho is None else rho))
-    np.testing.assert_allclose(effects.forward_effect(rates, rho=rho), expected, rtol=1e-12)
+    np.testing.assert_allclose(recursions.forward_effect(rates, rho=rho), expected, rtol=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -152,19 +152,19 @@ def test_large_eps_makes_momentum_the_area(eps, x64):
 
 
 def test_rho_scales_as_a_power(rates, x64):
-    grown = effects.forward_effect(3 * rates, rho=0.65)
-    np.testing.assert_allclose(grown, 3**0.65 * effects.forward_effect(rates, rho=0.65), rtol=1e-12)
+    grown = recursions.forward_effect(3 * rates, rho=0.65)
+    np.testing.assert_allclose(grown, 3**0.65 * recursions.forward_effect(rates, rho=0.65), rtol=1e-12)
 
 
 @pytest.mark.parametrize("warmup", [0, 100, 600, 700], ids=["none", "some", "all", "beyond"])
 def test_hold_warmup(warmup, rates, x64):
     end = min(warmup, rates.size - 1)
     expected = np.concatenate([np.full(end, rates[end]), rates[end:]])
-    np.testing.assert_array_equal(effects.hold_warmup(rates, warmup), expected)
+    np.testing.assert_array_equal(recursions.hold_warmup(rates, warmup), expected)
 
 
 def test_rowwise_on_every_row_is_per_update(rates, x64):
-    rows = effects.rowwise_effects(np.arange(rates.size), rates)
+    rows = recursions.rowwise_effects(np.arange(rates.size), rates)
     np.testing.assert_allclose(rows.M, momentum(rates, **PUBLISHED), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(rows.S, np.cumsum(rates) - rates[0], rtol=1e-12)
 
@@ -181,7 +181,7 @@ def test_vmap_over_schedules(name, rates, x64):
 
 def test_vmap_over_beta1(rates, x64):
     betas = jnp.array([0.5, 0.9, 0.99])
-    together = jax.jit(jax.vmap(lambda beta1: effects.annealing_momentum(rates, beta1=beta1)))(betas)
+    together = jax.jit(jax.vmap(lambda beta1: recursions.annealing_momentum(rates, beta1=beta1)))(betas)
     for found, beta1 in zip(together, betas.tolist(), strict=True):
         np.testing.assert_allclose(found, momentum_loop(rates, beta1), rtol=1e-9, atol=1e-12)
 
@@ -190,7 +190,11 @@ def test_slopes_are_finite_at_a_constant_rate(monkeypatch):
     monkeypatch.setattr(effects, "UNROLL", 1)  # compiles faster
 
     def total(lrs, rho):
-        parts = effects.annealing_momentum(lrs), effects.annealing_area(lrs), effects.forward_effect(lrs, rho=rho)
+        parts = (
+            recursions.annealing_momentum(lrs),
+            recursions.annealing_area(lrs),
+            recursions.forward_effect(lrs, rho=rho),
+        )
         return sum(part[-1] for part in parts)
 
     slopes = jax.jit(jax.vmap(jax.grad(total, argnums=(0, 1)), (0, None)))(jnp.array([[0.0] * 60, [1e-3] * 60]), 0.65)
@@ -202,7 +206,7 @@ def test_momentum_slope_is_a_finite_difference(rates, x64, monkeypatch):
     monkeypatch.setattr(effects, "UNROLL", 1)  # compiles faster
 
     def last(scale):
-        return effects.annealing_momentum(scale * rates, eps=1e-4)[-1]
+        return recursions.annealing_momentum(scale * rates, eps=1e-4)[-1]
 
     below, above = jax.jit(jax.vmap(last))(jnp.array([1 - 1e-6, 1 + 1e-6]))
     slope = jax.jit(jax.grad(last))(1.0)
@@ -218,7 +222,7 @@ def test_float32_stays_float32_under_jit(name, wide):
 
 @pytest.mark.parametrize("option", [*PUBLISHED, "decay", "rho"])
 def test_float64_options_leave_float32_rates_alone(option, x64):
-    effect = effects.annealing_momentum if option in PUBLISHED else JITTED["S2" if option == "decay" else "S"]
+    effect = recursions.annealing_momentum if option in PUBLISHED else JITTED["S2" if option == "decay" else "S"]
     found = jax.eval_shape(lambda rates: effect(rates, **{option: np.float64(0.5)}), jnp.zeros(9, jnp.float32))
     assert found.dtype == jnp.float32
 
@@ -236,10 +240,10 @@ def test_import_changes_no_setting():
 @pytest.mark.parametrize("distance", [0.0, 1.3])
 def test_convex_bound_is_the_published_sum(distance, x64):
     rates = np.random.default_rng(0).uniform(0.1, 1.0, 200)
-    found = effects.convex_bound(rates, distance=distance, gradient_norm=0.7)
+    found = recursions.convex_bound(rates, distance=distance, gradient_norm=0.7)
     assert float(found) == pytest.approx(synthetic.convex_bound(rates, distance, 0.7), rel=1e-12)
 
 
 def test_convex_bound_prefers_an_anneal():
-    constant, wsd = (effects.convex_bound(lrs(s), gradient_norm=30.0) for s in (Constant(1e-3, 900), WSD(1e-3, 900)))
+    constant, wsd = (recursions.convex_bound(lrs(s), gradient_norm=30.0) for s in (Constant(1e-3, 900), WSD(1e-3, 900)))
     assert wsd < constant

@@ -13,10 +13,10 @@ import pytest
 from synthetic import DECAY, TRUTH, curve, runs, schedules
 
 from fmjax import lanes
+from fmjax.curves.manifest import load_runs
 from fmjax.fitting import END_SHARE, FitOptions, fit, predict, prepare
 from fmjax.laws import LRAnnealing, make_law
 from fmjax.objective import value as objective_value
-from fmjax.runs import load_runs
 
 LAW = LRAnnealing(decay=DECAY)
 BEST = np.array([TRUTH["lr-annealing"][name] for name in LAW.parameter_names])

@@ -22,10 +22,10 @@ from synthetic import (
 )
 
 from fmjax import lanes
+from fmjax.curves.manifest import load_runs
 from fmjax.fitting import FitOptions, evaluate, fit, fit_groups, measure, predict, prepare
 from fmjax.laws import LAWS, LRAnnealing, make_law
 from fmjax.records import FitResult
-from fmjax.runs import load_runs
 from fmjax.schedules.kinds import WSD
 
 LAW = LRAnnealing(decay=DECAY)

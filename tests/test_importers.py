@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
+from fmjax.curves.manifest import load_runs
 from fmjax.importers import lr_scheduling, multi_power_law
-from fmjax.runs import load_runs
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, lrs
 
 STEM = "sl_slimpajama_llama_norm_nlayers1_nhead1_lr0.001_sched_wsd_warmup10_iter1000_seed0"

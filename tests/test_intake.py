@@ -10,9 +10,9 @@ import synthetic
 
 import fmjax
 from fmjax.cli.commands import run
+from fmjax.curves.manifest import load_runs
+from fmjax.curves.writing import write_runs
 from fmjax.importers import Columns, import_logs
-from fmjax.run_folder import write_runs
-from fmjax.runs import load_runs
 from fmjax.schedules.kinds import lrs
 from fmjax.schedules.tables import schedule_table
 
@@ -343,7 +343,7 @@ def test_the_schedule_can_be_given(tmp_path):
 
 def test_run_folders_are_whole_or_not_there(tmp_path, monkeypatch):
     curves = [one.curve for one in import_logs(_named(tmp_path))]
-    monkeypatch.setattr("fmjax.run_folder._table", lambda curve, file: 1 / 0)
+    monkeypatch.setattr("fmjax.curves.writing._table", lambda curve, file: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_runs(curves, tmp_path / "runs")
     monkeypatch.undo()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import synthetic
 
+from fmjax.curves.manifest import load_runs, select
 from fmjax.fitting import evaluate
 from fmjax.laws import MultiPower
-from fmjax.runs import load_runs, select
 
 PUBLISHED = {
     "mpl_25m": (3.04045406, 0.52468604, 363.78751622, 0.50786857, 2.06560812, 0.58279013, 0.64142257),

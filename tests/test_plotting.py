@@ -12,7 +12,7 @@ from synthetic import DECAY, cells, rates, runs, schedules
 
 from fmjax import plotting, sweep
 from fmjax.design import Design, Designs
-from fmjax.effects import annealing_momentum
+from fmjax.effects.recursions import annealing_momentum
 from fmjax.fitting import fit, predict
 from fmjax.forecasts import Forecast, Outlook
 from fmjax.laws import LRAnnealing

@@ -10,7 +10,7 @@ from benchmarks.proxy_runs.__main__ import publish
 from benchmarks.proxy_runs.config import ModelConfig, RunConfig, Setup
 from benchmarks.proxy_runs.grids import annealed, others, wide
 from benchmarks.proxy_runs.runner import train_grid
-from fmjax.runs import load_runs
+from fmjax.curves.manifest import load_runs
 from fmjax.schedules.kinds import Constant, lrs
 
 SETUP = Setup(ModelConfig(16, 1, 1), context=16, batch=2, validation_sequences=8)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fmjax.effects.updates import Block, One
 from fmjax.laws import ForwardMomentum, ForwardOnly, Law, LRAnnealing
 from fmjax.rollout import MARGIN, SIZES, final_effects
 from fmjax.schedules.anneals import DECAYS
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated, lrs
-from fmjax.updates import Block, One
 
 LONGEST = 20_000
 

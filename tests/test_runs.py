@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from fmjax.runs import load_runs, select
+from fmjax.curves.manifest import load_runs, select
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated, lrs
 from fmjax.schedules.tables import KINDS, schedule_from, schedule_table
 

@@ -8,10 +8,10 @@ import pytest
 from scipy import optimize
 from synthetic import TRUTH, area, rates, runs, schedules
 
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
+from fmjax.curves.manifest import load_runs
 from fmjax.fitting import evaluate, fit
 from fmjax.laws import LRAnnealing
-from fmjax.runs import load_runs
 from fmjax.selection import CRITERIA, FLAT, ROLLOUT, select
 
 CHOSEN = {"decay": 0.99, "rho": 0.7}

@@ -11,8 +11,8 @@ import optax
 import pytest
 
 import fmjax
+from fmjax.effects.tracking import TrackAnnealingState, annealing_state
 from fmjax.schedules.kinds import lrs
-from fmjax.tracking import TrackAnnealingState, annealing_state
 
 T = 4000
 SCHEDULES = {
@@ -139,7 +139,7 @@ def test_another_schedule_from_a_checkpoint_on():
 
 DEVICES = """
 import fmjax, jax, numpy as np, optax
-from fmjax.tracking import annealing_state
+from fmjax.effects import annealing_state
 from jax.sharding import NamedSharding, PartitionSpec
 
 schedule, n = fmjax.WSD(1e-3, 50, 0.4), len(jax.devices())

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fmjax.cli.commands import run
+from fmjax.curves.manifest import load_runs
+from fmjax.curves.writing import write_runs
 from fmjax.importers import import_logs
-from fmjax.run_folder import write_runs
-from fmjax.runs import load_runs
 
 GOOD = [{"_step": step, "train/loss": 3 - step / 1000, "train/lr": 1e-3} for step in range(100)]
 LINES = "\n".join(map(json.dumps, GOOD))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmjax.updates import NODES, Block, One, Sum, nodes_of, plus
+from fmjax.effects.updates import NODES, Block, One, Sum, nodes_of, plus
 
 SIZES = (8, 32, 33, 256)
 RATES = (0.001, 0.1, 0.9, 1.0)

@@ -45,9 +45,9 @@ from fmjax.cli.options import (
     write_text,
 )
 from fmjax.cli.parameters import GRID_AXIS, NUMBERS, Known
+from fmjax.curves.manifest import load_runs, select
 from fmjax.laws import LAWS
 from fmjax.resampling import METHODS
-from fmjax.runs import load_runs, select
 from fmjax.selection import CRITERIA
 
 MOST_DRAWN = 10**6

@@ -9,13 +9,13 @@ import click
 from rich.markup import escape
 
 from fmjax._checks import require
+from fmjax._json import plain
 from fmjax.cli import output
 from fmjax.cli.app import app
 from fmjax.cli.parameters import Known
+from fmjax.curves.manifest import select
+from fmjax.curves.writing import write_runs
 from fmjax.importers import SOURCES, Columns, Imported, import_logs
-from fmjax.records import plain
-from fmjax.run_folder import write_runs
-from fmjax.runs import select
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated
 from fmjax.schedules.tables import parse_schedule, schedule_table
 

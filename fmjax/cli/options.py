@@ -12,8 +12,8 @@ import numpy as np
 
 from fmjax import hosts
 from fmjax._checks import require, within
+from fmjax._files import write_whole, writing
 from fmjax.cli.parameters import LAW_OPTION, NUMBERS, RATES, Known, Names
-from fmjax.folder import write_whole, writing
 from fmjax.laws import LAWS, Law, make_law
 from fmjax.objective import RESIDUALS
 from fmjax.predictor import LAWS as PREFERRED

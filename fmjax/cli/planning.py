@@ -35,11 +35,11 @@ from fmjax.cli.options import (
     write_file,
     write_text,
 )
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
+from fmjax.curves.manifest import load_runs, select
 from fmjax.exporters.snippets import csv_text
 from fmjax.metrics import LEVEL
 from fmjax.predictor import LAWS
-from fmjax.runs import load_runs, select
 
 
 @app.command()

@@ -32,8 +32,8 @@ from fmjax.cli.options import (
     writable,
 )
 from fmjax.cli.parameters import NUMBERS
+from fmjax.curves.manifest import load_runs, select
 from fmjax.recommendation import Recommendation
-from fmjax.runs import load_runs, select
 from fmjax.sweep import SearchResult
 
 MOST_CANDIDATES = 2**22

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fmjax.curves import LossCurve
-from fmjax.runs import load_runs, select
+from fmjax.curves.loss_curve import LossCurve
+from fmjax.curves.manifest import load_runs, select
 
 PROXY_RUNS = Path(__file__).parent / "proxy_runs" / "runs.toml"
 """Manifest of the shipped curves."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fmjax._checks import choose, require, within
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.importers.logs import Log, Reader
 from fmjax.importers.source import Columns, Source, files_below, is_told, matching, only, read_files
 from fmjax.importers.tables import Table

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import choose, finite, positive, require, whole, within
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, check_schedule
 
 DECAYS = {"linear": "linear", "sqrt": "1-sqrt", "cosine": "cosine", "exp": "exponential"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fmjax._checks import choose, finite, require, whole, within
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step
 
 SIZES = (25, 100, 400)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax import effects
-from fmjax.updates import One, Update
+from fmjax.effects import recursions
+from fmjax.effects.updates import One, Update
 
 L = TypeVar("L", bound=type)
 
@@ -133,8 +133,8 @@ class Law:
             state = self.step(state, update)
             return state, self.observe(state)
 
-        updates = One(lrs, effects.drops(lrs))
-        history = jax.lax.scan(advance, self.init(lrs.dtype), updates, unroll=effects.UNROLL)[1]
+        updates = One(lrs, recursions.drops(lrs))
+        history = jax.lax.scan(advance, self.init(lrs.dtype), updates, unroll=recursions.UNROLL)[1]
         return {key: value[at] for key, value in history.items()}
 
     def final_basis(self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array) -> jax.Array:
@@ -205,7 +205,7 @@ class Ahead(NamedTuple):
     def of(cls, lrs: jax.Array, last: jax.Array) -> "Ahead":
         """The updates of ``lrs[T]`` until ``last``; rates and drops of later ones are 0."""
         seen = jnp.arange(lrs.size) <= last
-        lr, drop = (jnp.where(seen, values, 0.0) for values in (lrs, effects.drops(lrs)))
+        lr, drop = (jnp.where(seen, values, 0.0) for values in (lrs, recursions.drops(lrs)))
         return cls(lr, drop, jnp.cumsum(lr), jnp.cumsum(lr[::-1])[::-1] - lr)
 
 

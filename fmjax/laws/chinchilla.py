@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from fmjax.effects.updates import Sum, Update, plus
 from fmjax.laws.base import Law, Row, register, stack
-from fmjax.updates import Sum, Update, plus
 
 
 @register

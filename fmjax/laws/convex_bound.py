@@ -6,10 +6,10 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fmjax import effects
+from fmjax.effects import recursions
+from fmjax.effects.updates import One, Sum, Update
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Row, register, safe_log, stack
 from fmjax.laws.memory import INVERSE, RATES, empty, remember
-from fmjax.updates import One, Sum, Update
 
 
 class ConvexBoundState(NamedTuple):
@@ -25,8 +25,8 @@ class ConvexBoundState(NamedTuple):
 class ConvexBound(Law):
     r"""$L = L_0 + \frac{D^2}{2 S_t} + \frac{G^2}{2} (\eta_t + \sum_{k < t} \frac{\eta_k^2}{S_t - S_k}) + B N^{-\beta}$.
 
-    The bound of ``fmjax.effects.convex_bound`` with an offset, fitted by its coefficients D2 and G2; the size term is
-    our addition. The kernel 1/x is followed as a mixture of exponential memories.
+    The bound of ``effects.recursions.convex_bound`` with an offset, fitted by its coefficients D2 and G2; the size term
+    is our addition. The kernel 1/x is followed as a mixture of exponential memories.
 
     Reference: arXiv 2501.18965, theorem 3.1.
     """
@@ -48,7 +48,7 @@ class ConvexBound(Law):
     def step(self, state: ConvexBoundState, update: Update) -> ConvexBoundState:
         assert isinstance(update, One)  # ``blocks`` is not set
         memory = remember(state.memory, update.lr, before=state.lr**2)
-        return ConvexBoundState(effects.forward_step(state.forward, update), memory, update.lr)
+        return ConvexBoundState(recursions.forward_step(state.forward, update), memory, update.lr)
 
     def observe(self, state: ConvexBoundState) -> Row:
         noise = state.lr + jnp.asarray(INVERSE, state.lr.dtype) @ state.memory.total

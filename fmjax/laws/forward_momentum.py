@@ -5,16 +5,16 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 
-from fmjax import effects
+from fmjax.effects import recursions
+from fmjax.effects.updates import Sum, Update
 from fmjax.laws.base import RHOS, Coefficient, Law, Row, register, safe_log, stack
-from fmjax.updates import Sum, Update
 
 
 class ForwardMomentumState(NamedTuple):
     """S and M so far."""
 
     forward: Sum
-    momentum: effects.MomentumState
+    momentum: recursions.MomentumState
 
 
 @register
@@ -51,16 +51,16 @@ class ForwardMomentum(Law):
         return (*super().coefficients, Coefficient("C"))
 
     def init(self, dtype: Any) -> ForwardMomentumState:
-        return ForwardMomentumState(Sum.zero(dtype), effects.momentum_init(dtype))
+        return ForwardMomentumState(Sum.zero(dtype), recursions.momentum_init(dtype))
 
     def step(self, state: ForwardMomentumState, update: Update) -> ForwardMomentumState:
         return ForwardMomentumState(
-            effects.forward_step(state.forward, update, rho=self.rho),
-            effects.momentum_step(state.momentum, update, **self._options()),
+            recursions.forward_step(state.forward, update, rho=self.rho),
+            recursions.momentum_step(state.momentum, update, **self._options()),
         )
 
     def _options(self) -> dict[str, Any]:
-        return effects.momentum_options(self.beta1, self.beta2, self.eps, self.second_moment_scale)
+        return recursions.momentum_options(self.beta1, self.beta2, self.eps, self.second_moment_scale)
 
     def observe(self, state: ForwardMomentumState) -> Row:
         return {"log_S": safe_log(state.forward.total), "M": state.momentum.total.total}

@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 import jax
 
-from fmjax import effects
+from fmjax.effects import recursions
+from fmjax.effects.updates import Sum, Update
 from fmjax.laws.base import RHOS, Law, Row, register, safe_log, stack
-from fmjax.updates import Sum, Update
 
 
 @register
@@ -30,7 +30,7 @@ class ForwardOnly(Law):
         return Sum.zero(dtype)
 
     def step(self, state: Sum, update: Update) -> Sum:
-        return effects.forward_step(state, update, rho=self.rho)
+        return recursions.forward_step(state, update, rho=self.rho)
 
     def observe(self, state: Sum) -> Row:
         return {"log_S": safe_log(state.total)}

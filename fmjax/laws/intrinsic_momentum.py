@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax.effects.updates import One, Sum, Update, plus
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Row, register, safe_log, stack
 from fmjax.laws.memory import empty, memories, spread
-from fmjax.updates import One, Sum, Update, plus
 
 RATES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Rates r at which the noise is forgotten, per unit of the sum of learning rates."""

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fmjax import effects
+from fmjax.effects import recursions
+from fmjax.effects.updates import Sum, Update
 from fmjax.laws.base import RHOS, Coefficient, Exponent, Law, Row, register, safe_log, stack
-from fmjax.updates import Sum, Update
 
 GAMMA = Exponent("gamma", -1.0, 1.0, (0.0, 0.2))
 
@@ -17,7 +17,7 @@ class LRAnnealingState(NamedTuple):
     """S and S2 so far."""
 
     forward: Sum
-    area: effects.AreaState
+    area: recursions.AreaState
 
 
 @register
@@ -50,16 +50,16 @@ class LRAnnealing(Law):
         return (*super().exponents, GAMMA) if self.sizes else super().exponents
 
     def init(self, dtype: Any) -> LRAnnealingState:
-        return LRAnnealingState(Sum.zero(dtype), effects.area_init(dtype))
+        return LRAnnealingState(Sum.zero(dtype), recursions.area_init(dtype))
 
     def step(self, state: LRAnnealingState, update: Update) -> LRAnnealingState:
         return LRAnnealingState(
-            effects.forward_step(state.forward, update, rho=self.rho),
-            effects.area_step(state.area, update, rate=1 - self.decay),
+            recursions.forward_step(state.forward, update, rho=self.rho),
+            recursions.area_step(state.area, update, rate=1 - self.decay),
         )
 
     def observe(self, state: LRAnnealingState) -> Row:
-        return {"log_S": safe_log(state.forward.total), "S2": effects.area_total(state.area, rate=1 - self.decay)}
+        return {"log_S": safe_log(state.forward.total), "S2": recursions.area_total(state.area, rate=1 - self.decay)}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         scale = jnp.exp(exponents[2] * row["log_N"]) if self.sizes else 1.0

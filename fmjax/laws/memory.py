@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax import effects
+from fmjax.effects import recursions
+from fmjax.effects.updates import One, Sum, Update, plus
 from fmjax.laws.base import Law, Row, safe_log
-from fmjax.updates import One, Sum, Update, plus
 
 SPACING = 0.75
 """Distance of the logarithms of two rates; the trapezoid rule is then off by 2 exp(-pi^2 / SPACING) = 4e-6."""
@@ -115,7 +115,7 @@ class Remembering(Law):
 
     def step(self, state: RememberingState, update: Update) -> RememberingState:
         assert isinstance(update, One)  # ``blocks`` is not set
-        forward = effects.forward_step(state.forward, update)
+        forward = recursions.forward_step(state.forward, update)
         added = {self.kernel: self.remembered(update.lr, update.drop, forward.total)}
         return RememberingState(forward, remember(state.memory, update.lr, **added))
 
@@ -156,7 +156,9 @@ def memories(
     lrs = jnp.pad(lrs, (0, count * CHUNK - lrs.size), mode="edge")
     forward = jnp.cumsum(lrs)
     rates = jnp.asarray(rates, lrs.dtype)[:, None]
-    chunks = jax.tree.map(lambda x: x.reshape(count, CHUNK), _Updates(lrs, effects.drops(lrs), forward - lrs, forward))
+    chunks = jax.tree.map(
+        lambda x: x.reshape(count, CHUNK), _Updates(lrs, recursions.drops(lrs), forward - lrs, forward)
+    )
 
     def until(memory: jax.Array, chunk: _Updates, last: Any) -> jax.Array:
         """Memories after the update ``last`` of a chunk that begins with ``memory``."""

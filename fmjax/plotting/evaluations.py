@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import predict
 from fmjax.plotting.fits import around_zero, errors_after_warmup
 from fmjax.plotting.style import COLORS, Path, axes_or_new, color_of, legend, log_ticks, look_of, picture, title

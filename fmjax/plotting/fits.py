@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import predict
 from fmjax.plotting.style import Path, axes_or_new, color_of, evenly, legend, picture, title
 from fmjax.records import FitResult

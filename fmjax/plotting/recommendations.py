@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.plotting.fits import curves_and_fits
 from fmjax.plotting.maps import losses_by_rate_and_ratio
 from fmjax.plotting.style import Path, axes_or_new, color_of, legend, legend_below, look_of, picture, title

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from fmjax.effects import annealing_momentum, forward_effect
+from fmjax.effects.recursions import annealing_momentum, forward_effect
 from fmjax.plotting.style import Path, axes_or_new, legend, legend_below, look_of, picture, title
 from fmjax.schedules.kinds import WSD, Schedule, lrs
 

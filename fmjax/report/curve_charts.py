@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import predict
 from fmjax.records import FitResult
 from fmjax.report.drawing import MOST_ROWS, Chart, axes, label, short, short_names, spread, style

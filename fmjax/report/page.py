@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 
+from fmjax._json import plain
 from fmjax._version import __version__
-from fmjax.records import plain
 from fmjax.report.drawing import Chart
 from fmjax.report.markup import Html, element, joined, safe, section
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fmjax.curves import LossCurve
-from fmjax.folder import write_whole, writing
+from fmjax._files import write_whole, writing
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.recommendation import Recommendation
 from fmjax.records import FitResult
 from fmjax.report import answers, assumptions, curve_charts, loss_charts, quality

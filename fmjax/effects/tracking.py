@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fmjax._checks import require
-from fmjax.effects import (
+from fmjax.effects.recursions import (
     MomentumState,
     annealing_momentum,
     forward_step,
@@ -15,8 +15,8 @@ from fmjax.effects import (
     momentum_options,
     momentum_step,
 )
+from fmjax.effects.updates import One, Sum
 from fmjax.schedules.kinds import Scalar, Schedule
-from fmjax.updates import One, Sum
 
 SAME_RATE = 1e-5
 """Relative difference up to which the schedule is taken to be the one that the update before was made with."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fmjax._checks import choose, require, within
-from fmjax.curves import LossCurve
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.schedules.kinds import Constant, Tabulated
 from fmjax.schedules.tables import (
     MOST_UPDATES,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fmjax.updates import One, Sum, Update, plus
+from fmjax.effects.updates import One, Sum, Update, plus
 
 UNROLL = 8
 """Updates per iteration of the compiled loops."""

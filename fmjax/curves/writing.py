@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fmjax._checks import require
-from fmjax.curves import LossCurve
-from fmjax.folder import writing
+from fmjax._files import writing
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.schedules.kinds import Tabulated
 from fmjax.schedules.tables import schedule_table
 

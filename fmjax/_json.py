@@ -1,0 +1,18 @@
+"""Records as plain values for JSON."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, NumPy and JAX scalars as numbers, and non-finite numbers as None: what strict JSON can hold."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return plain(np.asarray(value).tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
