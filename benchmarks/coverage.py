@@ -21,7 +21,8 @@ import jax
 import numpy as np
 
 import fmjax
-from fmjax import laws, resampling, schedules, sweep
+from fmjax import laws, schedules, sweep
+from fmjax.fitting import resampling
 
 TRUTHS = {
     "lr-annealing": (fmjax.LRAnnealing(decay=0.99), {"L0": 2.5, "A": 0.4, "C": 4.0, "alpha": 0.45}),

@@ -19,9 +19,10 @@ import numpy as np
 
 import fmjax
 from benchmarks.effects_choice import table
-from fmjax import lanes, laws
+from fmjax import laws
 from fmjax.curves import manifest
 from fmjax.design import Design
+from fmjax.fitting import lanes
 from fmjax.schedules.anneals import DECAYS
 
 HEADER = ("law", "best WSD", "decay", "ratio", "search", "cosine", "constant", "design", "gain", "knots", "seconds")

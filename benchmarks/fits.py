@@ -26,10 +26,11 @@ import numpy as np
 from scipy import optimize
 
 import fmjax
-from fmjax import fitting, lanes
 from fmjax.curves import manifest
-from fmjax.objective import Objective, Rows, bounds, closed_form_starts, exponent_grid
-from fmjax.objective import value as objective_value
+from fmjax.fitting import lanes
+from fmjax.fitting.objective import Objective, Rows, bounds, closed_form_starts, exponent_grid
+from fmjax.fitting.objective import value as objective_value
+from fmjax.fitting.problem import FitOptions, prepare
 
 BLOCK = 10
 """Successive rows that share a bootstrap weight."""
@@ -89,9 +90,9 @@ def load(path: str, train: str | None, law: str) -> Case:
     """The problem that ``fmjax.fit`` would solve for these runs."""
     curves = fmjax.load_runs(path)
     curves = manifest.select(curves, train) if train else curves
-    options, everyone = fitting.FitOptions(), np.ones(len(curves), bool)
-    problem = fitting.prepare(law, curves, fitted=everyone.tolist(), options=options)
-    found = fitting.fit_groups(problem, everyone[None], options)[0].lanes
+    options, everyone = FitOptions(), np.ones(len(curves), bool)
+    problem = prepare(law, curves, fitted=everyone.tolist(), options=options)
+    found = fit_groups(problem, everyone[None], options)[0].lanes
     start = found.params[lanes.best(found)]
     objective = Objective(options.delta, options.over_weight)
     return Case(problem.law, problem.rows(everyone), problem.run_of_row(everyone), start, objective)

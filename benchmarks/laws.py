@@ -16,8 +16,8 @@ from pathlib import Path
 import fmjax
 from benchmarks.effects_choice import table
 from fmjax import laws
-from fmjax.comparison import Entry
 from fmjax.curves import manifest
+from fmjax.fitting.comparison import Entry
 
 HEADER = ("law", "unseen %", "worst %", "final loss %", "worst regret", "fitted %", "parameters", "seconds", "status")
 

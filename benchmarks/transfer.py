@@ -17,7 +17,7 @@ import fmjax
 from benchmarks.effects_choice import table
 from benchmarks.laws import load
 from fmjax import laws
-from fmjax.fitting import FitOptions
+from fmjax.fitting.problem import FitOptions
 from fmjax.optima import Tried, tried
 from fmjax.transfers import Chosen, foretell
 

@@ -3,13 +3,16 @@
 from fmjax import datasets, laws
 from fmjax._version import __version__
 from fmjax.batch_size import critical_batch_size
-from fmjax.comparison import compare
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.curves.manifest import load_runs
 from fmjax.design import optimize
 from fmjax.effects.recursions import annealing_area, annealing_momentum, forward_effect
 from fmjax.effects.tracking import track_annealing
-from fmjax.fitting import evaluate, fit, predict
+from fmjax.fitting.comparison import compare
+from fmjax.fitting.fits import evaluate, fit, predict
+from fmjax.fitting.records import FitResult
+from fmjax.fitting.resampling import bootstrap
+from fmjax.fitting.selection import select
 from fmjax.forecasts import Forecaster, forecast
 from fmjax.laws import (
     Chinchilla,
@@ -23,10 +26,7 @@ from fmjax.laws import (
     MultiPower,
 )
 from fmjax.recommendation import recommend
-from fmjax.records import FitResult
-from fmjax.resampling import bootstrap
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated
-from fmjax.selection import select
 from fmjax.sweep import search
 from fmjax.transfers import transfer
 

@@ -16,10 +16,11 @@ from fmjax._json import plain
 from fmjax._version import __version__
 from fmjax.datasets import demo_runs
 from fmjax.effects.updates import Block, One
-from fmjax.fitting import FitOptions, fit_groups, prepare
+from fmjax.fitting.fits import fit_groups
+from fmjax.fitting.lanes import Jobs, minimise
+from fmjax.fitting.problem import FitOptions, prepare
 from fmjax.grid import Grid
 from fmjax.kernels import Kernel, Layout
-from fmjax.lanes import Jobs, minimise
 from fmjax.laws import ForwardMomentum, LRAnnealing
 from fmjax.rollout import SIZES, phases
 

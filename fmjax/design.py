@@ -18,9 +18,9 @@ import numpy as np
 from fmjax._checks import finite, require, whole
 from fmjax._json import plain
 from fmjax.descent import Drawn, Ground, Start, descend
+from fmjax.fitting.records import FitResult, Reach
 from fmjax.grid import Grid
 from fmjax.laws import Law
-from fmjax.records import FitResult, Reach
 from fmjax.schedules.anneals import DECAYS
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Tabulated
 from fmjax.schedules.knots import thinned

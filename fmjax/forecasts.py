@@ -11,11 +11,11 @@ import numpy as np
 from fmjax._checks import positive, require, whole, within
 from fmjax._json import plain
 from fmjax.curves.loss_curve import LossCurve
+from fmjax.fitting.metrics import LEVEL, percentile_interval
+from fmjax.fitting.records import FitResult
+from fmjax.fitting.resampling import Bootstrap
 from fmjax.laws import Law
-from fmjax.metrics import LEVEL, percentile_interval
 from fmjax.progress import Averages, Prior, View, posterior
-from fmjax.records import FitResult
-from fmjax.resampling import Bootstrap
 from fmjax.schedules.kinds import WSD, Constant, Schedule, Tabulated, check_schedule, lrs
 from fmjax.schedules.tables import schedule_table
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.metrics import percentile_interval
+from fmjax.fitting.metrics import percentile_interval
 from fmjax.schedules.kinds import WSD
 
 WINDOW, LEAST = 2, 4

@@ -10,12 +10,13 @@ import numpy as np
 
 from fmjax.correction import NOISES, OFFSET, Correction, Points, Prior, correctable
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.fitting import FitOptions, Problem, fit_groups, measure, precision, prepare, with_measured_runs
+from fmjax.fitting.fits import fit_groups, measure, with_measured_runs
+from fmjax.fitting.problem import FitOptions, Problem, precision, prepare
+from fmjax.fitting.records import SAME_PEAK, FitResult, RunMetrics
+from fmjax.fitting.resampling import bootstrap_groups, held_out, leave_one_out_groups
+from fmjax.fitting.selection import rank
 from fmjax.laws import Law, make_law
 from fmjax.progress import BEYOND
-from fmjax.records import SAME_PEAK, FitResult, RunMetrics
-from fmjax.resampling import bootstrap_groups, held_out, leave_one_out_groups
-from fmjax.selection import rank
 from fmjax.sweep import Cell, search
 
 LAWS = ("intrinsic-momentum", "lr-annealing")

@@ -9,11 +9,12 @@ import numpy as np
 
 from fmjax._checks import require
 from fmjax.curves.loss_curve import LossCurve, pad
-from fmjax.fitting import batch_effects, fit, predict_batch
+from fmjax.fitting.fits import fit
+from fmjax.fitting.problem import batch_effects, predict_batch
+from fmjax.fitting.records import FitResult
+from fmjax.fitting.resampling import Bootstrap, bootstrap
 from fmjax.gaussian import conditioned, probabilities, roots
 from fmjax.laws import Law
-from fmjax.records import FitResult
-from fmjax.resampling import Bootstrap, bootstrap
 from fmjax.schedules.kinds import Schedule, Tabulated, lrs
 
 BINS = 128

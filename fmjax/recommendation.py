@@ -11,10 +11,10 @@ from fmjax._checks import positive, require, whole
 from fmjax._json import plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.exporters.snippets import optax_snippet
-from fmjax.fitting import FitOptions
+from fmjax.fitting.problem import FitOptions
+from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.laws import Law
 from fmjax.predictor import Prediction, Predictor, predictors
-from fmjax.records import FitResult, RunMetrics
 from fmjax.schedules.kinds import WSD
 from fmjax.sweep import RATIOS, Cell
 

@@ -14,11 +14,11 @@ import numpy as np
 from fmjax import hosts
 from fmjax._checks import choose, require, whole
 from fmjax._json import plain
+from fmjax.fitting.metrics import percentile_interval
+from fmjax.fitting.records import FitResult
 from fmjax.folder import Folder, Reduced
 from fmjax.grid import Grid, Part
 from fmjax.kernels import Kernel, Layout
-from fmjax.metrics import percentile_interval
-from fmjax.records import FitResult
 from fmjax.schedules.kinds import WSD
 
 NEAR = 1e-3

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmjax._checks import require
-from fmjax.metrics import LEVEL, percentile_interval
+from fmjax.fitting.metrics import LEVEL, percentile_interval
 from fmjax.smoothing import SmoothCurve, first_reach
 
 OPEN = 0.1

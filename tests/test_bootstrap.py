@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from synthetic import DECAY, TRUTH, area, constant_runs, curve, rates, runs
 
-from fmjax import resampling
-from fmjax.fitting import FitOptions, fit_groups, prepare
-from fmjax.laws import LRAnnealing
-from fmjax.recommendation import recommend
-from fmjax.resampling import (
+from fmjax.fitting import resampling
+from fmjax.fitting.fits import fit_groups
+from fmjax.fitting.problem import FitOptions, prepare
+from fmjax.fitting.resampling import (
     CORRECTION_SAMPLES,
     LEVEL,
     METHODS,
@@ -23,6 +22,8 @@ from fmjax.resampling import (
     bootstrap_groups,
     percentile_interval,
 )
+from fmjax.laws import LRAnnealing
+from fmjax.recommendation import recommend
 from fmjax.schedules.kinds import WSD
 from fmjax.sweep import RATIOS, continuous_best, search
 

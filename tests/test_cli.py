@@ -13,7 +13,7 @@ from synthetic import DECAY, TRUTH, cells, constant_runs, final_losses, five_run
 import fmjax
 from fmjax.cli.commands import app, run
 from fmjax.cli.parameters import NUMBERS, RATES
-from fmjax.records import FitResult
+from fmjax.fitting.records import FitResult
 
 LAW = ("--law", "lr-annealing", "--law-option", f"decay={DECAY}")
 TARGET = ("--total-steps", "400", "--peak-lr", "1e-3")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from synthetic import constant_runs, five_runs, runs
 
-from fmjax.comparison import compare
+from fmjax.fitting.comparison import compare
 from fmjax.laws import LAWS, LRAnnealing
 
 NOISE = np.random.default_rng(0).normal(0, 1e-3, (5, 30))
@@ -85,7 +85,7 @@ def test_json(found):
 
 def test_all_laws_by_default(monkeypatch):
     every = {name: LAWS[name] for name in ("forward-only", "chinchilla")}
-    monkeypatch.setattr("fmjax.comparison.LAWS", every)
+    monkeypatch.setattr("fmjax.fitting.comparison.LAWS", every)
     done, curves = [], runs(noise=1e-4)
     found = compare(curves, train=curves, progress=lambda *counts: done.append(counts))
     assert sorted(names(found)) == sorted(every)

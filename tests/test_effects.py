@@ -116,7 +116,7 @@ def at_24000():
     """Effects of all families at 24 000 updates, in float32 and float64; not unrolled, to compile faster."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(effects, "UNROLL", 1)
+        patch.setattr(recursions, "UNROLL", 1)
         for wide in (False, True):
             with jax.enable_x64(wide):
                 many = jnp.stack([lrs(schedule) for schedule in families(24_000).values()])
@@ -187,7 +187,7 @@ def test_vmap_over_beta1(rates, x64):
 
 
 def test_slopes_are_finite_at_a_constant_rate(monkeypatch):
-    monkeypatch.setattr(effects, "UNROLL", 1)  # compiles faster
+    monkeypatch.setattr(recursions, "UNROLL", 1)  # compiles faster
 
     def total(lrs, rho):
         parts = (
@@ -203,7 +203,7 @@ def test_slopes_are_finite_at_a_constant_rate(monkeypatch):
 
 
 def test_momentum_slope_is_a_finite_difference(rates, x64, monkeypatch):
-    monkeypatch.setattr(effects, "UNROLL", 1)  # compiles faster
+    monkeypatch.setattr(recursions, "UNROLL", 1)  # compiles faster
 
     def last(scale):
         return recursions.annealing_momentum(scale * rates, eps=1e-4)[-1]

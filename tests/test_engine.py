@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from synthetic import DECAY, TRUTH, curve, runs, schedules
 
-from fmjax import lanes
 from fmjax.curves.manifest import load_runs
-from fmjax.fitting import END_SHARE, FitOptions, fit, predict, prepare
+from fmjax.fitting import lanes
+from fmjax.fitting.fits import fit, predict
+from fmjax.fitting.objective import value as objective_value
+from fmjax.fitting.problem import END_SHARE, FitOptions, prepare
 from fmjax.laws import LRAnnealing, make_law
-from fmjax.objective import value as objective_value
 
 LAW = LRAnnealing(decay=DECAY)
 BEST = np.array([TRUTH["lr-annealing"][name] for name in LAW.parameter_names])

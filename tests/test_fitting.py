@@ -21,11 +21,12 @@ from synthetic import (
     sized_truth,
 )
 
-from fmjax import lanes
 from fmjax.curves.manifest import load_runs
-from fmjax.fitting import FitOptions, evaluate, fit, fit_groups, measure, predict, prepare
+from fmjax.fitting import lanes
+from fmjax.fitting.fits import evaluate, fit, fit_groups, measure, predict
+from fmjax.fitting.problem import FitOptions, prepare
+from fmjax.fitting.records import FitResult
 from fmjax.laws import LAWS, LRAnnealing, make_law
-from fmjax.records import FitResult
 from fmjax.schedules.kinds import WSD
 
 LAW = LRAnnealing(decay=DECAY)

@@ -8,8 +8,8 @@ import pytest
 from scipy import optimize
 from synthetic import DECAY, TRUTH, runs
 
-from fmjax import lanes
-from fmjax.fitting import FitOptions, prepare
+from fmjax.fitting import lanes
+from fmjax.fitting.problem import FitOptions, prepare
 from fmjax.laws import LRAnnealing
 
 LAW = LRAnnealing(decay=DECAY)

@@ -8,7 +8,7 @@ import pytest
 import synthetic
 
 from fmjax.curves.manifest import load_runs, select
-from fmjax.fitting import evaluate
+from fmjax.fitting.fits import evaluate
 from fmjax.laws import MultiPower
 
 PUBLISHED = {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import synthetic
 
-from fmjax import objective
+from fmjax.fitting import objective
+from fmjax.fitting.objective import Rows
 from fmjax.laws import LAWS, Coefficient, Exponent, IntrinsicMomentum, Law, LRAnnealing, make_law
 from fmjax.laws.base import safe_log
-from fmjax.objective import Rows
 from fmjax.schedules.kinds import WSD
 
 SCHEDULE = WSD(peak_lr=1e-3, total_steps=60, anneal_ratio=0.4, warmup_steps=10, init_lr=1e-4)

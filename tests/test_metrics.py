@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fmjax import metrics
+from fmjax.fitting import metrics
 
 LOSS = np.array([4.0, 2.0, 5.0])
 PREDICTED = np.array([4.4, 1.9, 5.0])  # off by 10 %, 5 % and nothing

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from fmjax.newton import Curvature, bounded_step, damped_newton, solve
+from fmjax.fitting.newton import Curvature, bounded_step, damped_newton, solve
 
 DELTA = 0.05
 X = np.linspace(0, 4, 40)
@@ -139,7 +139,7 @@ AT_ONCE = """
 import os
 from concurrent.futures import ThreadPoolExecutor
 import jax, numpy as np
-from fmjax.newton import solve
+from fmjax.fitting.newton import solve
 
 half = np.random.default_rng(0).normal(size=(512, 16, 20))
 run = jax.jit(jax.vmap(solve))

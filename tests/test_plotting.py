@@ -13,15 +13,15 @@ from synthetic import DECAY, cells, rates, runs, schedules
 from fmjax import plotting, sweep
 from fmjax.design import Design, Designs
 from fmjax.effects.recursions import annealing_momentum
-from fmjax.fitting import fit, predict
+from fmjax.fitting.fits import fit, predict
+from fmjax.fitting.records import Evaluation
+from fmjax.fitting.resampling import Bootstrap
 from fmjax.forecasts import Forecast, Outlook
 from fmjax.laws import LRAnnealing
 from fmjax.optima import optima, tried
 from fmjax.power_laws import power_law
 from fmjax.predictor import Prediction
 from fmjax.recommendation import Choice, Recommendation
-from fmjax.records import Evaluation
-from fmjax.resampling import Bootstrap
 from fmjax.schedules.kinds import WSD
 from fmjax.sweep import NEAR, Cell, SearchResult
 from fmjax.transfers import CellTransfer, Transfer

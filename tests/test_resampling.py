@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from synthetic import DECAY, constant_runs, five_runs, runs
 
-from fmjax.fitting import FitOptions, evaluate, prepare
+from fmjax.fitting.fits import evaluate
+from fmjax.fitting.problem import FitOptions, prepare
+from fmjax.fitting.resampling import leave_one_out, leave_one_out_groups
 from fmjax.laws import LRAnnealing
-from fmjax.resampling import leave_one_out, leave_one_out_groups
 
 LAW = LRAnnealing(decay=DECAY)
 

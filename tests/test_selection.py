@@ -10,9 +10,9 @@ from synthetic import TRUTH, area, rates, runs, schedules
 
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.curves.manifest import load_runs
-from fmjax.fitting import evaluate, fit
+from fmjax.fitting.fits import evaluate, fit
+from fmjax.fitting.selection import CRITERIA, FLAT, ROLLOUT, select
 from fmjax.laws import LRAnnealing
-from fmjax.selection import CRITERIA, FLAT, ROLLOUT, select
 
 CHOSEN = {"decay": 0.99, "rho": 0.7}
 GRID = {"decay": (0.98, 0.99, 0.995), "rho": (0.5, 0.7, 1.0)}

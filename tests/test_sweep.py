@@ -15,7 +15,8 @@ import pytest
 import synthetic
 
 import fmjax
-from fmjax import FitResult, LossCurve, kernels, lanes, search
+from fmjax import FitResult, LossCurve, kernels, search
+from fmjax.fitting import lanes
 from fmjax.kernels import Layout
 from fmjax.laws import make_law
 

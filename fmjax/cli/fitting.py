@@ -46,9 +46,9 @@ from fmjax.cli.options import (
 )
 from fmjax.cli.parameters import GRID_AXIS, NUMBERS, Known
 from fmjax.curves.manifest import load_runs, select
+from fmjax.fitting.resampling import METHODS
+from fmjax.fitting.selection import CRITERIA
 from fmjax.laws import LAWS
-from fmjax.resampling import METHODS
-from fmjax.selection import CRITERIA
 
 MOST_DRAWN = 10**6
 """Candidates of a search up to which each is drawn."""

@@ -14,10 +14,10 @@ from fmjax import hosts
 from fmjax._checks import require, within
 from fmjax._files import write_whole, writing
 from fmjax.cli.parameters import LAW_OPTION, NUMBERS, RATES, Known, Names
+from fmjax.fitting.objective import RESIDUALS
+from fmjax.fitting.records import FitResult
 from fmjax.laws import LAWS, Law, make_law
-from fmjax.objective import RESIDUALS
 from fmjax.predictor import LAWS as PREFERRED
-from fmjax.records import FitResult
 from fmjax.schedules.anneals import DECAYS
 from fmjax.sweep import RATIOS
 

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from fmjax.benchmarking import HOSTS, Benchmark
 from fmjax.cli.manners import quiet, terminal
-from fmjax.comparison import Comparison
-from fmjax.records import Evaluation, FitResult, RunMetrics
-from fmjax.resampling import Bootstrap
-from fmjax.selection import Selection
+from fmjax.fitting.comparison import Comparison
+from fmjax.fitting.records import Evaluation, FitResult, RunMetrics
+from fmjax.fitting.resampling import Bootstrap
+from fmjax.fitting.selection import Selection
 from fmjax.sweep import SearchResult
 
 MOST_CELLS = 40

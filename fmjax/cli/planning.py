@@ -38,7 +38,7 @@ from fmjax.cli.options import (
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.curves.manifest import load_runs, select
 from fmjax.exporters.snippets import csv_text
-from fmjax.metrics import LEVEL
+from fmjax.fitting.metrics import LEVEL
 from fmjax.predictor import LAWS
 
 

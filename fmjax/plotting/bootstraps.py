@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from fmjax._checks import choose, require
-from fmjax.metrics import LEVEL
+from fmjax.fitting.metrics import LEVEL
+from fmjax.fitting.resampling import Bootstrap
 from fmjax.plotting.style import COLORS, Path, axes_or_new, new_axes, picture, title
-from fmjax.resampling import Bootstrap
 
 MOST = 6
 """Parameters in one picture, unless they are named."""

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.fitting import predict
+from fmjax.fitting.fits import predict
+from fmjax.fitting.records import Evaluation
 from fmjax.plotting.fits import around_zero, errors_after_warmup
 from fmjax.plotting.style import COLORS, Path, axes_or_new, color_of, legend, log_ticks, look_of, picture, title
-from fmjax.records import Evaluation
 
 
 def errors_by_run(evaluations: Sequence[Evaluation], ax: Any = None) -> Any:

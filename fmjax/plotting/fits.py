@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.fitting import predict
+from fmjax.fitting.fits import predict
+from fmjax.fitting.records import FitResult
 from fmjax.plotting.style import Path, axes_or_new, color_of, evenly, legend, picture, title
-from fmjax.records import FitResult
 
 EARLY = 0.08
 """Share of a run whose losses do not count for the limits of an axis."""

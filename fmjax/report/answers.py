@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fmjax.metrics import LEVEL
+from fmjax.fitting.metrics import LEVEL
+from fmjax.fitting.records import FitResult
 from fmjax.recommendation import Choice, Recommendation
-from fmjax.records import FitResult
 from fmjax.report.markup import NONE, Html, element, interval, number, pairs, section, table
 from fmjax.schedules.kinds import WSD
 from fmjax.sweep import NEAR, Cell, SearchResult

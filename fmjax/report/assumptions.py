@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from fmjax.metrics import LEVEL
+from fmjax.fitting.metrics import LEVEL
+from fmjax.fitting.records import FitResult
 from fmjax.progress import BEYOND
 from fmjax.recommendation import Recommendation
-from fmjax.records import FitResult
 from fmjax.report.markup import Html, element, listed, section
 from fmjax.sweep import NEAR, Cell
 

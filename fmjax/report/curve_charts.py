@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.fitting import predict
-from fmjax.records import FitResult
+from fmjax.fitting.fits import predict
+from fmjax.fitting.records import FitResult
 from fmjax.report.drawing import MOST_ROWS, Chart, axes, label, short, short_names, spread, style
 
 MOST_RUNS = 12

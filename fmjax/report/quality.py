@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.recommendation import Choice, Recommendation
-from fmjax.records import FitResult, RunMetrics
 from fmjax.report.formulas import description
 from fmjax.report.markup import NONE, Html, element, folded, joined, number, section, table, values
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fmjax.fitting.newton import Curvature, bounded_step, solve
 from fmjax.laws import Law, Row
-from fmjax.newton import Curvature, bounded_step, solve
 
 RESIDUALS = ("log", "raw")
 """Residuals by name: log predicted - log loss, or predicted - loss."""

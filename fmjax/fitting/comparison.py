@@ -12,9 +12,9 @@ import numpy as np
 from fmjax._checks import require
 from fmjax._json import plain
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.fitting import evaluate, predict
+from fmjax.fitting.fits import evaluate, predict
+from fmjax.fitting.records import Evaluation
 from fmjax.laws import LAWS, Law
-from fmjax.records import Evaluation
 
 
 class Entry(NamedTuple):

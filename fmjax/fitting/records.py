@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmjax import lanes
 from fmjax._checks import choose, positive, require
 from fmjax._json import plain
+from fmjax.fitting import lanes
 from fmjax.laws import Law, make_law
 
 FORMAT = 1

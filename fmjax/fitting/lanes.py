@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fmjax.fitting.newton import DampedNewtonState, damped_newton
+from fmjax.fitting.objective import Objective, Rows, bounds, closed_form_starts, exponent_grid, model
 from fmjax.laws import Law
-from fmjax.newton import DampedNewtonState, damped_newton
-from fmjax.objective import Objective, Rows, bounds, closed_form_starts, exponent_grid, model
 
 MAX_ITERATIONS = 200
 TOLERANCE = 1e-13

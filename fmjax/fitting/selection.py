@@ -13,15 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fmjax import lanes
 from fmjax._checks import choose, require
 from fmjax._json import plain
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.fitting import FitOptions, Problem, evaluate, precision, prepare
+from fmjax.fitting import lanes
+from fmjax.fitting.fits import evaluate
+from fmjax.fitting.objective import Objective, Rows, closed_form_starts, exponent_grid, value
+from fmjax.fitting.problem import FitOptions, Problem, precision, prepare
+from fmjax.fitting.records import FitResult
+from fmjax.fitting.resampling import leave_one_out_groups
 from fmjax.laws import Law, Row, check_options
-from fmjax.objective import Objective, Rows, closed_form_starts, exponent_grid, value
-from fmjax.records import FitResult
-from fmjax.resampling import leave_one_out_groups
 
 CRITERIA = ("objective", "leave-one-out", "rollout")
 """What candidates are compared by: training objective, runs left out, or the last part of each run left out."""

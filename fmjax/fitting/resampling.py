@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fmjax import lanes
 from fmjax._checks import choose, require, whole
 from fmjax._json import plain
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.fitting import Evidence, FitOptions, Problem, fit_groups, measure, precision, prepare, with_measured_runs
+from fmjax.fitting import lanes
+from fmjax.fitting.fits import Evidence, fit_groups, measure, with_measured_runs
+from fmjax.fitting.metrics import LEVEL, percentile_interval
+from fmjax.fitting.objective import Objective, Rows
+from fmjax.fitting.problem import FitOptions, Problem, precision, prepare
+from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.laws import Law
-from fmjax.metrics import LEVEL, percentile_interval
-from fmjax.objective import Objective, Rows
-from fmjax.records import FitResult, RunMetrics
 
 METHODS = ("noise", "blocks", "runs")
 """What a bootstrap sample redraws: the noise around the fit, the weights of blocks of rows, or the runs."""

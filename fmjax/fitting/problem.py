@@ -1,0 +1,132 @@
+"""Runs as arrays under a law: options of a fit, the effects at every row, which rows count."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fmjax._checks import choose, positive, require, whole
+from fmjax.curves.loss_curve import CurveBatch, LossCurve, bucket, pad
+from fmjax.fitting import lanes
+from fmjax.fitting.objective import Rows
+from fmjax.laws import Law, Row, check_options, make_law
+
+DTYPES = ("float64", "float32")
+"""Precisions a fit can compute in."""
+
+
+END_SHARE = 0.1
+"""Share of a run, at its end, that ``end_weight`` applies to."""
+
+
+class FitOptions(NamedTuple):
+    """Options of a fit; see ``fit``."""
+
+    residual: str = "log"
+    delta: float = 1e-3
+    over_weight: float = 1.0
+    drop_warmup: bool = True
+    drop_before: int = 0
+    end_weight: float = 1.0
+    starts: int = 8
+    max_iterations: int = lanes.MAX_ITERATIONS
+    dtype: str = "float64"
+
+
+def precision(options: FitOptions) -> Any:
+    """Context in which JAX computes in the options' dtype."""
+    return jax.enable_x64(choose(options.dtype, DTYPES, "dtype") == "float64")
+
+
+class Problem(NamedTuple):
+    """Runs made into arrays under a law: prepared once, then fitted, measured and resampled."""
+
+    law: Law
+    curves: tuple[LossCurve, ...]
+    batch: CurveBatch
+    effects: dict[str, np.ndarray]
+    """Effects at every row, ``[runs, rows]`` each, with ``log_N`` beside them."""
+    keep: np.ndarray
+    """``[runs, rows]`` whether a row counts: real, and not dropped as early."""
+    weight: np.ndarray
+    """``[runs, rows]`` weight of each row."""
+
+    def rows(self, used: np.ndarray) -> Rows:
+        """The counting rows of the runs marked in ``used[runs]``, flat, as one set; padded to a ``bucket``."""
+        index = self.row_index(used)
+        effects = {key: value[index][None] for key, value in self.effects.items()}
+        return Rows(effects, self.batch.loss[index][None])
+
+    def row_weights(self, used: np.ndarray) -> np.ndarray:
+        """Weight of each of ``rows(used)``; those that pad weigh nothing."""
+        weights, real = self.weight[self.row_index(used)], int(np.sum(self.keep & used[:, None]))
+        return np.where(np.arange(weights.size) < real, weights, 0.0)
+
+    def run_of_row(self, used: np.ndarray) -> np.ndarray:
+        """Index of the run that each of ``rows(used)`` belongs to."""
+        return self.row_index(used)[0]
+
+    def row_index(self, used: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Run and row of each of ``rows(used)``."""
+        run, row = np.nonzero(self.keep & used[:, None])
+        extra = bucket(run.size) - run.size
+        return tuple(np.pad(part, (0, extra), mode="edge") for part in (run, row))
+
+    def rates(self, warmup: str) -> np.ndarray:
+        """``[runs, updates]`` rates as a law counts them under a warmup mode."""
+        return _hold_warmup(self.batch) if warmup == "as-peak" else self.batch.lrs
+
+
+@jax.jit
+def _effects(law: Law, lrs: jax.Array, at: jax.Array) -> Row:
+    return jax.vmap(law.effects)(lrs, at)
+
+
+@jax.jit
+def predict_batch(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
+    """Losses ``[runs, rows]`` of runs with these effects, for one parameter vector."""
+    return jax.vmap(law.predict, in_axes=(0, None))(effects, vector)
+
+
+def prepare(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[bool], options: FitOptions) -> Problem:
+    """Pads the runs and computes the law's effects at their rows; call inside ``jax.enable_x64(True)``."""
+    law = adapt(law, [curve for curve, is_fitted in zip(curves, fitted, strict=True) if is_fitted], curves)
+    batch = pad(curves)
+    keep = batch.valid & (batch.at >= whole(options.drop_before, "drop_before"))
+    if options.drop_warmup:
+        keep &= batch.at >= np.minimum(batch.warmup_steps[:, None], batch.at[:, -1:])
+    late = batch.at >= (1 - END_SHARE) * batch.at[:, -1:]
+    weight = np.where(late, positive(options.end_weight, "end_weight"), 1.0)
+    return Problem(law, tuple(curves), batch, batch_effects(law, batch), keep, weight)
+
+
+def adapt(law: Law | str, fitted: Sequence[LossCurve], curves: Sequence[LossCurve]) -> Law:
+    """The law with its model-size terms switched on where the fitted runs' sizes differ."""
+    law = make_law(law) if isinstance(law, str) else law
+    check_options(law)
+    sizes = {curve.model_size for curve in fitted}
+    law = dataclasses.replace(law, sizes=len(sizes) > 1).suited_to({curve.peak_lr for curve in fitted})
+    for curve in curves:
+        require(not law.sizes or curve.model_size, f"run {curve.name!r}: sizes differ, so model_size is needed")
+        known = law.sizes or curve.model_size in sizes
+        require(known, f"run {curve.name!r}: model size {curve.model_size} differs from the one size fitted")
+    return law
+
+
+def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> dict[str, np.ndarray]:
+    """Effects at every row, ``[runs, rows]`` each, with ``log_N``; warmup counts as the law says, unless told."""
+    held = (warmup or law.warmup) == "as-peak"
+    rates = _hold_warmup(batch) if held else batch.lrs
+    found = {key: np.asarray(value) for key, value in _effects(law, rates, batch.at).items()}
+    log_n = np.log(np.where(np.isnan(batch.model_size), 1.0, batch.model_size))
+    return {**found, "log_N": np.broadcast_to(log_n[:, None], batch.at.shape)}
+
+
+def _hold_warmup(batch: CurveBatch) -> np.ndarray:
+    """Rates with ``effects.hold_warmup`` applied to each run, on the host."""
+    held = batch.lrs.copy()
+    for rates, steps, last in zip(held, batch.warmup_steps, batch.at[:, -1], strict=True):
+        rates[:steps] = rates[min(steps, last)]
+    return held
