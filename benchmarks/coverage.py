@@ -21,8 +21,9 @@ import jax
 import numpy as np
 
 import fmjax
-from fmjax import laws, schedules, sweep
+from fmjax import laws, schedules
 from fmjax.fitting import resampling
+from fmjax.searching import sweeps as sweep
 
 TRUTHS = {
     "lr-annealing": (fmjax.LRAnnealing(decay=0.99), {"L0": 2.5, "A": 0.4, "C": 4.0, "alpha": 0.45}),

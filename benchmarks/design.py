@@ -21,9 +21,9 @@ import fmjax
 from benchmarks.effects_choice import table
 from fmjax import laws
 from fmjax.curves import manifest
-from fmjax.design import Design
 from fmjax.fitting import lanes
 from fmjax.schedules.anneals import DECAYS
+from fmjax.searching.designs import Design
 
 HEADER = ("law", "best WSD", "decay", "ratio", "search", "cosine", "constant", "design", "gain", "knots", "seconds")
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import peers
 from fmjax.benchmarking import VECTOR, ratio_sweep
-from fmjax.kernels import Kernel
+from fmjax.searching.kernels import Kernel
 
 SIZES = (1024, 4096, 16_384, 102_400)
 """Peak rates of the searches that show how time and memory grow."""

@@ -5,7 +5,6 @@ from fmjax._version import __version__
 from fmjax.batch_size import critical_batch_size
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.curves.manifest import load_runs
-from fmjax.design import optimize
 from fmjax.effects.recursions import annealing_area, annealing_momentum, forward_effect
 from fmjax.effects.tracking import track_annealing
 from fmjax.fitting.comparison import compare
@@ -27,7 +26,8 @@ from fmjax.laws import (
 )
 from fmjax.recommendation import recommend
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated
-from fmjax.sweep import search
+from fmjax.searching.designs import optimize
+from fmjax.searching.sweeps import search
 from fmjax.transfers import transfer
 
 __all__ = [

@@ -19,10 +19,10 @@ from fmjax.effects.updates import Block, One
 from fmjax.fitting.fits import fit_groups
 from fmjax.fitting.lanes import Jobs, minimise
 from fmjax.fitting.problem import FitOptions, prepare
-from fmjax.grid import Grid
-from fmjax.kernels import Kernel, Layout
 from fmjax.laws import ForwardMomentum, LRAnnealing
-from fmjax.rollout import SIZES, phases
+from fmjax.searching.grid import Grid
+from fmjax.searching.kernels import Kernel, Layout
+from fmjax.searching.rollout import SIZES, phases
 
 FORMAT = 1
 """Version of the JSON of a benchmark."""

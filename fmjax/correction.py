@@ -10,7 +10,7 @@ import numpy as np
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.gaussian import conditioned, probabilities, roots
 from fmjax.schedules.kinds import WSD
-from fmjax.sweep import Cell
+from fmjax.searching.results import Cell
 
 REACH = (0.3, np.log(4.0), np.log(4.0), np.log(4.0))
 """Distances over which what is left over stays alike: in sqrt(R), log T, log peak rate and log N."""

@@ -17,7 +17,8 @@ from fmjax.fitting.resampling import bootstrap_groups, held_out, leave_one_out_g
 from fmjax.fitting.selection import rank
 from fmjax.laws import Law, make_law
 from fmjax.progress import BEYOND
-from fmjax.sweep import Cell, search
+from fmjax.searching.results import Cell
+from fmjax.searching.sweeps import search
 
 LAWS = ("intrinsic-momentum", "lr-annealing")
 """Laws tried where none is asked for: the first holds best on real runs, the second needs less data."""

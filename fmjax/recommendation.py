@@ -16,7 +16,8 @@ from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.laws import Law
 from fmjax.predictor import Prediction, Predictor, predictors
 from fmjax.schedules.kinds import WSD
-from fmjax.sweep import RATIOS, Cell
+from fmjax.searching.results import Cell
+from fmjax.searching.sweeps import RATIOS
 
 
 class Choice(NamedTuple):

@@ -17,7 +17,7 @@ from fmjax.laws import Law
 from fmjax.optima import Optimum, Tried, optima, tried
 from fmjax.power_laws import PowerLaw, power_law
 from fmjax.predictor import Prediction, predictors
-from fmjax.sweep import RATIOS
+from fmjax.searching.sweeps import RATIOS
 
 PUBLISHED = {"peak_lr": 0.709, "total_steps": -0.946}
 """Exponents that arXiv 2512.13705 reports: dense models in peak rate, a 1B mixture of experts in steps."""

@@ -7,9 +7,9 @@ import pytest
 
 from fmjax import benchmarking
 from fmjax.benchmarking import Benchmark, FitRate, SearchRate
-from fmjax.grid import Grid
 from fmjax.laws import ForwardMomentum
-from fmjax.rollout import SIZES
+from fmjax.searching.grid import Grid
+from fmjax.searching.rollout import SIZES
 
 
 def found():

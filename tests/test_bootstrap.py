@@ -25,7 +25,8 @@ from fmjax.fitting.resampling import (
 from fmjax.laws import LRAnnealing
 from fmjax.recommendation import recommend
 from fmjax.schedules.kinds import WSD
-from fmjax.sweep import RATIOS, continuous_best, search
+from fmjax.searching.results import continuous_best
+from fmjax.searching.sweeps import RATIOS, search
 
 LAW = LRAnnealing(decay=DECAY)
 PARAMS = TRUTH["lr-annealing"]

@@ -11,13 +11,13 @@ import pytest
 from synthetic import write_manifest
 
 import fmjax
-from fmjax.design import Design, Designs
 from fmjax.exporters import EXPORTERS
 from fmjax.forecasts import Forecast, Outlook, alternatives_to
 from fmjax.recommendation import Choice, Recommendation
 from fmjax.schedules.kinds import WSD, Constant, lrs
 from fmjax.schedules.tables import schedule_from
-from fmjax.sweep import Cell, SearchResult
+from fmjax.searching.designs import Design, Designs
+from fmjax.searching.results import Cell, SearchResult
 
 FIT = SimpleNamespace(law=fmjax.LRAnnealing(), params={}, status="converged", message="converged", runs=(), ok=True)
 TARGET = ("--total-steps", "600", "--peak-lr", "1e-3")

@@ -7,7 +7,7 @@ from synthetic import curve
 from fmjax import correction
 from fmjax.correction import NOISES, Correction, Points, Prior, correctable
 from fmjax.schedules.kinds import WSD, Constant
-from fmjax.sweep import Cell
+from fmjax.searching.results import Cell
 
 PRIOR = Prior(0.1, NOISES, 0.9)
 NO_OFFSET = PRIOR._replace(offset=0.0)

@@ -7,10 +7,11 @@ import pytest
 import synthetic
 
 import fmjax
-from fmjax import FitResult, LossCurve, MultiPower, Tabulated, design, optimize
+from fmjax import FitResult, LossCurve, MultiPower, Tabulated, optimize
 from fmjax.fitting import lanes
 from fmjax.fitting.records import Reach
 from fmjax.laws import LAWS, make_law
+from fmjax.searching import designs as design
 
 NONE = lanes.Lanes(np.zeros((1, 1)), np.zeros(1), np.zeros(1, int), np.zeros(1, int))
 T, PEAK, WARM = 300, 1e-3, {"warmup_steps": 20, "init_lr": 1e-4}

@@ -23,7 +23,7 @@ from fmjax.exporters import EXPORTERS, export
 from fmjax.exporters.layout import yaml
 from fmjax.exporters.phases import fraction, phases
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated, lrs
-from fmjax.sweep import Cell
+from fmjax.searching.results import Cell
 
 pytestmark = pytest.mark.usefixtures("x64")
 

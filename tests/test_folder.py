@@ -15,11 +15,12 @@ import pytest
 from pyarrow import parquet
 from test_sweep import synthetic_fit
 
-from fmjax import kernels, search
-from fmjax.folder import Folder, Reduced
-from fmjax.kernels import Kernel, Layout
+from fmjax import search
 from fmjax.schedules.anneals import DECAYS
-from fmjax.sweep import COLUMNS, TOP
+from fmjax.searching import kernels
+from fmjax.searching.kernels import Kernel, Layout
+from fmjax.searching.parts_folder import Folder, Reduced
+from fmjax.searching.results import COLUMNS, TOP
 
 FIT = synthetic_fit("forward-only")
 GRID = {

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from synthetic import DECAY, cells, rates, runs, schedules
 
-from fmjax import plotting, sweep
-from fmjax.design import Design, Designs
+from fmjax import plotting
 from fmjax.effects.recursions import annealing_momentum
 from fmjax.fitting.fits import fit, predict
 from fmjax.fitting.records import Evaluation
@@ -23,7 +22,9 @@ from fmjax.power_laws import power_law
 from fmjax.predictor import Prediction
 from fmjax.recommendation import Choice, Recommendation
 from fmjax.schedules.kinds import WSD
-from fmjax.sweep import NEAR, Cell, SearchResult
+from fmjax.searching import sweeps as sweep
+from fmjax.searching.designs import Design, Designs
+from fmjax.searching.results import NEAR, Cell, SearchResult
 from fmjax.transfers import CellTransfer, Transfer
 
 mpl.use("Agg")

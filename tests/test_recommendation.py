@@ -12,7 +12,7 @@ from synthetic import TRUTH as TRUTHS
 from fmjax.laws import LRAnnealing
 from fmjax.recommendation import recommend
 from fmjax.schedules.kinds import WSD
-from fmjax.sweep import NEAR
+from fmjax.searching.results import NEAR
 
 LAW = LRAnnealing(decay=DECAY)
 PEAKS = (1e-3, 2e-3, 1.5e-3)

@@ -24,7 +24,7 @@ from fmjax.recommendation import Choice, Recommendation
 from fmjax.report import assumptions, curve_charts, drawing, loss_charts, markup
 from fmjax.report.formulas import description, formula
 from fmjax.schedules.kinds import WSD
-from fmjax.sweep import Cell, SearchResult
+from fmjax.searching.results import Cell, SearchResult
 
 LAW = LRAnnealing(decay=DECAY)
 RATIOS = np.linspace(0.05, 0.95, 19)

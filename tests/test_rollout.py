@@ -10,9 +10,9 @@ import pytest
 
 from fmjax.effects.updates import Block, One
 from fmjax.laws import ForwardMomentum, ForwardOnly, Law, LRAnnealing
-from fmjax.rollout import MARGIN, SIZES, final_effects
 from fmjax.schedules.anneals import DECAYS
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated, lrs
+from fmjax.searching.rollout import MARGIN, SIZES, final_effects
 
 LONGEST = 20_000
 

@@ -15,10 +15,11 @@ import pytest
 import synthetic
 
 import fmjax
-from fmjax import FitResult, LossCurve, kernels, search
+from fmjax import FitResult, LossCurve, search
 from fmjax.fitting import lanes
-from fmjax.kernels import Layout
 from fmjax.laws import make_law
+from fmjax.searching import kernels
+from fmjax.searching.kernels import Layout
 
 NONE = lanes.Lanes(np.zeros((1, 1)), np.zeros(1), np.zeros(1, int), np.zeros(1, int))
 

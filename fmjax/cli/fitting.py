@@ -9,7 +9,7 @@ import click
 import jax
 
 import fmjax
-from fmjax import benchmarking, hosts, plotting
+from fmjax import benchmarking, plotting
 from fmjax._checks import require
 from fmjax.cli import output
 from fmjax.cli.app import app
@@ -49,6 +49,7 @@ from fmjax.curves.manifest import load_runs, select
 from fmjax.fitting.resampling import METHODS
 from fmjax.fitting.selection import CRITERIA
 from fmjax.laws import LAWS
+from fmjax.searching import hosts
 
 MOST_DRAWN = 10**6
 """Candidates of a search up to which each is drawn."""

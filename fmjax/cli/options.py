@@ -10,7 +10,6 @@ from typing import Any
 import click
 import numpy as np
 
-from fmjax import hosts
 from fmjax._checks import require, within
 from fmjax._files import write_whole, writing
 from fmjax.cli.parameters import LAW_OPTION, NUMBERS, RATES, Known, Names
@@ -19,7 +18,8 @@ from fmjax.fitting.records import FitResult
 from fmjax.laws import LAWS, Law, make_law
 from fmjax.predictor import LAWS as PREFERRED
 from fmjax.schedules.anneals import DECAYS
-from fmjax.sweep import RATIOS
+from fmjax.searching import hosts
+from fmjax.searching.sweeps import RATIOS
 
 
 def writable(ctx: click.Context, param: click.Parameter, target: Path | None) -> Path | None:

@@ -18,7 +18,7 @@ from fmjax.fitting.comparison import Comparison
 from fmjax.fitting.records import Evaluation, FitResult, RunMetrics
 from fmjax.fitting.resampling import Bootstrap
 from fmjax.fitting.selection import Selection
-from fmjax.sweep import SearchResult
+from fmjax.searching.results import SearchResult
 
 MOST_CELLS = 40
 """Cells of a search shown in a table; the rest is in the JSON."""

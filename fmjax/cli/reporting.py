@@ -34,7 +34,7 @@ from fmjax.cli.options import (
 from fmjax.cli.parameters import NUMBERS
 from fmjax.curves.manifest import load_runs, select
 from fmjax.recommendation import Recommendation
-from fmjax.sweep import SearchResult
+from fmjax.searching.results import SearchResult
 
 MOST_CANDIDATES = 2**22
 """Schedules of a search whose losses are kept for the charts."""

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from fmjax.design import Design, Designs
 from fmjax.plotting.style import Path, axes_or_new, color_of, legend, picture, title
 from fmjax.schedules.kinds import Cosine, lrs
+from fmjax.searching.designs import Design, Designs
 
 MOST = 6
 """Designs in one picture."""

@@ -7,7 +7,7 @@ import numpy as np
 from fmjax._checks import require
 from fmjax.plotting.style import axes_or_new, legend, log_ticks, title
 from fmjax.recommendation import Recommendation
-from fmjax.sweep import NEAR, Cell, SearchResult
+from fmjax.searching.results import NEAR, Cell, SearchResult
 
 
 def heat_map(peak_lrs: Any, ratios: Any, losses: Any, ax: Any = None) -> Any:

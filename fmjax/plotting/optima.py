@@ -7,7 +7,7 @@ import numpy as np
 
 from fmjax.plotting.style import Path, axes_or_new, color_of, legend, log_ticks, picture, title
 from fmjax.power_laws import PowerLaw
-from fmjax.sweep import RATIOS
+from fmjax.searching.sweeps import RATIOS
 from fmjax.transfers import CellTransfer, Transfer
 
 AXIS = {"peak_lr": "peak learning rate", "total_steps": "updates", "model_size": "model size, parameters"}

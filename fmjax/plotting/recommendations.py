@@ -10,7 +10,7 @@ from fmjax.plotting.fits import curves_and_fits
 from fmjax.plotting.maps import losses_by_rate_and_ratio
 from fmjax.plotting.style import Path, axes_or_new, color_of, legend, legend_below, look_of, picture, title
 from fmjax.recommendation import Choice, Recommendation
-from fmjax.sweep import NEAR
+from fmjax.searching.results import NEAR
 
 DECADES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ticks of an axis of excess loss."""

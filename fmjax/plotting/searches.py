@@ -8,7 +8,7 @@ import numpy as np
 from fmjax.fitting.metrics import LEVEL
 from fmjax.plotting.maps import losses_by_rate_and_ratio
 from fmjax.plotting.style import Path, axes_or_new, evenly, legend, legend_below, log_ticks, look_of, picture, title
-from fmjax.sweep import NEAR, Cell, SearchResult
+from fmjax.searching.results import NEAR, Cell, SearchResult
 
 NAMES = {"peak_lr": "peak learning rate", "total_steps": "updates"}
 FORMS = {"total_steps": "{} updates", "decay": "{}", "final_lr": "final rate {:g}"}

@@ -8,7 +8,7 @@ from fmjax.fitting.records import FitResult
 from fmjax.recommendation import Choice, Recommendation
 from fmjax.report.markup import NONE, Html, element, interval, number, pairs, section, table
 from fmjax.schedules.kinds import WSD
-from fmjax.sweep import NEAR, Cell, SearchResult
+from fmjax.searching.results import NEAR, Cell, SearchResult
 
 MOST_CELLS = 200
 """Cells of a search that its table shows."""

@@ -7,7 +7,7 @@ from fmjax.fitting.records import FitResult
 from fmjax.progress import BEYOND
 from fmjax.recommendation import Recommendation
 from fmjax.report.markup import Html, element, listed, section
-from fmjax.sweep import NEAR, Cell
+from fmjax.searching.results import NEAR, Cell
 
 
 def assumed(found: Recommendation) -> Html:

@@ -8,7 +8,7 @@ import numpy as np
 from fmjax.plotting import COLORS
 from fmjax.report.drawing import MOST_ROWS, Chart, axes, label, short, spread, style
 from fmjax.schedules.kinds import WSD
-from fmjax.sweep import NEAR, Cell
+from fmjax.searching.results import NEAR, Cell
 
 MOST_LINES, MOST_RATES, MOST_RATIOS = 12, 60, 120
 """Lines of a chart, and rows and columns of a map."""

@@ -16,7 +16,7 @@ from fmjax.report.loss_charts import Searched
 from fmjax.report.markup import Html
 from fmjax.report.origin import Paths, reproduction
 from fmjax.report.page import assembled, charts_section
-from fmjax.sweep import NEAR, Cell, SearchResult
+from fmjax.searching.results import NEAR, Cell, SearchResult
 
 LINKS = {
     "answer": "Answer",

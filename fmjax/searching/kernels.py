@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax.grid import Grid, Part
 from fmjax.laws import Law
-from fmjax.rollout import Branches, Run, branch_effects
+from fmjax.searching.grid import Grid, Part
+from fmjax.searching.rollout import Branches, Run, branch_effects
 
 CALL = 2**22
 """Losses (parameter vectors x rows x ratios) computed in one call."""

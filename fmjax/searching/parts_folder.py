@@ -8,7 +8,7 @@ import numpy as np
 
 from fmjax._checks import require
 from fmjax._files import write_whole, writing
-from fmjax.grid import Grid, Part
+from fmjax.searching.grid import Grid, Part
 
 FORMAT = 1
 """Version of the files in the folder."""

@@ -17,14 +17,15 @@ import numpy as np
 
 from fmjax._checks import finite, require, whole
 from fmjax._json import plain
-from fmjax.descent import Drawn, Ground, Start, descend
 from fmjax.fitting.records import FitResult, Reach
-from fmjax.grid import Grid
 from fmjax.laws import Law
 from fmjax.schedules.anneals import DECAYS
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Tabulated
 from fmjax.schedules.knots import thinned
-from fmjax.sweep import RATIOS, Cell
+from fmjax.searching.descent import Drawn, Ground, Start, descend
+from fmjax.searching.grid import Grid
+from fmjax.searching.results import Cell
+from fmjax.searching.sweeps import RATIOS
 
 KNOTS = 256
 """Knots that stand for every schedule, the closer together the nearer to the end of the run."""

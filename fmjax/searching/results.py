@@ -1,0 +1,171 @@
+"""What a search finds: the best ratio of each cell, the best candidates of all."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+
+from fmjax._json import plain
+from fmjax.fitting.metrics import percentile_interval
+from fmjax.schedules.kinds import WSD
+from fmjax.searching.grid import Grid
+
+NEAR = 1e-3
+"""Excess loss up to which a ratio counts as near-optimal."""
+
+
+class Cell(NamedTuple):
+    """What a search fixes while it varies the annealing ratio, and the best it found."""
+
+    total_steps: int
+    peak_lr: float
+    decay: str
+    final_lr: float
+    best_ratio: float
+    loss: float
+    interval: tuple[float, float]
+    """Least and greatest ratio within ``NEAR`` of the best loss."""
+    at_edge: bool
+    """Whether the best ratio is the first or last one searched, so that a better one may lie outside."""
+    ratio_interval: tuple[float, float] | None = None
+    """Bootstrap interval of the best ratio, where samples were given."""
+    loss_interval: tuple[float, float] | None = None
+    """Bootstrap interval of the predicted loss at the best ratio, likewise."""
+
+    def under(self, ratios: np.ndarray, losses: np.ndarray) -> "Cell":
+        """The cell with its best chosen anew, by losses ``[1 + samples, ratios]`` of a prediction and its samples."""
+        column = _best(ratios, losses[:1])[0]
+        return _cell(self[:4], ratios, column, _intervals(ratios, losses[1:], int(column["best"])))
+
+    def schedule(self, warmup_steps: int = 0, init_lr: float = 0.0) -> WSD:
+        """The best schedule of the cell, with an anneal of a whole number of updates."""
+        return WSD(
+            peak_lr=self.peak_lr,
+            total_steps=self.total_steps,
+            anneal_ratio=self.best_ratio,
+            decay=self.decay,
+            final_lr=self.final_lr,
+            warmup_steps=warmup_steps,
+            init_lr=init_lr,
+        ).in_whole_updates()
+
+
+class Cells(Sequence[Cell]):
+    """The cells of a search, held as columns: one array for each field, so that millions of them fit."""
+
+    def __init__(self, grid: Grid, columns: np.ndarray, intervals: np.ndarray) -> None:
+        self._grid, self._columns, self._intervals = grid, columns, intervals
+
+    def __len__(self) -> int:
+        return self._grid.cells
+
+    @overload
+    def __getitem__(self, index: int) -> Cell: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Cell]: ...
+    def __getitem__(self, index: int | slice) -> Cell | Sequence[Cell]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = range(len(self))[index]
+        intervals = self._intervals[i].tolist() if len(self._intervals) else ()
+        return _cell(self._grid.cell(i), self._grid.anneal_ratio, self._columns[i], intervals)
+
+
+def _cell(
+    fixed: tuple[int, float, str, float], ratios: np.ndarray, column: np.ndarray, intervals: Sequence[float]
+) -> Cell:
+    """A cell from what is fixed in it, its columns and its four ends of intervals, if any."""
+    best, low, high = (float(ratios[k]) for k in column[["best", "low", "high"]].tolist())
+    found = Cell(*fixed, best, float(column["loss"]), (low, high), bool(column["at_edge"]))
+    if not len(intervals):
+        return found
+    a, b, c, d = intervals
+    return found._replace(ratio_interval=(a, b), loss_interval=(c, d))
+
+
+class Candidate(NamedTuple):
+    """One schedule of a grid and its predicted final loss."""
+
+    total_steps: int
+    peak_lr: float
+    decay: str
+    final_lr: float
+    anneal_ratio: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Predicted final losses over a grid, reduced to the best ratio of each cell and the best candidates of all."""
+
+    cells: Sequence[Cell]
+    anneal_ratio: np.ndarray
+    """``[ratios]`` ratios searched."""
+    top: tuple[Candidate, ...]
+    """The candidates of least loss, the best first."""
+    losses: np.ndarray | None = None
+    """``[cells, ratios]`` predicted loss after the last update, where they were to be kept."""
+    sample_losses: np.ndarray | None = None
+    """``[samples, cells, ratios]`` the same under each bootstrap sample."""
+    warmup_steps: int = 0
+    init_lr: float = 0.0
+
+    @property
+    def candidates(self) -> int:
+        """Number of schedules searched."""
+        return len(self.cells) * self.anneal_ratio.size
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain values for JSON, without the loss of every candidate."""
+        cells, top = ([item._asdict() for item in items] for items in (self.cells, self.top))
+        warmup = {"warmup_steps": self.warmup_steps, "init_lr": self.init_lr}
+        return plain({"candidates": self.candidates, **warmup, "cells": cells, "top": top})
+
+    def to_json(self) -> str:
+        """The result as JSON text."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+
+COLUMNS = np.dtype([("best", "i4"), ("low", "i4"), ("high", "i4"), ("at_edge", "?"), ("loss", "f8")])
+"""What a search keeps of a cell: indices into the ratios, and the loss."""
+
+
+TOP = np.dtype([("candidate", "i8"), ("loss", "f8")])
+"""What it keeps of a candidate among the best."""
+
+
+def _best(ratios: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """``[rows]`` columns of the best of ``losses[rows, ratios]``."""
+    columns = np.empty(len(losses), COLUMNS)
+    columns["best"] = best = np.argmin(losses, axis=1)
+    columns["loss"] = least = losses[np.arange(len(losses)), best]
+    rising = np.argsort(ratios, kind="stable")
+    near = losses[:, rising] <= least[:, None] + NEAR
+    columns["low"], columns["high"] = rising[np.argmax(near, axis=1)], rising[::-1][np.argmax(near[:, ::-1], axis=1)]
+    columns["at_edge"] = (ratios.size > 1) & np.isin(ratios[best], (ratios.min(), ratios.max()))
+    return columns
+
+
+def _intervals(ratios: np.ndarray, samples: np.ndarray, best: int) -> tuple[float, ...]:
+    """Bootstrap intervals of the best ratio and of the loss at ``best``, from losses ``[samples, ratios]``, if any."""
+    if not len(samples):
+        return ()
+    return (*percentile_interval(continuous_best(ratios, samples)), *percentile_interval(samples[:, best]))
+
+
+def continuous_best(ratios: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Ratio of least loss for each row of ``losses[samples, ratios]``, between the grid's points by a parabola."""
+    order = np.argsort(ratios)
+    x, y = ratios[order], losses[:, order]
+    best = np.argmin(y, axis=1)
+    if x.size < 3:
+        return x[best]
+    i, each = np.clip(best, 1, x.size - 2), np.arange(len(y))
+    before, after = x[i] - x[i - 1], x[i + 1] - x[i]
+    fall, rise = (y[each, i] - y[each, i - 1]) / before, (y[each, i + 1] - y[each, i]) / after
+    bend = rise - fall
+    vertex = x[i] - (fall * after + rise * before) / np.where(bend > 0, 2 * bend, 1.0)
+    inside = (best == i) & (bend > 0)
+    return np.where(inside, np.clip(vertex, x[i - 1], x[i + 1]), x[best])
