@@ -12,7 +12,6 @@ from fmjax.fitting.fits import evaluate, fit, predict
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import bootstrap
 from fmjax.fitting.selection import select
-from fmjax.forecasts import Forecaster, forecast
 from fmjax.laws import (
     Chinchilla,
     ConvexBound,
@@ -24,7 +23,8 @@ from fmjax.laws import (
     LRAnnealing,
     MultiPower,
 )
-from fmjax.recommendation import recommend
+from fmjax.planning.forecasts import Forecaster, forecast
+from fmjax.planning.recommendation import recommend
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated
 from fmjax.searching.designs import optimize
 from fmjax.searching.sweeps import search

@@ -15,8 +15,8 @@ from fmjax.fitting.problem import FitOptions
 from fmjax.fitting.records import SAME_PEAK
 from fmjax.laws import Law
 from fmjax.optima import Optimum, Tried, optima, tried
+from fmjax.planning.predictor import Prediction, predictors
 from fmjax.power_laws import PowerLaw, power_law
-from fmjax.predictor import Prediction, predictors
 from fmjax.searching.sweeps import RATIOS
 
 PUBLISHED = {"peak_lr": 0.709, "total_steps": -0.946}

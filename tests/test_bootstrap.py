@@ -23,7 +23,7 @@ from fmjax.fitting.resampling import (
     percentile_interval,
 )
 from fmjax.laws import LRAnnealing
-from fmjax.recommendation import recommend
+from fmjax.planning.recommendation import recommend
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import continuous_best
 from fmjax.searching.sweeps import RATIOS, search

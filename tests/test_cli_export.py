@@ -12,8 +12,8 @@ from synthetic import write_manifest
 
 import fmjax
 from fmjax.exporters import EXPORTERS
-from fmjax.forecasts import Forecast, Outlook, alternatives_to
-from fmjax.recommendation import Choice, Recommendation
+from fmjax.planning.forecasts import Forecast, Outlook, alternatives_to
+from fmjax.planning.recommendation import Choice, Recommendation
 from fmjax.schedules.kinds import WSD, Constant, lrs
 from fmjax.schedules.tables import schedule_from
 from fmjax.searching.designs import Design, Designs

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from synthetic import curve
 
-from fmjax import correction
-from fmjax.correction import NOISES, Correction, Points, Prior, correctable
+from fmjax.planning import correction
+from fmjax.planning.correction import NOISES, Correction, Points, Prior, correctable
 from fmjax.schedules.kinds import WSD, Constant
 from fmjax.searching.results import Cell
 

@@ -7,8 +7,8 @@ import pytest
 import synthetic
 
 import fmjax
-from fmjax import progress
-from fmjax.forecasts import alternatives_to
+from fmjax.planning import run_error as progress
+from fmjax.planning.forecasts import alternatives_to
 from fmjax.schedules.kinds import lrs
 
 T, LAW = 2000, fmjax.LRAnnealing(decay=synthetic.DECAY)

@@ -15,12 +15,12 @@ from fmjax.effects.recursions import annealing_momentum
 from fmjax.fitting.fits import fit, predict
 from fmjax.fitting.records import Evaluation
 from fmjax.fitting.resampling import Bootstrap
-from fmjax.forecasts import Forecast, Outlook
 from fmjax.laws import LRAnnealing
 from fmjax.optima import optima, tried
+from fmjax.planning.forecasts import Forecast, Outlook
+from fmjax.planning.predictor import Prediction
+from fmjax.planning.recommendation import Choice, Recommendation
 from fmjax.power_laws import power_law
-from fmjax.predictor import Prediction
-from fmjax.recommendation import Choice, Recommendation
 from fmjax.schedules.kinds import WSD
 from fmjax.searching import sweeps as sweep
 from fmjax.searching.designs import Design, Designs

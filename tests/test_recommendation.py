@@ -10,7 +10,7 @@ from synthetic import DECAY, cells, constant_runs, curve, final_losses, losses, 
 from synthetic import TRUTH as TRUTHS
 
 from fmjax.laws import LRAnnealing
-from fmjax.recommendation import recommend
+from fmjax.planning.recommendation import recommend
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import NEAR
 

@@ -19,8 +19,8 @@ from fmjax import report
 from fmjax.cli.commands import run
 from fmjax.laws import LAWS, LRAnnealing
 from fmjax.laws.base import Law
+from fmjax.planning.recommendation import Choice, Recommendation
 from fmjax.plotting import COLORS
-from fmjax.recommendation import Choice, Recommendation
 from fmjax.report import assumptions, curve_charts, drawing, loss_charts, markup
 from fmjax.report.formulas import description, formula
 from fmjax.schedules.kinds import WSD

@@ -16,7 +16,7 @@ from fmjax.cli.parameters import LAW_OPTION, NUMBERS, RATES, Known, Names
 from fmjax.fitting.objective import RESIDUALS
 from fmjax.fitting.records import FitResult
 from fmjax.laws import LAWS, Law, make_law
-from fmjax.predictor import LAWS as PREFERRED
+from fmjax.planning.predictor import LAWS as PREFERRED
 from fmjax.schedules.anneals import DECAYS
 from fmjax.searching import hosts
 from fmjax.searching.sweeps import RATIOS

@@ -39,7 +39,7 @@ from fmjax.curves.loss_curve import LossCurve
 from fmjax.curves.manifest import load_runs, select
 from fmjax.exporters.snippets import csv_text
 from fmjax.fitting.metrics import LEVEL
-from fmjax.predictor import LAWS
+from fmjax.planning.predictor import LAWS
 
 
 @app.command()

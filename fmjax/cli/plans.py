@@ -6,9 +6,9 @@ from rich.table import Table
 
 from fmjax.cli.output import console, interval, new_table, number
 from fmjax.exporters.snippets import knots_snippet, optax_snippet
-from fmjax.forecasts import Forecast
+from fmjax.planning.forecasts import Forecast
+from fmjax.planning.recommendation import Recommendation
 from fmjax.power_laws import PowerLaw
-from fmjax.recommendation import Recommendation
 from fmjax.searching.designs import Designs
 from fmjax.transfers import PUBLISHED, CellTransfer, Chosen, Transfer
 

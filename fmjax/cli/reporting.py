@@ -33,7 +33,7 @@ from fmjax.cli.options import (
 )
 from fmjax.cli.parameters import NUMBERS
 from fmjax.curves.manifest import load_runs, select
-from fmjax.recommendation import Recommendation
+from fmjax.planning.recommendation import Recommendation
 from fmjax.searching.results import SearchResult
 
 MOST_CANDIDATES = 2**22

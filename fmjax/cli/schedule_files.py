@@ -10,7 +10,7 @@ import numpy as np
 
 from fmjax._checks import choose, require, within
 from fmjax.cli.manners import note
-from fmjax.forecasts import alternatives_to
+from fmjax.planning.forecasts import alternatives_to
 from fmjax.schedules.kinds import WSD, Schedule
 from fmjax.schedules.tables import schedule_from
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from fmjax._checks import require
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.forecasts import Forecast, Outlook
+from fmjax.planning.forecasts import Forecast, Outlook
 from fmjax.plotting.fits import loss_limits
 from fmjax.plotting.style import COLORS, Path, axes_or_new, legend, picture, title
 

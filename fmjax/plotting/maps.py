@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from fmjax._checks import require
+from fmjax.planning.recommendation import Recommendation
 from fmjax.plotting.style import axes_or_new, legend, log_ticks, title
-from fmjax.recommendation import Recommendation
 from fmjax.searching.results import NEAR, Cell, SearchResult
 
 

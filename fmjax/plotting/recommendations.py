@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from fmjax.curves.loss_curve import LossCurve
+from fmjax.planning.recommendation import Choice, Recommendation
 from fmjax.plotting.fits import curves_and_fits
 from fmjax.plotting.maps import losses_by_rate_and_ratio
 from fmjax.plotting.style import Path, axes_or_new, color_of, legend, legend_below, look_of, picture, title
-from fmjax.recommendation import Choice, Recommendation
 from fmjax.searching.results import NEAR
 
 DECADES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)

@@ -5,7 +5,7 @@ from typing import Any
 
 from fmjax.fitting.metrics import LEVEL
 from fmjax.fitting.records import FitResult
-from fmjax.recommendation import Choice, Recommendation
+from fmjax.planning.recommendation import Choice, Recommendation
 from fmjax.report.markup import NONE, Html, element, interval, number, pairs, section, table
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import NEAR, Cell, SearchResult

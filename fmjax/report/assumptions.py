@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from fmjax.fitting.metrics import LEVEL
 from fmjax.fitting.records import FitResult
-from fmjax.progress import BEYOND
-from fmjax.recommendation import Recommendation
+from fmjax.planning.recommendation import Recommendation
+from fmjax.planning.run_error import BEYOND
 from fmjax.report.markup import Html, element, listed, section
 from fmjax.searching.results import NEAR, Cell
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fmjax.fitting.records import FitResult, RunMetrics
-from fmjax.recommendation import Choice, Recommendation
+from fmjax.planning.recommendation import Choice, Recommendation
 from fmjax.report.formulas import description
 from fmjax.report.markup import NONE, Html, element, folded, joined, number, section, table, values
 

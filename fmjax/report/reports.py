@@ -9,7 +9,7 @@ import numpy as np
 from fmjax._files import write_whole, writing
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.records import FitResult
-from fmjax.recommendation import Recommendation
+from fmjax.planning.recommendation import Recommendation
 from fmjax.report import answers, assumptions, curve_charts, loss_charts, quality
 from fmjax.report.drawing import Chart
 from fmjax.report.loss_charts import Searched

@@ -14,7 +14,7 @@ from fmjax.exporters.snippets import optax_snippet
 from fmjax.fitting.problem import FitOptions
 from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.laws import Law
-from fmjax.predictor import Prediction, Predictor, predictors
+from fmjax.planning.predictor import Prediction, Predictor, predictors
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import Cell
 from fmjax.searching.sweeps import RATIOS

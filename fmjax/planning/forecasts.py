@@ -15,7 +15,7 @@ from fmjax.fitting.metrics import LEVEL, percentile_interval
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap
 from fmjax.laws import Law
-from fmjax.progress import Averages, Prior, View, posterior
+from fmjax.planning.run_error import Averages, Prior, View, posterior
 from fmjax.schedules.kinds import WSD, Constant, Schedule, Tabulated, check_schedule, lrs
 from fmjax.schedules.tables import schedule_table
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fmjax.correction import NOISES, OFFSET, Correction, Points, Prior, correctable
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fits import fit_groups, measure, with_measured_runs
 from fmjax.fitting.problem import FitOptions, Problem, precision, prepare
@@ -16,7 +15,8 @@ from fmjax.fitting.records import SAME_PEAK, FitResult, RunMetrics
 from fmjax.fitting.resampling import bootstrap_groups, held_out, leave_one_out_groups
 from fmjax.fitting.selection import rank
 from fmjax.laws import Law, make_law
-from fmjax.progress import BEYOND
+from fmjax.planning.correction import NOISES, OFFSET, Correction, Points, Prior, correctable
+from fmjax.planning.run_error import BEYOND
 from fmjax.searching.results import Cell
 from fmjax.searching.sweeps import search
 

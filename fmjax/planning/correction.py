@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.gaussian import conditioned, probabilities, roots
+from fmjax.planning.gaussian import conditioned, probabilities, roots
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import Cell
 

@@ -13,8 +13,8 @@ from fmjax.fitting.fits import fit
 from fmjax.fitting.problem import batch_effects, predict_batch
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap, bootstrap
-from fmjax.gaussian import conditioned, probabilities, roots
 from fmjax.laws import Law
+from fmjax.planning.gaussian import conditioned, probabilities, roots
 from fmjax.schedules.kinds import Schedule, Tabulated, lrs
 
 BINS = 128

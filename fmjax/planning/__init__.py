@@ -1,0 +1,1 @@
+"""Plans: recommendations corrected by measured final losses, and forecasts of runs in progress."""
