@@ -23,7 +23,7 @@ import numpy as np
 import fmjax
 from benchmarks.effects_choice import table
 from benchmarks.transfer import RULE
-from fmjax.optima import Tried, tried
+from fmjax.scaling.optima import Tried, tried
 
 LEAST_SIZES = 3
 """Model sizes from which a term in the model size can be told."""

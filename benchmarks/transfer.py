@@ -18,8 +18,8 @@ from benchmarks.effects_choice import table
 from benchmarks.laws import load
 from fmjax import laws
 from fmjax.fitting.problem import FitOptions
-from fmjax.optima import Tried, tried
-from fmjax.transfers import Chosen, foretell
+from fmjax.scaling.optima import Tried, tried
+from fmjax.scaling.transfers import Chosen, foretell
 
 RULE = 0.2
 """The ratio of the rule of thumb."""

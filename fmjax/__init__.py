@@ -2,7 +2,6 @@
 
 from fmjax import datasets, laws
 from fmjax._version import __version__
-from fmjax.batch_size import critical_batch_size
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.curves.manifest import load_runs
 from fmjax.effects.recursions import annealing_area, annealing_momentum, forward_effect
@@ -25,10 +24,11 @@ from fmjax.laws import (
 )
 from fmjax.planning.forecasts import Forecaster, forecast
 from fmjax.planning.recommendation import recommend
+from fmjax.scaling.batch_size import critical_batch_size
+from fmjax.scaling.transfers import transfer
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated
 from fmjax.searching.designs import optimize
 from fmjax.searching.sweeps import search
-from fmjax.transfers import transfer
 
 __all__ = [
     "WSD",

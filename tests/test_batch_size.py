@@ -9,11 +9,11 @@ import pytest
 from scipy.optimize import nnls
 
 from fmjax import WSD, Constant, Cosine
-from fmjax.batch_size import critical_batch_size
 from fmjax.curves.loss_curve import LossCurve
+from fmjax.scaling.batch_size import critical_batch_size
+from fmjax.scaling.smoothing import first_reach, smooth
+from fmjax.scaling.trades import fit_trades
 from fmjax.schedules.kinds import Step, Tabulated
-from fmjax.smoothing import first_reach, smooth
-from fmjax.trades import fit_trades
 
 SIZES = tuple(32768 * 2**k for k in range(5))
 ALPHA, AT_THREE = 4.0, 2e5

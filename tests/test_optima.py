@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic import curve
 
-from fmjax.optima import Tried, optima, tried
+from fmjax.scaling.optima import Tried, optima, tried
 from fmjax.schedules.kinds import WSD, Constant
 
 RATIOS = np.array([0.1, 0.2, 0.4, 0.6, 0.8])

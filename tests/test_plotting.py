@@ -16,16 +16,16 @@ from fmjax.fitting.fits import fit, predict
 from fmjax.fitting.records import Evaluation
 from fmjax.fitting.resampling import Bootstrap
 from fmjax.laws import LRAnnealing
-from fmjax.optima import optima, tried
 from fmjax.planning.forecasts import Forecast, Outlook
 from fmjax.planning.predictor import Prediction
 from fmjax.planning.recommendation import Choice, Recommendation
-from fmjax.power_laws import power_law
+from fmjax.scaling.optima import optima, tried
+from fmjax.scaling.power_laws import power_law
+from fmjax.scaling.transfers import CellTransfer, Transfer
 from fmjax.schedules.kinds import WSD
 from fmjax.searching import sweeps as sweep
 from fmjax.searching.designs import Design, Designs
 from fmjax.searching.results import NEAR, Cell, SearchResult
-from fmjax.transfers import CellTransfer, Transfer
 
 mpl.use("Agg")
 from matplotlib import colors, image, pyplot

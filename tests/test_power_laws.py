@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fmjax.power_laws import power_law
+from fmjax.scaling.power_laws import power_law
 
 PEAKS, STEPS = np.array([1e-4, 5e-4, 1e-3, 2e-3]), np.array([1000.0, 4000.0])
 GRID = [{"peak_lr": peak, "total_steps": steps} for peak in PEAKS for steps in STEPS]

@@ -8,8 +8,8 @@ import pytest
 from synthetic import DECAY, cells, curve, final_losses, runs
 
 from fmjax.laws import LRAnnealing
+from fmjax.scaling.transfers import PUBLISHED, transfer
 from fmjax.schedules.kinds import WSD, Constant
-from fmjax.transfers import PUBLISHED, transfer
 
 LAW = LRAnnealing(decay=DECAY)
 FINE = np.linspace(0.01, 0.99, 99)

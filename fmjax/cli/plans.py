@@ -8,9 +8,9 @@ from fmjax.cli.output import console, interval, new_table, number
 from fmjax.exporters.snippets import knots_snippet, optax_snippet
 from fmjax.planning.forecasts import Forecast
 from fmjax.planning.recommendation import Recommendation
-from fmjax.power_laws import PowerLaw
+from fmjax.scaling.power_laws import PowerLaw
+from fmjax.scaling.transfers import PUBLISHED, CellTransfer, Chosen, Transfer
 from fmjax.searching.designs import Designs
-from fmjax.transfers import PUBLISHED, CellTransfer, Chosen, Transfer
 
 
 def print_recommendation(found: Recommendation) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from fmjax.plotting.style import Path, axes_or_new, color_of, legend, log_ticks, picture, title
-from fmjax.power_laws import PowerLaw
+from fmjax.scaling.power_laws import PowerLaw
+from fmjax.scaling.transfers import CellTransfer, Transfer
 from fmjax.searching.sweeps import RATIOS
-from fmjax.transfers import CellTransfer, Transfer
 
 AXIS = {"peak_lr": "peak learning rate", "total_steps": "updates", "model_size": "model size, parameters"}
 SHORT = {"peak_lr": "peak", "total_steps": "T", "model_size": "N"}

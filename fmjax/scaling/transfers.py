@@ -9,14 +9,14 @@ import numpy as np
 
 from fmjax._checks import require
 from fmjax._json import plain
-from fmjax.batch_size import CriticalBatchSize, critical_batch_size
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.problem import FitOptions
 from fmjax.fitting.records import SAME_PEAK
 from fmjax.laws import Law
-from fmjax.optima import Optimum, Tried, optima, tried
 from fmjax.planning.predictor import Prediction, predictors
-from fmjax.power_laws import PowerLaw, power_law
+from fmjax.scaling.batch_size import CriticalBatchSize, critical_batch_size
+from fmjax.scaling.optima import Optimum, Tried, optima, tried
+from fmjax.scaling.power_laws import PowerLaw, power_law
 from fmjax.searching.sweeps import RATIOS
 
 PUBLISHED = {"peak_lr": 0.709, "total_steps": -0.946}

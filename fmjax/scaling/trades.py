@@ -8,7 +8,7 @@ import numpy as np
 
 from fmjax._checks import require
 from fmjax.fitting.metrics import LEVEL, percentile_interval
-from fmjax.smoothing import SmoothCurve, first_reach
+from fmjax.scaling.smoothing import SmoothCurve, first_reach
 
 OPEN = 0.1
 """Share of the updates, where it counts most, under which S_min or E_min / B is too small to be told from zero."""

@@ -11,8 +11,8 @@ import numpy as np
 from fmjax._checks import positive, require, whole
 from fmjax._json import plain
 from fmjax.curves.loss_curve import LossCurve, pad
-from fmjax.smoothing import SmoothCurve, common_levels, smooth, spread
-from fmjax.trades import STATUS, Trades, fit_trades, interval, line
+from fmjax.scaling.smoothing import SmoothCurve, common_levels, smooth, spread
+from fmjax.scaling.trades import STATUS, Trades, fit_trades, interval, line
 
 LEVELS = 5
 """Loss levels looked at by default."""

@@ -1,0 +1,1 @@
+"""How optima carry over: across peak rates, lengths, sizes and batches."""
