@@ -28,6 +28,7 @@ from scipy import optimize
 import fmjax
 from fmjax.curves import manifest
 from fmjax.fitting import lanes
+from fmjax.fitting.fits import fit_groups
 from fmjax.fitting.objective import Objective, Rows, bounds, closed_form_starts, exponent_grid
 from fmjax.fitting.objective import value as objective_value
 from fmjax.fitting.problem import FitOptions, prepare

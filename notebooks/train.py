@@ -22,6 +22,7 @@ from flax import nnx
 
 import fmjax
 from fmjax.effects.tracking import annealing_state
+from fmjax.planning.forecasts import Forecast
 
 CONTEXT, BATCH, WIDTH = 64, 16, 64
 
@@ -106,7 +107,7 @@ def main(total_steps: int, checkpoint: Path | None) -> None:
                 saver.save(checkpoint.resolve(), state)
 
 
-def report(step: int, tracked: fmjax.effects.TrackAnnealingState, found: fmjax.forecasts.Forecast) -> None:
+def report(step: int, tracked: fmjax.effects.TrackAnnealingState, found: Forecast) -> None:
     """Prints one line: where the run stands, where it will end, and what would be better."""
     S, M, lr = float(tracked.S), float(tracked.M), float(tracked.lr)
     low, high = found.planned.interval

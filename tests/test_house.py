@@ -12,6 +12,12 @@ import fmjax
 HOUSE = Path(fmjax.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
 MAX_LINES = 400
+FOLDERS = (
+    *("_version", "_checks", "_files", "_json"),
+    *("schedules", "effects", "laws", "curves", "fitting", "searching", "exporters", "planning", "scaling"),
+    *("importers", "datasets", "benchmarking", "plotting", "report", "cli"),
+)
+"""What stands at the root, from the lowest to the highest: a folder imports only from those before it."""
 DOORS = ("__init__", "__main__")
 """Files that hand out what others hold; nothing inside the house goes through them."""
 
@@ -80,8 +86,19 @@ def folder(module):
     return module.split(".")[0]
 
 
-def test_folders_import_in_one_direction():
-    in_order(graph(folder))
+def test_folders_import_from_lower_ones_only():
+    arrows = graph(folder)
+    in_order(arrows)
+    upward = [place for here, found in arrows.items() for there, place in found.items() if above(there, here)]
+    assert not upward, upward
+
+
+def above(there, here):
+    return FOLDERS.index(there) > FOLDERS.index(here)
+
+
+def test_the_plan_lists_what_stands_at_the_root():
+    assert {folder(module) for module in MODULES} - {"", "__main__"} == set(FOLDERS)
 
 
 def test_files_import_in_one_direction():

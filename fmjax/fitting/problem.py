@@ -125,7 +125,7 @@ def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> 
 
 
 def _hold_warmup(batch: CurveBatch) -> np.ndarray:
-    """Rates with ``effects.hold_warmup`` applied to each run, on the host."""
+    """Rates with ``recursions.hold_warmup`` applied to each run, on the host."""
     held = batch.lrs.copy()
     for rates, steps, last in zip(held, batch.warmup_steps, batch.at[:, -1], strict=True):
         rates[:steps] = rates[min(steps, last)]

@@ -36,8 +36,8 @@ class Cell(NamedTuple):
 
     def under(self, ratios: np.ndarray, losses: np.ndarray) -> "Cell":
         """The cell with its best chosen anew, by losses ``[1 + samples, ratios]`` of a prediction and its samples."""
-        column = _best(ratios, losses[:1])[0]
-        return _cell(self[:4], ratios, column, _intervals(ratios, losses[1:], int(column["best"])))
+        column = best_ratios(ratios, losses[:1])[0]
+        return _cell(self[:4], ratios, column, ratio_intervals(ratios, losses[1:], int(column["best"])))
 
     def schedule(self, warmup_steps: int = 0, init_lr: float = 0.0) -> WSD:
         """The best schedule of the cell, with an anneal of a whole number of updates."""
@@ -136,7 +136,7 @@ TOP = np.dtype([("candidate", "i8"), ("loss", "f8")])
 """What it keeps of a candidate among the best."""
 
 
-def _best(ratios: np.ndarray, losses: np.ndarray) -> np.ndarray:
+def best_ratios(ratios: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """``[rows]`` columns of the best of ``losses[rows, ratios]``."""
     columns = np.empty(len(losses), COLUMNS)
     columns["best"] = best = np.argmin(losses, axis=1)
@@ -148,7 +148,7 @@ def _best(ratios: np.ndarray, losses: np.ndarray) -> np.ndarray:
     return columns
 
 
-def _intervals(ratios: np.ndarray, samples: np.ndarray, best: int) -> tuple[float, ...]:
+def ratio_intervals(ratios: np.ndarray, samples: np.ndarray, best: int) -> tuple[float, ...]:
     """Bootstrap intervals of the best ratio and of the loss at ``best``, from losses ``[samples, ratios]``, if any."""
     if not len(samples):
         return ()

@@ -22,8 +22,8 @@ from fmjax.searching.results import (
     Candidate,
     Cells,
     SearchResult,
-    _best,
-    _intervals,
+    best_ratios,
+    ratio_intervals,
 )
 
 RATIOS = tuple(np.linspace(0.01, 0.99, 99).round(2).tolist())
@@ -201,9 +201,9 @@ def _reduced(part: Part, losses: np.ndarray, grid: Grid, top: int) -> Reduced:
     fitted, ratios = losses[0], grid.anneal_ratio
     bad = ~np.isfinite(fitted).all(axis=1)
     require(not bad.any(), f"the fit predicts a loss that is not finite for peak_lr {part.peak_lr[np.argmax(bad)]:g}")
-    columns = _best(ratios, fitted)
+    columns = best_ratios(ratios, fitted)
     each = enumerate(columns["best"])
-    intervals = np.array([_intervals(ratios, losses[1:, i], best) for i, best in each])
+    intervals = np.array([ratio_intervals(ratios, losses[1:, i], best) for i, best in each])
     return Reduced(columns, _top(part, fitted, top), intervals.reshape(-1, 4))
 
 
