@@ -322,7 +322,7 @@ def test_float32_is_close(steps):
 def test_programs_are_compiled_once_a_decay(monkeypatch):
     traced = chex.assert_max_traces(kernels.final_losses.__wrapped__, n=2)
     monkeypatch.setattr(kernels, "final_losses", jax.jit(traced, static_argnames=("decay", "share")))
-    monkeypatch.setattr(kernels, "_compiled", set())
+    monkeypatch.setattr("fmjax._devices._compiled", set())
     monkeypatch.setattr(kernels.Layout, "of", lambda *_: Layout(2, 2, 2))
     for grid in (SMALL, SMALL | {"total_steps": (33, 77, 5000), "peak_lr": (3e-3, 4e-3, 5e-3)}):
         found = search(synthetic_fit("chinchilla"), **grid, decay=("linear", "1-sqrt"))

@@ -1,8 +1,6 @@
 """The batch engine: the Optax loop over many lanes, in chunks over all local devices."""
 
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fmjax._devices import Pool, workers
 from fmjax.fitting.newton import DampedNewtonState, damped_newton
 from fmjax.fitting.objective import Objective, Rows, bounds, closed_form_starts, exponent_grid, model
 from fmjax.laws import Law
@@ -212,25 +211,19 @@ class _Runner:
 
     def __init__(self, law: Law, rows: Rows, jobs: Jobs, objective: Objective, residual: str) -> None:
         self.law, self.jobs, self.objective, self.residual = law, jobs, objective, residual
-        devices = jax.local_devices()
-        cores = (os.cpu_count() or 1) if devices[0].platform == "cpu" and len(devices) == 1 else 1
-        self.devices = devices * cores
-        self.rows = [jax.device_put(rows, device) for device in devices] * cores
+        self.devices = workers()
+        placed = {device: jax.device_put(rows, device) for device in set(self.devices)}
+        self.rows = [placed[device] for device in self.devices]
         self.size = _chunk_size(len(jobs.start), rows.loss.shape[1], len(self.devices))
 
     def run(self, active: np.ndarray, start: np.ndarray, limit: int) -> Iterator[tuple[np.ndarray, Lanes]]:
         """Yields (lane indices, outcomes) chunk by chunk, in order."""
         parts = [active[i : i + self.size] for i in range(0, active.size, self.size)]
-        x64 = jnp.result_type(float) == jnp.float64  # a thread begins with the default
-
-        def work(k: int) -> Lanes:
-            with jax.enable_x64(x64):
-                return self._chunk(parts[k], start, limit, k % len(self.devices))
-
         if len(parts) > 1:
             self._chunk(parts[0][:0], start, 0, 0)  # compiles once, before the threads need it
-        with ThreadPoolExecutor(len(self.devices)) as pool:
-            yield from zip(parts, pool.map(work, range(len(parts))), strict=True)
+        with Pool(x64=jnp.result_type(float) == jnp.float64) as pool:
+            found = [pool.submit(partial(self._chunk, part, start, limit)) for part in parts]
+            yield from ((part, chunk.result()) for part, chunk in zip(parts, found, strict=True))
 
     def _chunk(self, index: np.ndarray, start: np.ndarray, limit: int, worker: int) -> Lanes:
         padded = np.resize(index, self.size) if index.size else np.zeros(self.size, int)

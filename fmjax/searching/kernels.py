@@ -1,10 +1,8 @@
 """The final losses of a grid's candidates, part by part, on all local devices."""
 
-import os
-import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Hashable, Iterable, Iterator
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax._devices import Pool
 from fmjax.laws import Law
 from fmjax.searching.grid import Grid, Part
 from fmjax.searching.rollout import Branches, Run, branch_effects
@@ -60,18 +59,20 @@ class Kernel(NamedTuple):
 
     def losses(self, parts: Iterable[Part]) -> Iterator[tuple[Part, np.ndarray]]:
         """Yields each part with its losses ``[vectors, rows, ratios]``, in order, while the devices work ahead."""
-        workers = _Workers()
         waiting: deque[tuple[Part, list[tuple[np.ndarray, Future[np.ndarray]]]]] = deque()
-        try:
+        with Pool(x64=True) as pool:
             for part in parts:
-                calls = [(ratios, workers.submit(self, part, ratios)) for ratios in self._calls(part)]
-                waiting.append((part, calls))
-                while sum(len(calls) for _, calls in waiting) > 2 * len(workers.devices):
+                waiting.append((part, [(ratios, self._submit(pool, part, ratios)) for ratios in self._calls(part)]))
+                while sum(len(calls) for _, calls in waiting) > 2 * len(pool.devices):
                     yield self._gather(*waiting.popleft())
             while waiting:
                 yield self._gather(*waiting.popleft())
-        finally:
-            workers.close()
+
+    def _submit(self, pool: Pool, part: Part, ratios: np.ndarray) -> "Future[np.ndarray]":
+        def call(worker: int) -> np.ndarray:
+            return self.call(part, ratios, pool.devices[worker])
+
+        return pool.submit(call, program=self._program(part.decay))
 
     def _calls(self, part: Part) -> Iterator[np.ndarray]:
         """Ratios of each call, sorted by length of the anneal, the longest first."""
@@ -79,7 +80,7 @@ class Kernel(NamedTuple):
         count = -(-order.size // self.layout.ratios)
         yield from np.array_split(order, count)
 
-    def program(self, decay: str) -> Any:
+    def _program(self, decay: str) -> Hashable:
         """What tells the compiled program of one call from that of another."""
         options = (self.dtype, self.layout, self.share_stem, len(self.vectors), decay)
         return (jax.tree.structure(self.law), *options)
@@ -134,38 +135,3 @@ def final_losses(
     flat["log_N"] = jnp.broadcast_to(log_n, (peak_lr.size * branches.start.size,))
     losses = jax.vmap(law.predict, in_axes=(None, 0))(flat, vectors)
     return losses.reshape(len(vectors), peak_lr.size, branches.start.size)
-
-
-_compiled: set[Any] = set()
-_compiling = threading.Lock()
-
-
-class _Workers:
-    """Threads that run calls, each on a device of its own; on a single CPU device, one for each core."""
-
-    def __init__(self) -> None:
-        devices = jax.local_devices()
-        cores = (os.cpu_count() or 1) if devices[0].platform == "cpu" and len(devices) == 1 else 1
-        self.devices = devices * cores
-        self._pool = ThreadPoolExecutor(len(self.devices))
-        self._next = 0
-
-    def submit(self, kernel: Kernel, part: Part, ratios: np.ndarray) -> "Future[np.ndarray]":
-        """Has the next worker run a call."""
-        device = self.devices[self._next % len(self.devices)]
-        self._next += 1
-        return self._pool.submit(self._run, kernel, part, ratios, device)
-
-    def _run(self, kernel: Kernel, part: Part, ratios: np.ndarray, device: Any) -> np.ndarray:
-        with jax.enable_x64(True):
-            program = kernel.program(part.decay)
-            if program in _compiled:
-                return kernel.call(part, ratios, device)
-            with _compiling:  # one thread compiles, the others wait for what it compiled
-                found = kernel.call(part, ratios, device)
-                _compiled.add(program)
-                return found
-
-    def close(self) -> None:
-        """Drops what has not begun and waits for what has."""
-        self._pool.shutdown(wait=True, cancel_futures=True)

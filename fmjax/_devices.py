@@ -1,0 +1,75 @@
+"""One pool of threads over the local devices, for work that is cut into independent parts."""
+
+import os
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import jax
+
+T = TypeVar("T")
+
+_compiled: set[Hashable] = set()
+_compiling = threading.Lock()
+
+
+def workers() -> list[jax.Device]:
+    """The device of each worker: every local device once; a single CPU device as often as it has cores.
+
+    XLA runs most of our programs on one core of a CPU, so one thread a core keeps all of them busy.
+    """
+    devices = jax.local_devices()
+    alone = devices[0].platform == "cpu" and len(devices) == 1
+    return devices * ((os.cpu_count() or 1) if alone else 1)
+
+
+class Pool:
+    """Threads that run calls, each on a device of its own; closes, and drops what has not begun, as a context.
+
+    Args:
+      x64: whether calls compute in float64; a thread begins with JAX's default, whatever its parent has.
+    """
+
+    def __init__(self, *, x64: bool) -> None:
+        self.devices, self._x64 = workers(), x64
+        self._threads = ThreadPoolExecutor(len(self.devices))
+        self._submitted = 0
+
+    def submit(self, call: Callable[[int], T], *, program: Hashable = None) -> "Future[T]":
+        """Has the next worker run a call, which is given the worker's index in ``devices``.
+
+        Args:
+          call: the work.
+          program: what the call compiles, if that may be new; see ``_once_compiled``.
+        """
+        worker = self._submitted % len(self.devices)
+        self._submitted += 1
+
+        def work() -> T:
+            with jax.enable_x64(self._x64):
+                return call(worker) if program is None else _once_compiled(program, lambda: call(worker))
+
+        return self._threads.submit(work)
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _once_compiled(program: Hashable, call: Callable[[], T]) -> T:
+    """Runs a call; of several that need a program nobody has compiled yet, one runs first and the others wait.
+
+    Threads that meet the same new program at once would each compile it, as JAX fills its cache only at the end. The
+    lock is for that first call alone: whoever waited for it looks again, finds the program compiled, and runs outside
+    the lock, beside the others.
+    """
+    if program not in _compiled:
+        with _compiling:
+            if program not in _compiled:
+                found = call()
+                _compiled.add(program)
+                return found
+    return call()
