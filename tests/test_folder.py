@@ -171,7 +171,6 @@ OTHERS = {
     "warmup": (FIT, {"warmup_steps": 8}, "grid"),
     "size": (FIT, {"model_size": 1e6}, "log_n"),
     "dtype": (FIT, {"dtype": "float32"}, "dtype"),
-    "stem": (FIT, {"share_stem": False}, "share_stem"),
     "top": (FIT, {"top": 9}, "top"),
     "table": (FIT, {"table": True}, "table"),
 }

@@ -18,7 +18,7 @@ import fmjax
 from fmjax import FitResult, LossCurve, search
 from fmjax.fitting import lanes
 from fmjax.laws import make_law
-from fmjax.searching import kernels
+from fmjax.searching import kernels, sweeps
 from fmjax.searching.kernels import Layout
 
 NONE = lanes.Lanes(np.zeros((1, 1)), np.zeros(1), np.zeros(1, int), np.zeros(1, int))
@@ -304,10 +304,12 @@ def test_layouts_bound_calls_and_parts(peaks, ratios, vectors, platform):
     assert layout.rows * ratios * vectors <= max(kernels.PART, ratios * vectors)
 
 
-def test_a_stem_of_ones_own_changes_nothing():
-    shared, alone = (search(synthetic_fit(), **(SMALL | LONG), share_stem=share) for share in (True, False))
+def test_a_stem_of_ones_own_changes_nothing(monkeypatch):
+    shared = search(synthetic_fit(), **(SMALL | LONG))
+    monkeypatch.setattr(sweeps, "Kernel", lambda *kernel, share_stem: kernels.Kernel(*kernel, share_stem=False))
+    alone = search(synthetic_fit(), **(SMALL | LONG))
     np.testing.assert_allclose(alone.losses, shared.losses, rtol=1e-9)
-    short = search(synthetic_fit(), **SMALL, **WARM, share_stem=False)
+    short = search(synthetic_fit(), **SMALL, **WARM)
     np.testing.assert_allclose(short.losses, predicted(synthetic_fit(), short, **WARM), rtol=1e-11)
 
 

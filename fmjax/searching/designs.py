@@ -253,8 +253,7 @@ class _Target(NamedTuple):
         losses = _losses(ground, total, [*schedules, *others, Constant(peak, total, **ramp)], longest)
         require(np.isfinite(losses).all(), f"the fit predicts a loss that is not finite for peak_lr {peak:g}")
         kinds = zip(decays, losses[: len(schedules)].reshape(-1, ratios.size), strict=True)
-        blank = Cell(total, peak, "", final, math.nan, math.nan, (math.nan, math.nan), at_edge=False)
-        cells = [blank._replace(decay=decay).under(ratios, of_decay[None]) for decay, of_decay in kinds]
+        cells = [Cell.of((total, peak, decay, final), ratios, of_decay[None]) for decay, of_decay in kinds]
         wsd = min(cells, key=attrgetter("loss"))
         rest = losses[len(schedules) :].tolist()
         return cls(total, peak, wsd, (wsd.schedule(**ramp), *others, Constant(peak, total, **ramp)), (wsd.loss, *rest))

@@ -56,6 +56,7 @@ class Kernel(NamedTuple):
     dtype: str
     layout: Layout
     share_stem: bool
+    """Whether schedules that differ only in their anneal share one stem; otherwise each is followed from its start."""
 
     def losses(self, parts: Iterable[Part]) -> Iterator[tuple[Part, np.ndarray]]:
         """Yields each part with its losses ``[vectors, rows, ratios]``, in order, while the devices work ahead."""

@@ -34,10 +34,15 @@ class Cell(NamedTuple):
     loss_interval: tuple[float, float] | None = None
     """Bootstrap interval of the predicted loss at the best ratio, likewise."""
 
+    @classmethod
+    def of(cls, axes: tuple[int, float, str, float], ratios: np.ndarray, losses: np.ndarray) -> "Cell":
+        """The cell at (total_steps, peak_lr, decay, final_lr), by its losses ``[1 + samples, ratios]``."""
+        column = best_ratios(ratios, losses[:1])[0]
+        return _cell(axes, ratios, column, ratio_intervals(ratios, losses[1:], int(column["best"])))
+
     def under(self, ratios: np.ndarray, losses: np.ndarray) -> "Cell":
         """The cell with its best chosen anew, by losses ``[1 + samples, ratios]`` of a prediction and its samples."""
-        column = best_ratios(ratios, losses[:1])[0]
-        return _cell(self[:4], ratios, column, ratio_intervals(ratios, losses[1:], int(column["best"])))
+        return Cell.of(self[:4], ratios, losses)
 
     def schedule(self, warmup_steps: int = 0, init_lr: float = 0.0) -> WSD:
         """The best schedule of the cell, with an anneal of a whole number of updates."""

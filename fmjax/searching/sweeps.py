@@ -45,7 +45,6 @@ def search(
     top: int = 10,
     keep_losses: bool = False,
     dtype: str = "float64",
-    share_stem: bool = True,
     folder: str | Path | None = None,
     table: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -71,7 +70,6 @@ def search(
       top: how many of the best candidates to return.
       keep_losses: whether to return the loss of every candidate, also under each sample; takes 8 bytes each.
       dtype: "float64", or "float32" with compensated sums, whose losses are right to about 1e-6.
-      share_stem: whether schedules that differ only in their anneal share one stem; False is for benchmarks.
       folder: folder that keeps finished parts; a search that was interrupted goes on from there.
       table: whether to write every candidate and its loss to Parquet files in the folder.
       progress: called with (candidates done, candidates in all) after each part.
@@ -102,15 +100,14 @@ def search(
     choose(dtype, ("float64", "float32"), "dtype")
     require(dtype == "float64" or grid.total_steps.max() <= 2**24, "runs of more than 2^24 updates need float64")
     require(folder is not None or not table, "a table of every candidate needs a folder to write it to")
-    law, vectors = result.law, result.vector[None]
-    if samples is not None:
-        vectors = np.concatenate([vectors, samples])
-    elif result.ok:
-        law, vector = law.settled(vectors[0])
+    if samples is None:
+        law, vector = result.law.settled(result.vector)
         vectors = vector[None]
+    else:
+        law, vectors = result.law, np.concatenate([result.vector[None], samples])
     layout = Layout.of(grid, len(vectors), jax.local_devices()[0].platform)
     log_n = result.log_size(model_size)
-    kernel = Kernel(law, vectors, grid, log_n, dtype, layout, share_stem)
+    kernel = Kernel(law, vectors, grid, log_n, dtype, layout, share_stem=True)
     wanted = whole(top, "top")
     require(folder is None or not keep_losses, "a search with a folder does not keep losses; its table has them")
     store = None
@@ -124,7 +121,6 @@ def _described(kernel: Kernel) -> dict[str, Any]:
     """What tells one search from another."""
     law = kernel.law
     params = hashlib.sha256(np.ascontiguousarray(kernel.vectors).tobytes()).hexdigest()
-    arithmetic = {"log_n": kernel.log_n, "dtype": kernel.dtype, "share_stem": kernel.share_stem}
     return plain(
         {
             "law": law.name,
@@ -132,7 +128,8 @@ def _described(kernel: Kernel) -> dict[str, Any]:
             "params": dict(zip(law.parameter_names, kernel.vectors[0], strict=True)),
             "vectors": {"count": len(kernel.vectors), "sha256": params},
             "grid": kernel.grid.to_dict(),
-            **arithmetic,
+            "log_n": kernel.log_n,
+            "dtype": kernel.dtype,
             "layout": kernel.layout._asdict(),
         }
     )
