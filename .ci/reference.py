@@ -20,8 +20,8 @@ from latex2mathml.converter import convert
 import fmjax
 from fmjax.cli.commands import app
 
-ROOMS = ("laws", "datasets", "plotting", "importers", "exporters", "recognition", "tracking", "hosts")
-"""Modules of the package that users are told of."""
+ROOMS = ("schedules", "effects", "curves", "laws", "datasets", "plotting", "importers", "exporters")
+"""Folders of the package that users import from."""
 
 COMMANDS = "command_line.html"
 

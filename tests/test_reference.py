@@ -11,7 +11,7 @@ import pytest
 import fmjax
 
 SCRIPT = Path(__file__).parents[1] / ".ci" / "reference.py"
-ROOMS = ("laws", "datasets", "plotting", "importers", "exporters", "recognition", "tracking", "hosts")
+ROOMS = ("schedules", "effects", "curves", "laws", "datasets", "plotting", "importers", "exporters")
 MODULES = {room: importlib.import_module(f"fmjax.{room}") for room in ROOMS}
 
 
