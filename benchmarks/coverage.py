@@ -23,7 +23,7 @@ import numpy as np
 import fmjax
 from fmjax import laws, schedules
 from fmjax.fitting import resampling
-from fmjax.searching import sweeps as sweep
+from fmjax.searching.results import Cell, continuous_best
 
 TRUTHS = {
     "lr-annealing": (fmjax.LRAnnealing(decay=0.99), {"L0": 2.5, "A": 0.4, "C": 4.0, "alpha": 0.45}),
@@ -79,7 +79,7 @@ def make_truth(name: str) -> Truth:
     search = {"total_steps": TOTAL_STEPS, "peak_lr": PEAK_LR, "keep_losses": True}
     fine = fmjax.search(exact, anneal_ratio=FINE, **search).losses
     losses = fmjax.search(exact, anneal_ratio=RATIOS, **search).losses[0]
-    return Truth(law, curves, params, float(sweep.continuous_best(FINE, fine)[0]), losses)
+    return Truth(law, curves, params, float(continuous_best(FINE, fine)[0]), losses)
 
 
 def _schedules() -> dict[str, schedules.Schedule]:
@@ -135,7 +135,7 @@ def outcomes(
     return {**_of_cell(truth, found), **{name: _outcome(boot.interval(name), x) for name, x in truth.params.items()}}
 
 
-def _of_cell(truth: Truth, cell: sweep.Cell) -> dict[str, Outcome]:
+def _of_cell(truth: Truth, cell: Cell) -> dict[str, Outcome]:
     at_chosen = truth.losses[np.argmin(np.abs(RATIOS - cell.best_ratio))]
     return {
         "final loss": _outcome(cell.loss_interval, at_chosen),
