@@ -30,6 +30,9 @@ SIZE_TERMS = (30.0, 0.25)
 SIZE_NAMES = {"multi-power": ("D", "delta"), "functional": ("D", "delta")}
 """Where they are not called B and beta."""
 SIZES = (1e6, 5e6, 2e7)
+SAME_FIT = 1e-6
+"""Relative difference of parameters that two fits of one problem may end with, on any processor: a fit stops where a
+step promises 1e-13 of the objective, and a parameter is known to the square root of that."""
 
 
 def schedules(peak_lr=1e-3):

@@ -181,7 +181,7 @@ def test_json_is_strict_and_holds_the_intervals(found):
     ids=["half", "ninety", "all", "equal", "one", "none"],
 )
 def test_percentile_interval(values, level, expected):
-    np.testing.assert_allclose(percentile_interval(values, level), expected, rtol=1e-12)
+    np.testing.assert_allclose(percentile_interval(values, level), expected, rtol=1e-10)
 
 
 def test_intervals_cover_the_truth():
@@ -302,7 +302,7 @@ def test_continuous_best_is_the_vertex_of_a_parabola(ratios):
     ids=["first", "last", "first-unsorted", "two", "one", "flat", "tie"],
 )
 def test_continuous_best_at_edges(ratios, losses, expected):
-    assert continuous_best(np.array(ratios), np.array([losses]))[0] == pytest.approx(expected, rel=1e-12)
+    assert continuous_best(np.array(ratios), np.array([losses]))[0] == pytest.approx(expected, rel=1e-10)
 
 
 GRID = {"total_steps": 400, "peak_lr": [1e-3, 2e-3], "warmup_steps": 20, "keep_losses": True}

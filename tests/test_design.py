@@ -52,7 +52,7 @@ def found(request):
 def test_rates_warm_up_then_never_rise_within_bounds(found):
     lrs = found[2].lrs
     warm = WARM["init_lr"] + (PEAK - WARM["init_lr"]) * np.arange(20) / 20
-    np.testing.assert_allclose(lrs[:20], warm, rtol=1e-12)
+    np.testing.assert_allclose(lrs[:20], warm, rtol=1e-10)
     assert lrs.size == T
     assert (np.diff(lrs[20:]) <= 0).all()
     assert (lrs[20:] >= 0).all()
@@ -134,7 +134,7 @@ def test_many_targets_are_as_one_at_a_time():
     for target in (many.designs[0], many.designs[3]):
         alone = optimize(fit, total_steps=target.total_steps, peak_lr=target.peak_lr, **WARM).best
         assert alone.loss == pytest.approx(target.loss, abs=5e-6)
-        assert alone.wsd.loss == pytest.approx(target.wsd.loss, rel=1e-12)
+        assert alone.wsd.loss == pytest.approx(target.wsd.loss, rel=1e-10)
         assert target.loss == pytest.approx(synthetic.losses("lr-annealing", fit.params, target.lrs)[-1], rel=1e-9)
 
 
@@ -168,7 +168,7 @@ def test_knots_are_the_schedule(few):
     assert one.steps[:3].tolist() == [0, 19, 20]  # the warmup's own two, then three
     assert (one.steps.size, one.steps[-1]) == (5, T - 1)
     assert (np.diff(one.steps) > 0).all()
-    np.testing.assert_allclose(one.lrs[one.steps], one.rates, rtol=1e-12)
+    np.testing.assert_allclose(one.lrs[one.steps], one.rates, rtol=1e-10)
     assert one.loss == pytest.approx(synthetic.losses("multi-power", fit.params, one.lrs)[-1], rel=1e-9)
 
 
@@ -202,7 +202,7 @@ def test_the_lowest_rate_allowed_holds_and_lets_exponential_decay_in():
 
 def test_only_the_peak_rate_is_allowed():
     one = optimize(synthetic_fit(), **SMALL, final_lr=PEAK).best
-    np.testing.assert_allclose(one.lrs[20:], PEAK, rtol=1e-12)
+    np.testing.assert_allclose(one.lrs[20:], PEAK, rtol=1e-10)
 
 
 @pytest.mark.slow
@@ -320,7 +320,7 @@ def test_sums_over_updates_are_the_recursion(name, x64):
     found = law.final_basis(padded, np.int32(119), np.zeros(()), params[split:]) @ params[:split]
     row = {**law.effects(lrs, np.array([119])), "log_N": np.zeros(1)}
     assert float(found) == pytest.approx(float(law.predict(row, params)[0]), rel=1e-6)
-    assert float(law.final_loss(lrs, params)) == pytest.approx(float(found), rel=1e-12)
+    assert float(law.final_loss(lrs, params)) == pytest.approx(float(found), rel=1e-10)
     assert float(found) == pytest.approx(synthetic.losses(name, synthetic.TRUTH[name], lrs)[-1], rel=1e-9)
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from synthetic import DECAY, TRUTH, curve, runs, schedules
+from synthetic import DECAY, SAME_FIT, TRUTH, curve, runs, schedules
 
 from fmjax.curves.manifest import load_runs
 from fmjax.fitting import lanes
@@ -73,8 +73,9 @@ def assert_same_bits(one, other):
 def assert_same(one, other):
     settled = one.status != lanes.ITERATION_LIMIT
     np.testing.assert_array_equal(one.status, other.status)
-    np.testing.assert_allclose(one.objective[settled], other.objective[settled], rtol=1e-13)
-    np.testing.assert_allclose(one.params[settled], other.params[settled], rtol=1e-8)
+    np.testing.assert_allclose(one.objective[settled], other.objective[settled], rtol=1e-9)
+    # lanes stop where a step promises 1e-13 of the objective, which leaves the parameters the square root of that
+    np.testing.assert_allclose(one.params[settled], other.params[settled], rtol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------ lanes among bad lanes
@@ -303,7 +304,7 @@ def test_drop_before_leaves_out_rows():
     found = fit(LAW, dense, drop_before=edge, end_weight=5.0)
     assert found.rows == 120
     assert found.objective == pytest.approx(by_hand(found, late, end_weight=5.0), rel=1e-9)
-    assert found.params == pytest.approx(fit(LAW, late, end_weight=5.0).params, rel=1e-9)
+    assert found.params == pytest.approx(fit(LAW, late, end_weight=5.0).params, rel=SAME_FIT)
     assert problem_of(LAW, dense, drop_before=edge + 1).keep.sum() == 116
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from synthetic import (
     DECAY,
+    SAME_FIT,
     SIZES,
     TRUTH,
     area,
@@ -242,7 +243,7 @@ def test_dropped_warmup_rows_do_not_count(noisy, fitted):
     early = [dataclasses.replace(run, step=np.r_[0, 10, run.step], loss=np.r_[99.0, 98.0, run.loss]) for run in noisy]
     found = fit(LAW, early)
     assert found.rows == fitted.rows
-    assert found.params == pytest.approx(fitted.params, rel=1e-9)
+    assert found.params == pytest.approx(fitted.params, rel=SAME_FIT)
     assert found.runs[0].worst_percent == pytest.approx(fitted.runs[0].worst_percent)
 
 
@@ -256,7 +257,7 @@ def test_rows_before_an_update_are_dropped_on_request(noisy):
     early = [dataclasses.replace(run, step=np.r_[20, run.step], loss=np.r_[9, run.loss]) for run in late]
     found = fit(LAW, early, drop_before=21)
     assert found.rows == 120
-    assert found.params == pytest.approx(fit(LAW, late).params, rel=1e-9)
+    assert found.params == pytest.approx(fit(LAW, late).params, rel=SAME_FIT)
 
 
 def test_rows_at_the_end_weigh_more_on_request(noisy, fitted):
@@ -336,7 +337,7 @@ def test_runs_of_one_row(noisy, fitted):
         dataclasses.replace(run, name=f"{run.name}-{i}", step=[run.step[i]], loss=[run.loss[i]]) for run, i in rows
     ]
     found = fit(LAW, split)
-    assert found.params == pytest.approx(fitted.params, rel=1e-9)
+    assert found.params == pytest.approx(fitted.params, rel=SAME_FIT)
     assert all(math.isnan(run.r2) for run in found.runs)
 
 
@@ -402,7 +403,7 @@ def test_the_order_of_runs_does_not_matter(noisy, fitted):
 def test_a_longer_unseen_run_does_not_change_the_fit(noisy, fitted):
     longer = curve("longer", WSD(1e-3, 600, 0.3, warmup_steps=20))
     found = evaluate(LAW, [*noisy, longer], train=noisy)
-    assert found.fit.params == pytest.approx(fitted.params, rel=1e-9)
+    assert found.fit.params == pytest.approx(fitted.params, rel=SAME_FIT)
     assert found.trained == tuple(run.name for run in noisy)
     assert found.runs[-1].mape_percent == pytest.approx(found.test_mape_percent)
     assert found.test_mape_percent < 0.05
@@ -455,7 +456,7 @@ def test_an_unseen_size_under_a_fit_of_one_size(noisy):
 def test_one_size_is_as_none(noisy, fitted):
     found = fit(LAW, [dataclasses.replace(run, model_size=SIZES[0]) for run in noisy])
     assert found.law.sizes is False
-    assert found.params == pytest.approx(fitted.params, rel=1e-9)
+    assert found.params == pytest.approx(fitted.params, rel=SAME_FIT)
 
 
 # ------------------------------------------------------------------------------------------------ JSON

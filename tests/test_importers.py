@@ -73,7 +73,7 @@ def check_same(curves, prepared):
         same = prepared[curve.name]
         np.testing.assert_array_equal(curve.step, same.step)
         np.testing.assert_allclose(curve.loss, same.loss, rtol=0, atol=5.1e-7)
-        np.testing.assert_allclose(lrs(curve.schedule), lrs(same.schedule), rtol=1e-12)
+        np.testing.assert_allclose(lrs(curve.schedule), lrs(same.schedule), rtol=1e-10)
         assert type(curve.schedule) is type(same.schedule)
         for field in ("model_size", "tokens_per_step", "final_loss", "split"):
             assert getattr(curve, field) == getattr(same, field), (curve.name, field)
@@ -207,7 +207,7 @@ def test_a_cooldown_is_joined_to_its_stem(clone):
     assert (constant.name, joined.name) == ("constant_lr0.001_T1000", "wsd-linear-0.2_lr0.001_T500")
     assert joined.step.tolist() == list(range(0, 500, 50))
     before = joined.step < 400
-    np.testing.assert_allclose(joined.loss, loss(joined.step) + np.where(before, 0, 0.5), rtol=1e-15)
+    np.testing.assert_allclose(joined.loss, loss(joined.step) + np.where(before, 0, 0.5), rtol=1e-12)
     assert joined.schedule == WSD(1e-3, 500, 0.2, "linear", 0.0, 10, 1e-5)
     assert constant.schedule == Constant(1e-3, 1000, 10, 1e-5)
     assert (constant.final_loss, joined.final_loss) == (3.2, 3.3)

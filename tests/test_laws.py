@@ -74,9 +74,9 @@ def test_basis_is_linear_in_the_coefficients(law, rows, x64):
         return law.predict(row, jnp.concatenate([jnp.asarray(coefficients), exponents]))
 
     together = predict(2 * first - 3 * second)
-    np.testing.assert_allclose(together, 2 * predict(first) - 3 * predict(second), rtol=1e-10)
+    np.testing.assert_allclose(together, 2 * predict(first) - 3 * predict(second), rtol=1e-9)
     columns = np.stack([predict(unit) for unit in np.eye(len(law.coefficients))], axis=-1)
-    np.testing.assert_allclose(columns @ first, predict(first), rtol=1e-12)
+    np.testing.assert_allclose(columns @ first, predict(first), rtol=1e-10)
 
 
 @each_law
@@ -109,15 +109,15 @@ def test_effects_are_gathered_after_each_update(name, rows):
     found = {key: value for key, value in rows[name].items() if key in known}
     assert found
     for key, value in found.items():
-        np.testing.assert_allclose(value, known[key][AT], rtol=1e-10, atol=1e-13, err_msg=key)
+        np.testing.assert_allclose(value, known[key][AT], rtol=1e-9, atol=1e-12, err_msg=key)
 
 
 def test_noise_is_remembered_in_the_sum_of_rates(x64):
     lrs = synthetic.rates(SCHEDULE)
     found = jax.jit(IntrinsicMomentum(rho=0.8, xi=0.625).effects)(lrs, AT)
     expected = [synthetic.noise_memory(lrs, forget)[AT] for forget in (0.3, 1, 3, 10, 30, 100, 300)]
-    np.testing.assert_allclose(found["E"].T, expected, rtol=1e-10)
-    np.testing.assert_allclose(found["S"], synthetic.forward("intrinsic-momentum", lrs)[AT], rtol=1e-10)
+    np.testing.assert_allclose(found["E"].T, expected, rtol=1e-9)
+    np.testing.assert_allclose(found["S"], synthetic.forward("intrinsic-momentum", lrs)[AT], rtol=1e-9)
 
 
 @pytest.mark.parametrize("rho", [0.5, 1.0])
@@ -159,7 +159,7 @@ RHO_LAWS = ["forward-momentum", "lr-annealing", "forward-only"]
 def test_rho_reaches_the_forward_effect(name, x64):
     lrs = synthetic.rates(SCHEDULE)
     found = jax.jit(LAWS[name](rho=0.65).effects)(lrs, AT)["log_S"]
-    np.testing.assert_allclose(found, np.log(np.cumsum(1e-3 * (lrs / 1e-3) ** 0.65))[AT], rtol=1e-12)
+    np.testing.assert_allclose(found, np.log(np.cumsum(1e-3 * (lrs / 1e-3) ** 0.65))[AT], rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", RHO_LAWS)
@@ -189,7 +189,7 @@ def stopped():
 @pytest.mark.parametrize("name", LAWS)
 def test_what_follows_a_row_changes_nothing(name, rows, stopped):
     for key, value in rows[name].items():
-        np.testing.assert_allclose(stopped[name][key][:-1], value, rtol=1e-12, atol=1e-15, err_msg=key)
+        np.testing.assert_allclose(stopped[name][key][:-1], value, rtol=1e-10, atol=1e-15, err_msg=key)
 
 
 @each_law
@@ -206,7 +206,7 @@ def test_the_order_of_rows_does_not_matter(law, rows, x64):
     shuffled, losses = {key: value[order] for key, value in row.items()}, 3.0 + np.arange(AT.size)
     weights = 1.0 + np.arange(AT.size)
     first = value("log", law, Rows(row, losses), weights)
-    assert value("log", law, Rows(shuffled, losses[order]), weights[order]) == pytest.approx(first, rel=1e-12)
+    assert value("log", law, Rows(shuffled, losses[order]), weights[order]) == pytest.approx(first, rel=1e-10)
 
 
 def value(residual, law, rows, weights):
@@ -262,7 +262,7 @@ def test_a_batch_of_memories_is_vmapped(x64):
     batch = LRAnnealing(decay=jnp.array(decays))
     found = jax.jit(jax.vmap(lambda law: law.effects(lrs, AT)["S2"]))(batch)
     expected = [synthetic.area(lrs, decay)[AT] for decay in decays]
-    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-15)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", LAWS)

@@ -22,7 +22,7 @@ ALL = {name: getattr(metrics, name) for name in ("mape_percent", "worst_percent"
     ],
 )
 def test_values(name, expected):
-    assert ALL[name](PREDICTED, LOSS) == pytest.approx(expected, rel=1e-12)
+    assert ALL[name](PREDICTED, LOSS) == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize(("name", "best"), [("mape_percent", 0.0), ("worst_percent", 0.0), ("rmse", 0.0), ("r2", 1.0)])
@@ -36,7 +36,7 @@ def test_r2_of_a_least_squares_line_is_the_squared_correlation():
     x = np.arange(50.0)
     loss = 3.0 - 0.01 * x + random.normal(0, 0.1, 50)
     line = np.polyval(np.polyfit(x, loss, 1), x)
-    assert metrics.r2(line, loss) == pytest.approx(np.corrcoef(x, loss)[0, 1] ** 2, rel=1e-10)
+    assert metrics.r2(line, loss) == pytest.approx(np.corrcoef(x, loss)[0, 1] ** 2, rel=1e-9)
 
 
 def test_r2_of_the_mean_is_zero_and_of_equal_losses_unknown():

@@ -129,7 +129,7 @@ CASES = {
 def test_short_runs_are_exact(grid, ramp, warmup):
     fit = synthetic_fit(warmup=warmup)
     found = search(fit, **(SMALL | grid), **ramp)
-    np.testing.assert_allclose(found.losses, predicted(fit, found, **ramp), rtol=1e-11)
+    np.testing.assert_allclose(found.losses, predicted(fit, found, **ramp), rtol=1e-9)
 
 
 @pytest.mark.parametrize("warmup", ["as-scheduled", "as-peak"])
@@ -157,7 +157,7 @@ def test_decays(law, decay):
 def test_model_size_counts():
     fit = synthetic_fit("chinchilla", sizes=True)
     small, large = (search(fit, **SMALL, model_size=size) for size in (1e6, 2e7))
-    np.testing.assert_allclose(large.losses, predicted(fit, large, model_size=2e7), rtol=1e-11)
+    np.testing.assert_allclose(large.losses, predicted(fit, large, model_size=2e7), rtol=1e-9)
     assert (small.losses > large.losses).all()
 
 
@@ -270,7 +270,7 @@ def whole():
 def test_ratios_in_any_order(whole):
     order = [3, 0, 4, 2, 1]
     found = search(synthetic_fit(), **(SMALL | {"anneal_ratio": np.array(SMALL["anneal_ratio"])[order]}), **WARM)
-    np.testing.assert_allclose(found.losses, whole.losses[:, order], rtol=1e-12)
+    np.testing.assert_allclose(found.losses, whole.losses[:, order], rtol=1e-10)
     assert list(found.cells) == list(whole.cells)
     assert found.top == whole.top
 
@@ -284,7 +284,7 @@ def test_parts_and_calls_change_nothing(layout, monkeypatch):
     seen = []
     monkeypatch.setattr(kernels.Layout, "of", lambda *_: layout)
     found = search(synthetic_fit(), **(SMALL | LONG), progress=lambda done, total: seen.append((done, total)))
-    np.testing.assert_allclose(found.losses[:4], whole.losses[:4], rtol=1e-11)
+    np.testing.assert_allclose(found.losses[:4], whole.losses[:4], rtol=1e-9)
     np.testing.assert_allclose(found.losses, whole.losses, rtol=1e-7)  # blocks begin elsewhere
     assert [cell[4:5] + cell[6:] for cell in found.cells] == [cell[4:5] + cell[6:] for cell in whole.cells]
     assert [candidate[:5] for candidate in found.top] == [candidate[:5] for candidate in whole.top]
@@ -310,7 +310,7 @@ def test_a_stem_of_ones_own_changes_nothing(monkeypatch):
     alone = search(synthetic_fit(), **(SMALL | LONG))
     np.testing.assert_allclose(alone.losses, shared.losses, rtol=1e-9)
     short = search(synthetic_fit(), **SMALL, **WARM)
-    np.testing.assert_allclose(short.losses, predicted(synthetic_fit(), short, **WARM), rtol=1e-11)
+    np.testing.assert_allclose(short.losses, predicted(synthetic_fit(), short, **WARM), rtol=1e-9)
 
 
 @pytest.mark.parametrize("steps", [(60, 90), (8_000, 1_000_000)], ids=["short", "long"])

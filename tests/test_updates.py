@@ -55,7 +55,7 @@ def test_an_update_is_its_own_node():
 def test_a_sum_is_exact_for_cubics(size, x64):
     values = cubic(size)
     many, at = block(values)
-    np.testing.assert_allclose(many.sum(at), values.sum(), rtol=1e-13)
+    np.testing.assert_allclose(many.sum(at), values.sum(), rtol=1e-11)
 
 
 @pytest.mark.parametrize(("size", "slack"), [(32, 3e-2), (256, 3e-3)])
@@ -69,13 +69,13 @@ def test_a_sum_is_near_for_higher_powers(degree, size, slack, x64):
 def test_a_formula_is_taken_at_each_node(x64):
     many, at = block(cubic(32))
     found = many.each(lambda x, y, z: x + y * z, at, 3.0, tuple(2 * x for x in at))
-    np.testing.assert_allclose(found, [7 * x for x in at], rtol=1e-15)
+    np.testing.assert_allclose(found, [7 * x for x in at], rtol=1e-12)
 
 
 @each_size
 def test_one_value_for_all_updates_counts_once_an_update(size, x64):
     many, _ = block(cubic(size))
-    np.testing.assert_allclose(many.sum(0.25), 0.25 * size, rtol=1e-13)
+    np.testing.assert_allclose(many.sum(0.25), 0.25 * size, rtol=1e-11)
 
 
 @each_size
@@ -85,8 +85,8 @@ def test_an_average_is_the_loop_for_cubics(size, rate, x64):
     many, at = block(values)
     expected = average_loop(0.7, rate, values)
     now, after = many.average(number(0.7), rate, at)
-    np.testing.assert_allclose(now, expected[list(nodes_of(size))], rtol=0, atol=1e-13)
-    np.testing.assert_allclose(after.total, expected[-1], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(now, expected[list(nodes_of(size))], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(after.total, expected[-1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -94,8 +94,8 @@ def test_an_average_of_one_value(rate, x64):
     many, _ = block(cubic(32))
     expected = average_loop(0.0, rate, np.ones(32))
     now, after = many.average(Sum.zero("float64"), rate, 1.0)
-    np.testing.assert_allclose(now, expected[list(nodes_of(32))], rtol=1e-13)
-    np.testing.assert_allclose(after.total, expected[-1], rtol=1e-13)
+    np.testing.assert_allclose(now, expected[list(nodes_of(32))], rtol=1e-11)
+    np.testing.assert_allclose(after.total, expected[-1], rtol=1e-11)
 
 
 def test_averages_of_traced_rates_in_float32(x64):
@@ -116,7 +116,7 @@ def test_blocks_follow_each_other(x64):
     for part in np.split(values, 3):
         many, at = block(part)
         average = many.average(average, rate, at)[1]
-    np.testing.assert_allclose(average.total, average_loop(0.2, rate, values)[-1], rtol=1e-13)
+    np.testing.assert_allclose(average.total, average_loop(0.2, rate, values)[-1], rtol=1e-11)
 
 
 # ------------------------------------------------------------------------------------------------ single updates
@@ -132,7 +132,7 @@ def test_single_updates_are_the_textbook_recursion(rate, x64):
 
     after, now = jax.lax.scan(advance, number(0.7), values)
     expected = average_loop(0.7, rate, values)
-    np.testing.assert_allclose(now, expected, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(now, expected, rtol=0, atol=1e-12)
     assert float(after.total) == float(now[-1])
 
 
