@@ -112,7 +112,7 @@ def _fit_of(law: laws.Law, params: dict[str, float]) -> fmjax.FitResult:
 def main() -> None:
     """Prints the table."""
     options = _parser().parse_args()
-    curves = manifest.select(fmjax.load_runs(options.manifest), options.train)
+    curves = manifest.select_runs(fmjax.load_runs(options.manifest), options.train)
     rows: list[Sequence[str]] = [HEADER]
     for law in options.law:
         result = fmjax.fit(law, curves)

@@ -56,7 +56,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     for path in arguments.manifests or [fmjax.datasets.DEMO_RUNS]:
         curves = fmjax.load_runs(path)
-        train = manifest.select(curves, arguments.train)
+        train = manifest.select_runs(curves, arguments.train)
         rows = [row for name in arguments.law for row in compare(name, curves, train)]
         print(f"{path}: {len(train)} runs fitted, {len(curves) - len(train)} unseen\n{table([HEADER, *rows])}\n")
 

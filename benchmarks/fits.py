@@ -90,7 +90,7 @@ class Solved(NamedTuple):
 def load(path: str, train: str | None, law: str) -> Case:
     """The problem that ``fmjax.fit`` would solve for these runs."""
     curves = fmjax.load_runs(path)
-    curves = manifest.select(curves, train) if train else curves
+    curves = manifest.select_runs(curves, train) if train else curves
     options, everyone = FitOptions(), np.ones(len(curves), bool)
     problem = prepare(law, curves, fitted=everyone.tolist(), options=options)
     found = fit_groups(problem, everyone[None], options)[0].lanes
@@ -189,7 +189,7 @@ def single_precision(case: Case, weights: np.ndarray, repeats: int) -> tuple[lan
     small = case._replace(rows=jax.tree.map(np.float32, case.rows), start=np.float32(case.start))
     with jax.enable_x64(False):
         found, record = measure(small, np.float32(weights), len(weights), repeats)
-    record["statuses"] = {name: int(np.sum(found.status == i)) for i, name in enumerate(lanes.STATUS)}
+    record["statuses"] = {name: int(np.sum(found.status == i)) for i, name in enumerate(lanes.FIT_STATUS)}
     return found._replace(objective=objectives(case, weights, np.float64(found.params))), record
 
 

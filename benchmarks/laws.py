@@ -59,8 +59,8 @@ def line(entry: Entry, curves: Sequence[fmjax.LossCurve]) -> list[str]:
 def main() -> None:
     """Prints the table."""
     arguments = _parser().parse_args()
-    curves = list(manifest.select(load(arguments.manifests), arguments.runs))
-    train = manifest.select(curves, arguments.train)
+    curves = list(manifest.select_runs(load(arguments.manifests), arguments.runs))
+    train = manifest.select_runs(curves, arguments.train)
     found = fmjax.compare(curves, train=train, laws=arguments.law)
     print(f"{len(train)} runs fitted, {len(curves) - len(train)} unseen")
     print(table([HEADER, *(line(entry, curves) for entry in found.entries)]))

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import jax
 
-T = TypeVar("T")
+Outcome = TypeVar("Outcome")
 
 _compiled: set[Hashable] = set()
 _compiling = threading.Lock()
@@ -36,7 +36,7 @@ class Pool:
         self._threads = ThreadPoolExecutor(len(self.devices))
         self._submitted = 0
 
-    def submit(self, call: Callable[[int], T], *, program: Hashable = None) -> "Future[T]":
+    def submit(self, call: Callable[[int], Outcome], *, program: Hashable = None) -> "Future[Outcome]":
         """Has the next worker run a call, which is given the worker's index in ``devices``.
 
         Args:
@@ -46,7 +46,7 @@ class Pool:
         worker = self._submitted % len(self.devices)
         self._submitted += 1
 
-        def work() -> T:
+        def work() -> Outcome:
             with jax.enable_x64(self._x64):
                 return call(worker) if program is None else _once_compiled(program, lambda: call(worker))
 
@@ -59,7 +59,7 @@ class Pool:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
-def _once_compiled(program: Hashable, call: Callable[[], T]) -> T:
+def _once_compiled(program: Hashable, call: Callable[[], Outcome]) -> Outcome:
     """Runs a call; of several that need a program nobody has compiled yet, one runs first and the others wait.
 
     Threads that meet the same new program at once would each compile it, as JAX fills its cache only at the end. The

@@ -22,21 +22,21 @@ from fmjax.fitting.problem import FitOptions, prepare
 from fmjax.laws import ForwardMomentum, LRAnnealing
 from fmjax.searching.grid import Grid
 from fmjax.searching.kernels import Kernel, Layout
-from fmjax.searching.rollout import SIZES, phases
+from fmjax.searching.rollout import BLOCK_SIZES, block_phases
 
-FORMAT = 1
+BENCHMARK_FORMAT = 1
 """Version of the JSON of a benchmark."""
 
-LAW = ForwardMomentum()
+MEASURED_LAW = ForwardMomentum()
 """Law of the searches."""
 
 VECTOR = np.array([2.0, 0.3, 0.05, 0.5])
 """Its parameters L0, A, C, alpha."""
 
-RATIOS = np.linspace(0.01, 0.5, 64)
+MEASURED_RATIOS = np.linspace(0.01, 0.5, 64)
 """Annealing ratios of each peak rate."""
 
-STEPS = 20_000
+MEASURED_STEPS = 20_000
 """Updates of each schedule."""
 
 HOSTS = 64
@@ -103,7 +103,7 @@ class Benchmark:
         """The benchmark as plain values for JSON: the fields above, ``format``, ``capacities`` and ``hosts``."""
         records = {name: [one._asdict() for one in getattr(self, name)] for name in ("search", "fits", "capacities")}
         limits = {name: getattr(self, name) for name in ("environment", "memory_bytes_per_s", "multiply_adds_per_s")}
-        return plain({"format": FORMAT, **limits, **records, "hosts": HOSTS})
+        return plain({"format": BENCHMARK_FORMAT, **limits, **records, "hosts": HOSTS})
 
     def to_json(self) -> str:
         """The benchmark as JSON text."""
@@ -131,7 +131,9 @@ def benchmark(*, quick: bool = False, progress: Callable[[str], None] | None = N
         for share in (True, False):
             for batch in batches:
                 say(f"search of {batch:g} candidates, {dtype}" + ("" if share else ", each from its first update"))
-                search.append(search_rate(dtype, share, int(batch) // RATIOS.size, STEPS, 2 * peaks[dtype]))
+                search.append(
+                    search_rate(dtype, share, int(batch) // MEASURED_RATIOS.size, MEASURED_STEPS, 2 * peaks[dtype])
+                )
     fits = []
     for lanes in (1024,) if quick else (1024, 16_384):
         say(f"{lanes} fits")
@@ -183,7 +185,7 @@ def multiply_add_rate(dtype: str, size: int = 1024) -> float:
 
 
 def ratio_sweep(peaks: int, ratios: np.ndarray, total_steps: int, dtype: str, share_stem: bool) -> Kernel:
-    """The kernel of a search over peak rates from 1e-4 to 1e-2 and annealing ratios: ``LAW``, linear decay to zero."""
+    """The kernel of a search with ``MEASURED_LAW`` over peak rates from 1e-4 to 1e-2 and ratios, linear to zero."""
     grid = Grid.of(
         total_steps=total_steps,
         peak_lr=np.geomspace(1e-4, 1e-2, peaks),
@@ -193,15 +195,17 @@ def ratio_sweep(peaks: int, ratios: np.ndarray, total_steps: int, dtype: str, sh
         warmup_steps=0,
         init_lr=0.0,
     )
-    return Kernel(LAW, VECTOR[None], grid, 0.0, dtype, Layout.of(grid, 1, jax.local_devices()[0].platform), share_stem)
+    return Kernel(
+        MEASURED_LAW, VECTOR[None], grid, 0.0, dtype, Layout.of(grid, 1, jax.local_devices()[0].platform), share_stem
+    )
 
 
 def search_rate(dtype: str, share_stem: bool, peaks: int, total_steps: int, peak_flops: float) -> SearchRate:
-    """Measures a search over ``peaks`` peak rates and ``RATIOS`` through the kernel that searches use."""
-    kernel = ratio_sweep(peaks, RATIOS, total_steps, dtype, share_stem)
+    """Measures a search over ``peaks`` peak rates and ``MEASURED_RATIOS`` through the kernel that searches use."""
+    kernel = ratio_sweep(peaks, MEASURED_RATIOS, total_steps, dtype, share_stem)
     grid, rows = kernel.grid, kernel.layout.rows
     compiling, seconds = _timed(lambda: [losses for _, losses in kernel.losses(grid.parts(rows))])
-    flops = peaks * _flops(LAW, dtype, grid, share_stem) / seconds
+    flops = peaks * _flops(MEASURED_LAW, dtype, grid, share_stem) / seconds
     updates = grid.candidates * total_steps / seconds
     return SearchRate(
         dtype, share_stem, grid.candidates, total_steps, compiling, seconds, updates, flops, flops / peak_flops
@@ -215,13 +219,13 @@ def _flops(law: ForwardMomentum, dtype: str, grid: Grid, share_stem: bool) -> fl
     pieces = [(start, total - start) for start in starts]
     pieces += [(0, int(starts.max()))] if share_stem else [(0, start) for start in starts]
     taken = np.sum([_taken(*piece) for piece in pieces], axis=0)
-    return float(taken @ [_cost(law, dtype, size) for size in SIZES])
+    return float(taken @ [_cost(law, dtype, size) for size in BLOCK_SIZES])
 
 
 def _taken(kink: int, length: int) -> np.ndarray:
-    """Updates and blocks of each of ``SIZES`` in a smooth piece."""
-    levels, _, counts = map(np.asarray, phases(kink, kink + length, kink, kink + length))
-    return np.bincount(levels, counts, minlength=len(SIZES))
+    """Updates and blocks of each of ``BLOCK_SIZES`` in a smooth piece."""
+    levels, _, counts = map(np.asarray, block_phases(kink, kink + length, kink, kink + length))
+    return np.bincount(levels, counts, minlength=len(BLOCK_SIZES))
 
 
 def _cost(law: ForwardMomentum, dtype: str, size: int) -> float:

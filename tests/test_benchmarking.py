@@ -9,7 +9,7 @@ from fmjax import benchmarking
 from fmjax.benchmarking import Benchmark, FitRate, SearchRate
 from fmjax.laws import ForwardMomentum
 from fmjax.searching.grid import Grid
-from fmjax.searching.rollout import SIZES
+from fmjax.searching.rollout import BLOCK_SIZES
 
 
 def found():
@@ -52,7 +52,7 @@ def test_json_holds_every_field():
 @pytest.mark.parametrize(("length", "expected"), [(500, (500, 0, 0)), (2000, (128 + 16, 58, 0)), (0, (0, 0, 0))])
 def test_updates_and_blocks_taken(length, expected):
     taken = benchmarking._taken(100, length)
-    assert taken @ np.array(SIZES) == length
+    assert taken @ np.array(BLOCK_SIZES) == length
     assert tuple(taken) == expected
 
 
@@ -67,7 +67,7 @@ def test_work_of_a_shared_stem_counts_once():
 
 @pytest.mark.slow
 def test_rates_are_measured(monkeypatch):
-    monkeypatch.setattr(benchmarking, "RATIOS", np.linspace(0.1, 0.5, 4))
+    monkeypatch.setattr(benchmarking, "MEASURED_RATIOS", np.linspace(0.1, 0.5, 4))
     rate = benchmarking.search_rate("float64", True, 4, 300, 1e9)
     assert (rate.candidates, rate.total_steps) == (16, 300)
     assert rate.candidate_updates_per_s == pytest.approx(16 * 300 / rate.seconds)

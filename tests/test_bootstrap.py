@@ -26,7 +26,7 @@ from fmjax.laws import LRAnnealing
 from fmjax.planning.recommendation import recommend
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import continuous_best
-from fmjax.searching.sweeps import RATIOS, search
+from fmjax.searching.sweeps import SEARCHED_RATIOS, search
 
 LAW = LRAnnealing(decay=DECAY)
 PARAMS = TRUTH["lr-annealing"]
@@ -328,7 +328,7 @@ def test_intervals_of_a_search_are_those_of_searches_for_each_sample(found):
         params = dict(zip(LAW.parameter_names, vector.tolist(), strict=True))
         one.append(search(replace(sampled.fit, params=params), **GRID).losses[0])
     cell = search(sampled.fit, samples=sampled.params[:10], **GRID).cells[0]
-    ratios, losses = np.array(RATIOS), np.array(one)
+    ratios, losses = np.array(SEARCHED_RATIOS), np.array(one)
     assert cell.ratio_interval == pytest.approx(percentile_interval(continuous_best(ratios, losses)), rel=1e-9)
     assert cell.loss_interval == pytest.approx(percentile_interval(losses[:, ratios == cell.best_ratio]), rel=1e-9)
 

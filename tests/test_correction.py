@@ -5,11 +5,11 @@ import pytest
 from synthetic import curve
 
 from fmjax.planning import correction
-from fmjax.planning.correction import NOISES, Correction, Points, Prior, correctable
+from fmjax.planning.correction import FINAL_LOSS_NOISES, Correction, CorrectionPrior, Points, correctable
 from fmjax.schedules.kinds import WSD, Constant
 from fmjax.searching.results import Cell
 
-PRIOR = Prior(0.1, NOISES, 0.9)
+PRIOR = CorrectionPrior(0.1, FINAL_LOSS_NOISES, 0.9)
 NO_OFFSET = PRIOR._replace(offset=0.0)
 REACH = (0.3, np.log(4.0), np.log(4.0), np.log(4.0))
 
@@ -30,7 +30,7 @@ SLOPE = 2e-3 * (np.sqrt(RATIOS) - 0.7)
 def one_setting(monkeypatch):
     for name, value in (("LEVELS", 3e-3), ("SHAPES", 2e-3)):
         monkeypatch.setattr(correction, name, (value,))
-    return Prior(0.1, (5e-4,), 0.9)
+    return CorrectionPrior(0.1, (5e-4,), 0.9)
 
 
 def covariance(a, b, offset=0.1, level=3e-3, shape=2e-3):
@@ -69,9 +69,9 @@ def test_the_settings_are_weighed_by_their_likelihood(monkeypatch):
     runs = at(RATIOS)
     found = Correction.of(runs, SLOPE, at([0.5]), NO_OFFSET)
     odds = []
-    for level in correction.LEVELS:
+    for level in correction.CELL_ERRORS:
         for shape in correction.SHAPES:
-            for noise in NOISES:
+            for noise in FINAL_LOSS_NOISES:
                 k = covariance(runs, runs, 0.0, level, shape) + noise**2 * np.eye(5)
                 prior = 0.9 if shape == 0 else (1 - 0.9) / (len(correction.SHAPES) - 1)
                 odds.append(prior * np.exp(-0.5 * SLOPE @ np.linalg.solve(k, SLOPE)) / np.sqrt(np.linalg.det(k)))

@@ -9,7 +9,7 @@ import synthetic
 import fmjax
 from fmjax import FitResult, LossCurve, MultiPower, Tabulated, optimize
 from fmjax.fitting import lanes
-from fmjax.fitting.records import Reach
+from fmjax.fitting.records import FittedRange
 from fmjax.laws import LAWS, make_law
 from fmjax.searching import designs as design
 
@@ -142,7 +142,7 @@ def test_many_targets_are_as_one_at_a_time():
 def test_parts_do_not_change_the_answer(monkeypatch):
     fit = synthetic_fit("multi-power")
     whole = optimize(fit, total_steps=T, peak_lr=(PEAK, 2e-3, 3e-3), **WARM)
-    monkeypatch.setattr(design, "UPDATES", 2 * design.STARTS * T)
+    monkeypatch.setattr(design, "UPDATES", 2 * design.DESIGN_STARTS * T)
     parts = optimize(fit, total_steps=T, peak_lr=(PEAK, 2e-3, 3e-3), **WARM)
     assert [one.loss for one in parts.designs] == pytest.approx([one.loss for one in whole.designs], rel=1e-9)
 
@@ -239,8 +239,8 @@ def test_iterations_are_limited():
 
 
 def test_notes_say_what_lies_outside_of_the_fitted_runs():
-    near = Reach(total_steps=(200, T), peak_lr=(PEAK, PEAK), steepest=1.0, lowest=0.0)
-    far = Reach(total_steps=(100, 150), peak_lr=(1e-4, 5e-4), steepest=0.01, lowest=0.1)
+    near = FittedRange(total_steps=(200, T), peak_lr=(PEAK, PEAK), steepest=1.0, lowest=0.0)
+    far = FittedRange(total_steps=(100, 150), peak_lr=(1e-4, 5e-4), steepest=0.01, lowest=0.1)
     notes = [optimize(synthetic_fit(reach=reach), **SMALL).best.notes for reach in (near, far)]
     assert len(notes[0]) == 1
     assert notes[0][0].startswith("loses ")

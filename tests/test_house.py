@@ -136,3 +136,43 @@ def test_no_module_shares_a_name_with_an_exported_function():
 def test_everything_exported_is_there():
     assert [name for name in fmjax.__all__ if not hasattr(fmjax, name)] == []
     assert len(set(fmjax.__all__)) == len(fmjax.__all__)
+
+
+SHARED_NAMES = {
+    "text": "the interface of an exporter",
+    "SOURCE": "the interface of an importer",
+    "load": "the interface of an importer of public data",
+    **dict.fromkeys(
+        ("bootstrap", "evaluate", "fit", "forecast", "optimize", "recommend", "search", "transfer"),
+        "a verb of the command line bears the name of the function that it calls",
+    ),
+}
+"""Names that stand in several files, and why they may."""
+
+
+def defined(tree):
+    """Names that a module defines at its top: public ones, and every class."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+        else:
+            continue
+        yield from (name for name in names if isinstance(node, ast.ClassDef) or not name.startswith("_"))
+
+
+def test_no_two_things_share_a_name():
+    places = {}
+    for path in FILES:
+        for name in set(defined(ast.parse(path.read_text()))):
+            places.setdefault(name, []).append(name_of(path))
+    shared = {name: files for name, files in places.items() if len(files) > 1}
+    assert {name: files for name, files in shared.items() if name not in SHARED_NAMES} == {}
+    assert set(SHARED_NAMES) - set(shared) == set(), "an exception that nothing needs"
+
+
+def test_names_are_found_wherever_they_are_defined():
+    tree = ast.parse("class _A: pass\nB, (C, _D) = 1, (2, 3)\nE: int = 1\ndef f(): pass\ndef _g(): pass")
+    assert list(defined(tree)) == ["_A", "B", "C", "E", "f"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import synthetic
 
-from fmjax.curves.manifest import load_runs, select
+from fmjax.curves.manifest import load_runs, select_runs
 from fmjax.fitting.fits import evaluate
 from fmjax.laws import MultiPower
 
@@ -24,7 +24,7 @@ def data(request, shared):
 
 
 def evaluated(law, curves):
-    return evaluate(law, curves, train=select(curves, "split:train"))
+    return evaluate(law, curves, train=select_runs(curves, "split:train"))
 
 
 @pytest.mark.slow
@@ -34,7 +34,7 @@ def test_multi_power_at_published_parameters(data):
         law, params = MultiPower(), np.array(PUBLISHED[name])
         follow = jax.jit(lambda lrs, at: law.predict({**law.effects(lrs, at), "log_N": np.zeros(at.size)}, params))
         errors = []
-        for curve in select(curves, "split:test"):
+        for curve in select_runs(curves, "split:test"):
             predicted = np.asarray(follow(synthetic.rates(curve.schedule), curve.step))
             kept = curve.step >= curve.schedule.warmup_steps
             errors.append(100 * np.mean(np.abs(predicted / curve.loss - 1)[kept]))
@@ -74,7 +74,7 @@ def test_intrinsic_momentum_predicts_unseen_schedules(data):
 def test_intrinsic_momentum_holds_across_peak_rates(shared):
     curves = [run for run in load_runs(shared / "data" / "cooldown_124m") if run.name.startswith("wsd")]
     curves = [run for run in curves if run.peak_lr > 2e-4]
-    found = evaluate("intrinsic-momentum", curves, train=select(curves, "*_T15000"))
+    found = evaluate("intrinsic-momentum", curves, train=select_runs(curves, "*_T15000"))
     assert found.fit.ok
     assert found.test_mape_percent <= 0.25
     for peak in (5e-4, 1e-3, 2e-3):
@@ -90,6 +90,6 @@ def test_intrinsic_momentum_holds_across_sizes(shared):
         for size in (33, 53, 93, 152)
         for run in load_runs(shared / "data" / f"cooldown_{size}m")
     ]
-    found = evaluate("intrinsic-momentum", curves, train=select(curves, "33/*,53/*,93/*"))
+    found = evaluate("intrinsic-momentum", curves, train=select_runs(curves, "33/*,53/*,93/*"))
     assert found.fit.ok
     assert found.test_mape_percent < 1.0

@@ -105,7 +105,7 @@ class Data:
     @cached_property
     def moved(self):
         groups = tried(cells(peak_lrs=(1e-3,), lengths=(300, 400), ratios=(0.1, 0.3, 0.6, 0.8)))
-        rows, ratios = [], np.array(sweep.RATIOS)
+        rows, ratios = [], np.array(sweep.SEARCHED_RATIOS)
         for group, measured in zip(groups, optima(groups), strict=True):
             losses = final_losses(group.total_steps, 1e-3, "linear", ratios)
             guess = cell(group.total_steps, 1e-3, "linear", losses, ratios, bars=False)

@@ -304,7 +304,7 @@ def test_sizes_are_bounded(found, text):
     assert len(drawn) == curve_charts.MOST_RUNS
     assert {run.rows.size for run in drawn} == {drawing.MOST_ROWS}
     assert all(run.rows[-1] == steps // 4 - 1 for run in drawn)
-    chart = json.dumps([curve_charts.curves_and_fits(drawn), curve_charts.residuals(drawn)])
+    chart = json.dumps([curve_charts.curves_chart(drawn), curve_charts.residuals_chart(drawn)])
     assert len(chart) < 2_000_000
     assert len(text) < MOST_BYTES
 
@@ -322,7 +322,7 @@ def test_a_large_search_makes_a_small_page(fit):
     assert len(page) < MOST_BYTES
     charts = Page(page).charts
     assert set(charts) == {"ratios", "map", "rates"}
-    assert np.shape(charts["map"]["data"][0]["z"]) <= (loss_charts.MOST_RATES, loss_charts.MOST_RATIOS)
+    assert np.shape(charts["map"]["data"][0]["z"]) <= (loss_charts.MOST_RATES, loss_charts.CHARTED_RATIOS)
     assert len(charts["ratios"]["data"]) <= 3 * loss_charts.MOST_LINES
     assert any("1-sqrt" in trace["name"] for trace in charts["ratios"]["data"])
     assert "The first 200 of 300 cells." in page
@@ -380,14 +380,14 @@ def test_a_formula_with_both_scripts():
 
 
 def test_kinks_are_drawn():
-    chart = loss_charts.rates(WSD(1e-3, 123_457, 0.1, warmup_steps=77))
+    chart = loss_charts.schedule_chart(WSD(1e-3, 123_457, 0.1, warmup_steps=77))
     assert len(chart["data"][0]["x"]) <= drawing.MOST_ROWS
     assert {0, 77, 111_111, 123_456} <= set(chart["data"][0]["x"])
     assert chart["data"][0]["y"][chart["data"][0]["x"].index(77)] == 1e-3
 
 
 def test_colours_are_those_of_pictures():
-    assert set(drawing.LINES) < set(COLORS)
+    assert set(drawing.LINE_COLORS) < set(COLORS)
     assert len({drawing.style(i) for i in range(curve_charts.MOST_RUNS)}) == curve_charts.MOST_RUNS
 
 

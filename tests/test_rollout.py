@@ -12,7 +12,7 @@ from fmjax.effects.updates import Block, One
 from fmjax.laws import ForwardMomentum, ForwardOnly, Law, LRAnnealing
 from fmjax.schedules.anneals import DECAYS
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated, lrs
-from fmjax.searching.rollout import MARGIN, SIZES, final_effects
+from fmjax.searching.rollout import BLOCK_SIZES, MARGIN, final_effects
 
 LONGEST = 20_000
 
@@ -262,7 +262,7 @@ jax.tree_util.register_dataclass(Seen)
 def test_a_law_with_blocks_sees_blocks():
     Seen.sizes_seen.clear()
     final_effects(Seen(), families(LONGEST, 500)["linear"])
-    assert set(Seen.sizes_seen) == set(SIZES)
+    assert set(Seen.sizes_seen) == set(BLOCK_SIZES)
 
 
 def test_a_table_goes_update_by_update():
@@ -276,7 +276,7 @@ def test_a_table_goes_update_by_update():
 def test_blocks_keep_away_from_kinks():
     """A rate that is rough for a while after each kink: only updates taken one by one see that."""
     schedule = families(LONGEST, 500)["step"]
-    rough = MARGIN * SIZES[1]
+    rough = MARGIN * BLOCK_SIZES[1]
 
     @jax.tree_util.register_dataclass
     @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from fmjax.curves.manifest import load_runs, select
+from fmjax.curves.manifest import load_runs, select_runs
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated, lrs
 from fmjax.schedules.tables import KINDS, schedule_from, schedule_table
 
@@ -484,7 +484,7 @@ def curves(load):
     ids=["split", "split-glob", "name", "glob", "one-letter", "name-like-a-glob", "all", "order", "each-once"],
 )
 def test_select(curves, selection, expected):
-    assert [curve.name for curve in select(curves, selection)] == expected
+    assert [curve.name for curve in select_runs(curves, selection)] == expected
 
 
 @pytest.mark.parametrize(
@@ -502,13 +502,13 @@ def test_select(curves, selection, expected):
 )
 def test_selections_that_match_no_run(curves, selection, parts):
     with pytest.raises(ValueError, match="matches no run") as error:
-        select(curves, selection)
+        select_runs(curves, selection)
     assert all(part in str(error.value) for part in parts), error.value
 
 
 def test_select_without_any_split(load):
     with pytest.raises(ValueError, match="selection 'split:train' matches no run: no run has a split"):
-        select(load(), "split:train")
+        select_runs(load(), "split:train")
 
 
 # ------------------------------------------------------------------------------------------------ real runs
@@ -547,8 +547,8 @@ def test_real_schedules():
         assert (schedule.total_steps, schedule.warmup_steps) == (total, 2160)
         np.testing.assert_allclose([rates.max(), rates[2160], rates[-1]], [peak, peak, final], rtol=3e-3)
     assert curves["wsdld_20000_24000"].schedule.anneal_ratio == 4000 / 24000
-    assert len(select(tuple(curves.values()), "split:train")) == 3
-    assert len(select(tuple(curves.values()), "*_72000")) == 2
+    assert len(select_runs(tuple(curves.values()), "split:train")) == 3
+    assert len(select_runs(tuple(curves.values()), "*_72000")) == 2
 
 
 @needs_shared
@@ -564,7 +564,7 @@ def test_real_schedules_give_the_logged_rates(folder):
 @needs_shared
 def test_real_cooldowns():
     curves = load_runs(SHARED / "data" / "cooldown_124m")
-    assert len(select(curves, "wsd-linear-0.4_*")) == 7
+    assert len(select_runs(curves, "wsd-linear-0.4_*")) == 7
     assert {curve.model_size for curve in curves} == {123587328}
     assert {curve.peak_lr for curve in curves} == {1e-4, 5e-4, 1e-3, 2e-3}
     assert {curve.schedule.total_steps for curve in curves} == {15_000, 25_000}

@@ -440,7 +440,7 @@ def test_several_sizes_need_a_size():
 @pytest.mark.parametrize("status", ["undetermined", "non-finite", "iteration-limit"])
 def test_a_fit_that_cannot_predict_is_refused(status):
     fit = dataclasses.replace(synthetic_fit(), status=status, undetermined=("C",))
-    with pytest.raises(ValueError, match=f"the fit cannot predict: {lanes.STATUS[status]}"):
+    with pytest.raises(ValueError, match=f"the fit cannot predict: {lanes.FIT_STATUS[status]}"):
         search(fit, **SMALL)
 
 

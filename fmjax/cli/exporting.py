@@ -10,7 +10,7 @@ from fmjax._checks import choose, require, within
 from fmjax.cli.app import app
 from fmjax.cli.options import FILE, JSON, writable, write_file, write_text
 from fmjax.cli.parameters import Known
-from fmjax.cli.schedule_files import best, matching, read_planned
+from fmjax.cli.schedule_files import best_plan, matching_plans, read_planned
 from fmjax.exporters import EXPORTERS, export
 from fmjax.schedules.anneals import DECAYS
 from fmjax.schedules.kinds import Schedule
@@ -65,4 +65,4 @@ def _schedule(plan: Path | None, text: str | None, wanted: dict[str, Any]) -> Sc
     assert plan is not None
     found = read_planned(plan)
     with within(plan):
-        return best(matching(found, wanted)).schedule
+        return best_plan(matching_plans(found, wanted)).schedule

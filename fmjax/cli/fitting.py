@@ -45,7 +45,7 @@ from fmjax.cli.options import (
     write_text,
 )
 from fmjax.cli.parameters import GRID_AXIS, NUMBERS, Known
-from fmjax.curves.manifest import load_runs, select
+from fmjax.curves.manifest import load_runs, select_runs
 from fmjax.fitting.resampling import METHODS
 from fmjax.fitting.selection import CRITERIA
 from fmjax.laws import LAWS
@@ -95,7 +95,7 @@ def fit(
     Example:
       fmjax fit runs.toml --law lr-annealing --train 'split:train' -o fit.json
     """
-    law, curves = chosen_law(law_name, law_options), select(load_runs(runs), train)
+    law, curves = chosen_law(law_name, law_options), select_runs(load_runs(runs), train)
     with output.stages(f"fitting {len(curves)} runs"):
         result = fmjax.fit(law, curves, **options)
     deliver(
@@ -139,7 +139,7 @@ def evaluate(
     require(not (everything and law_options), "--law-option: needs one law, found --law all")
     law = None if everything else chosen_law(law_name, law_options)
     curves = load_runs(runs)
-    chosen = select(curves, train)
+    chosen = select_runs(curves, train)
     result: Any
     show: Callable[[Any], None]
     if law is None:
@@ -277,7 +277,7 @@ def select_(
       fmjax select runs.toml --law lr-annealing --grid decay=0.99,0.995,0.999 --no-refine
     """
     law, curves = chosen_law(law_name, law_options), load_runs(runs)
-    chosen = select(curves, train)
+    chosen = select_runs(curves, train)
     with output.progress(f"choosing on {len(chosen)} runs") as report:
         found = fmjax.select(law, chosen, grid=dict(grid) or None, by=by, refine=refine, progress=report)
     evaluation = fmjax.evaluate(found.law, curves, train=chosen)
@@ -323,7 +323,7 @@ def bootstrap(
     Example:
       fmjax bootstrap runs.toml --law lr-annealing --law-option decay=0.99 --samples 1000
     """
-    law, curves = chosen_law(law_name, law_options), select(load_runs(runs), train)
+    law, curves = chosen_law(law_name, law_options), select_runs(load_runs(runs), train)
     with output.progress(f"fitting {options['samples']} samples") as report:
         found = fmjax.bootstrap(law, curves, progress=report, **options)
     deliver(

@@ -13,7 +13,7 @@ from fmjax._json import plain
 from fmjax.cli import output
 from fmjax.cli.app import app
 from fmjax.cli.parameters import Known
-from fmjax.curves.manifest import select
+from fmjax.curves.manifest import select_runs
 from fmjax.curves.writing import write_runs
 from fmjax.importers import SOURCES, Columns, Imported, import_logs
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated
@@ -80,7 +80,7 @@ def import_(
             model_size=model_size,
             join=join,
         )
-        chosen = {curve.name for curve in select([one.curve for one in found], runs)}
+        chosen = {curve.name for curve in select_runs([one.curve for one in found], runs)}
         found = tuple(one for one in found if one.curve.name in chosen)
         write_runs([one.curve for one in found], target)
     if as_json:

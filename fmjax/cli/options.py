@@ -12,14 +12,14 @@ import numpy as np
 
 from fmjax._checks import require, within
 from fmjax._files import write_whole, writing
-from fmjax.cli.parameters import LAW_OPTION, NUMBERS, RATES, Known, Names
+from fmjax.cli.parameters import LAW_OPTION, NUMBERS, PEAK_RATES, Known, Names
 from fmjax.fitting.objective import RESIDUALS
 from fmjax.fitting.records import FitResult
 from fmjax.laws import LAWS, Law, make_law
-from fmjax.planning.predictor import LAWS as PREFERRED
+from fmjax.planning.predictor import PREFERRED_LAWS
 from fmjax.schedules.anneals import DECAYS
 from fmjax.searching import hosts
-from fmjax.searching.sweeps import RATIOS
+from fmjax.searching.sweeps import SEARCHED_RATIOS
 
 
 def writable(ctx: click.Context, param: click.Parameter, target: Path | None) -> Path | None:
@@ -121,7 +121,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 RUNS = click.argument("runs", type=click.Path(path_type=Path))
 FIT_FILE = click.argument("fit_file", type=click.Path(path_type=Path))
 LAW = law_option()
-PLAN_LAW = law_option(default=None, show_default=f"the best of {', '.join(PREFERRED)} on runs left out")
+PLAN_LAW = law_option(default=None, show_default=f"the best of {', '.join(PREFERRED_LAWS)} on runs left out")
 LAW_OPTIONS = click.option(
     "--law-option",
     "law_options",
@@ -158,11 +158,11 @@ OUTPUT = click.option("-o", "--output", "target", type=FILE, callback=writable, 
 STEPS = click.option(
     "--total-steps", type=NUMBERS, required=True, help="Lengths of the run in updates; a range is linear."
 )
-PEAK = click.option("--peak-lr", type=RATES, required=True, help="Peak rates; a range is geometric.")
+PEAK = click.option("--peak-lr", type=PEAK_RATES, required=True, help="Peak rates; a range is geometric.")
 RATIO = click.option(
     "--anneal-ratio",
     type=NUMBERS,
-    default=RATIOS,
+    default=SEARCHED_RATIOS,
     show_default="0.01:0.99:99",
     help="Shares of the run spent annealing; a range is linear.",
 )

@@ -20,7 +20,7 @@ from fmjax.fitting.resampling import Bootstrap
 from fmjax.fitting.selection import Selection
 from fmjax.searching.results import SearchResult
 
-MOST_CELLS = 40
+CELLS_IN_TABLE = 40
 """Cells of a search shown in a table; the rest is in the JSON."""
 
 
@@ -166,14 +166,14 @@ def print_search(result: SearchResult) -> None:
     """The table of cells."""
     columns = ("total steps", "peak rate", "decay", "final rate", "best ratio", "near-optimal", "predicted loss")
     table = new_table(f"{result.candidates} candidates", columns, text=0)
-    for cell in result.cells[:MOST_CELLS]:
+    for cell in result.cells[:CELLS_IN_TABLE]:
         edge = " (edge)" if cell.at_edge else ""
         rates = (f"{cell.total_steps}", f"{cell.peak_lr:.3g}", cell.decay, f"{cell.final_lr:.3g}")
         table.add_row(*rates, f"{cell.best_ratio:.3g}{edge}", interval(cell.interval), f"{cell.loss:.5f}")
     out = console()
     out.print(table)
-    if len(result.cells) > MOST_CELLS:
-        out.out(f"... and {len(result.cells) - MOST_CELLS} more cells; --json or -o has all")
+    if len(result.cells) > CELLS_IN_TABLE:
+        out.out(f"... and {len(result.cells) - CELLS_IN_TABLE} more cells; --json or -o has all")
     if len(result.cells) > 1 and result.top:
         best = result.top[0]
         where = f"{best.decay} over {best.anneal_ratio:.3g} of {best.total_steps} updates from {best.peak_lr:.4g}"

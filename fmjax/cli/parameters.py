@@ -106,7 +106,7 @@ def _number_or_text(text: str) -> float | str:
         return text
 
 
-RATES = Numbers(geometric=True)
+PEAK_RATES = Numbers(geometric=True)
 NUMBERS = Numbers()
 LAW_OPTION = Assignment()
 GRID_AXIS = Assignment(several=True)

@@ -36,10 +36,10 @@ from fmjax.cli.options import (
     write_text,
 )
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.curves.manifest import load_runs, select
+from fmjax.curves.manifest import load_runs, select_runs
 from fmjax.exporters.snippets import csv_text
 from fmjax.fitting.metrics import LEVEL
-from fmjax.planning.predictor import LAWS
+from fmjax.planning.predictor import PREFERRED_LAWS
 
 
 @app.command()
@@ -75,7 +75,7 @@ def recommend(
       fmjax recommend runs.toml --total-steps 50000 --peak-lr 5e-4,1e-3,2e-3 --plot plan.png
       fmjax recommend runs.toml --total-steps 50000 --peak-lr 1e-3 --decay linear,1-sqrt -o plan.json
     """
-    law, curves = planning_law(law_name, law_options), select(load_runs(runs), train)
+    law, curves = planning_law(law_name, law_options), select_runs(load_runs(runs), train)
     _recommend(curves, plot, as_json, target, law=law, **options)
 
 
@@ -108,7 +108,7 @@ def transfer(
     Example:
       fmjax transfer runs.toml --plot transfer.png
     """
-    law, curves = planning_law(law_name, law_options), select(load_runs(runs), train)
+    law, curves = planning_law(law_name, law_options), select_runs(load_runs(runs), train)
     others = () if against is None else load_runs(against)
     with output.stages("reading") as stage:
         found = fmjax.transfer(curves, law=law, against=others, progress=stage, **options)
@@ -166,7 +166,7 @@ def optimize(
 @RUNS
 @click.option("--run", "name", required=True, help="The run in progress; its schedule is the planned one.")
 @click.option("--prior", type=FILE, help="What fmjax fit -o wrote; by default --law is fitted to the other runs.")
-@law_option("Law to fit to the other runs", default=LAWS[0])
+@law_option("Law to fit to the other runs", default=PREFERRED_LAWS[0])
 @click.option("--train", default="*", show_default=True, help="Other runs to fit: split:LABEL, names and globs.")
 @click.option("--level", type=float, default=LEVEL, show_default=True, help="Probability that intervals are to cover.")
 @PLOT("the curve and the forecast losses")
@@ -193,10 +193,10 @@ def forecast(
       fmjax forecast runs.toml --run big --prior fit.json
     """
     curves = load_runs(runs)
-    run, *more = select(curves, name)
+    run, *more = select_runs(curves, name)
     require(not more, f"--run: expected one run, found {len(more) + 1} that match {name!r}")
     with output.stages("forecasting"):
-        others = [] if prior else [curve for curve in select(curves, train) if curve is not run]
+        others = [] if prior else [curve for curve in select_runs(curves, train) if curve is not run]
         law = read_fit(prior) if prior else fmjax.fit(law_name, others, starts=3)
         found = fmjax.forecast(run, prior=law, level=level)
     deliver(
@@ -223,11 +223,11 @@ def demo(plot: Path | None, as_json: bool, target: Path | None) -> None:
       fmjax demo --plot demo.png
     """
     curves = fmjax.datasets.demo_runs()
-    train, steps = select(curves, "split:train"), 2 * max(int(curve.schedule.total_steps) for curve in curves)
+    train, steps = select_runs(curves, "split:train"), 2 * max(int(curve.schedule.total_steps) for curve in curves)
     if not as_json:
         out = output.console()
         out.out(f"1. Fit {', '.join(curve.name for curve in train)}; predict the other runs.\n")
-        output.print_evaluation(fmjax.evaluate(LAWS[0], curves, train=train))
+        output.print_evaluation(fmjax.evaluate(PREFERRED_LAWS[0], curves, train=train))
         out.out(f"\n2. Plan a run of {steps} updates from all {len(curves)} runs of {steps // 2}.\n")
     _recommend(curves, plot, as_json, target, total_steps=steps, peak_lr=train[0].peak_lr)
 

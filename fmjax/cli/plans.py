@@ -8,7 +8,7 @@ from fmjax.cli.output import console, interval, new_table, number
 from fmjax.exporters.snippets import knots_snippet, optax_snippet
 from fmjax.planning.forecasts import Forecast
 from fmjax.planning.recommendation import Recommendation
-from fmjax.scaling.power_laws import PowerLaw
+from fmjax.scaling.power_laws import OptimaPowerLaw
 from fmjax.scaling.transfers import PUBLISHED, CellTransfer, Chosen, Transfer
 from fmjax.searching.designs import Designs
 
@@ -130,7 +130,7 @@ def _chosen(chosen: Chosen | None) -> tuple[str, str]:
     return ("-", "-") if chosen is None else (f"{chosen.ratio:.3g}", f"{chosen.regret:.4f}")
 
 
-def _add_exponents(table: Table, of: str, law: PowerLaw | None) -> None:
+def _add_exponents(table: Table, of: str, law: OptimaPowerLaw | None) -> None:
     if law is None:
         return
     for name, one in law.exponents.items():

@@ -32,7 +32,7 @@ from fmjax.cli.options import (
     writable,
 )
 from fmjax.cli.parameters import NUMBERS
-from fmjax.curves.manifest import load_runs, select
+from fmjax.curves.manifest import load_runs, select_runs
 from fmjax.planning.recommendation import Recommendation
 from fmjax.searching.results import SearchResult
 
@@ -106,7 +106,7 @@ def _of_recommendation(
 ) -> Made:
     target: dict[str, Any] = {"total_steps": _one(total_steps, "--total-steps")}
     target["final_lr"] = _one(final_lr, "--final-lr")
-    law, curves = planning_law(law_name, law_options), select(load_runs(runs), train)
+    law, curves = planning_law(law_name, law_options), select_runs(load_runs(runs), train)
     with output.stages("reading") as stage:
         found = fmjax.recommend(curves, law=law, progress=stage, **target, **options)
     page = report.recommendation_page(found, curves, command=ctx.meta["given"], inputs=_files(runs))

@@ -14,7 +14,7 @@ from fmjax.planning.forecasts import alternatives_to
 from fmjax.schedules.kinds import WSD, Schedule
 from fmjax.schedules.tables import schedule_from
 
-SAME = 5e-3
+SAME_AS_ASKED = 5e-3
 """Relative difference up to which a rate that was asked for is that of the file: tables show three digits."""
 
 EXPECTED = "expected JSON of fmjax recommend, search, optimize or forecast"
@@ -104,7 +104,7 @@ _READERS: dict[tuple[str, ...], Callable[[Any], list[Planned]]] = {
 """What reads a file, by the keys it is known by."""
 
 
-def matching(found: Sequence[Planned], wanted: Mapping[str, Any]) -> list[Planned]:
+def matching_plans(found: Sequence[Planned], wanted: Mapping[str, Any]) -> list[Planned]:
     """The schedules with these facts; of numbers, those nearest to what is wanted.
 
     Raises:
@@ -120,7 +120,7 @@ def matching(found: Sequence[Planned], wanted: Mapping[str, Any]) -> list[Planne
     return left
 
 
-def best(found: Sequence[Planned]) -> Planned:
+def best_plan(found: Sequence[Planned]) -> Planned:
     """The schedule of least predicted loss, of rates that runs were trained at if there are any; it is named on stderr.
 
     Raises:
@@ -146,7 +146,7 @@ def _flag(key: str) -> str:
 def _nearest(known: Sequence[float], value: float) -> float:
     nearest = min(known, key=lambda one: abs(one - value))
     listed = ", ".join(f"{one:.6g}" for one in known[:8]) + (", ..." if len(known) > 8 else "")
-    require(abs(nearest - value) <= SAME * abs(value), f"expected one of {listed}, got {value:g}")
+    require(abs(nearest - value) <= SAME_AS_ASKED * abs(value), f"expected one of {listed}, got {value:g}")
     return nearest
 
 

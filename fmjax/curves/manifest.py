@@ -55,7 +55,7 @@ def load_runs(path: str | PathLike[str]) -> tuple[LossCurve, ...]:
         return tuple(_curve(run, manifest.parent) for run in runs)
 
 
-def select(curves: Sequence[LossCurve], selection: str) -> tuple[LossCurve, ...]:
+def select_runs(curves: Sequence[LossCurve], selection: str) -> tuple[LossCurve, ...]:
     """The runs that any of the comma-separated items picks, in their own order.
 
     Args:
@@ -66,7 +66,7 @@ def select(curves: Sequence[LossCurve], selection: str) -> tuple[LossCurve, ...]
       ValueError: naming an item that matches no run.
 
     >>> runs = [LossCurve(name, [0], [3.0], Constant(1e-3, 10)) for name in ("cosine", "wsd_0.1", "wsd_0.2")]
-    >>> [run.name for run in select(runs, "wsd_0.2,cos*")]
+    >>> [run.name for run in select_runs(runs, "wsd_0.2,cos*")]
     ['cosine', 'wsd_0.2']
     """
     items = [item.strip() for item in selection.split(",")]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.curves.manifest import load_runs, select
+from fmjax.curves.manifest import load_runs, select_runs
 
 PROXY_RUNS = Path(__file__).parent / "proxy_runs" / "runs.toml"
 """Manifest of the shipped curves."""
@@ -26,7 +26,7 @@ def proxy_runs(selection: str = "*") -> tuple[LossCurve, ...]:
     >>> [int(curve.schedule.total_steps) for curve in proxy_runs("0.1M-lr0.0025-T*-wsd-linear-0.2")]
     [4000, 2000, 1000]
     """
-    return select(load_runs(PROXY_RUNS), selection)
+    return select_runs(load_runs(PROXY_RUNS), selection)
 
 
 def demo_runs() -> tuple[LossCurve, ...]:

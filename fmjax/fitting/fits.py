@@ -11,7 +11,7 @@ from fmjax.curves.loss_curve import LossCurve, bucket, pad
 from fmjax.fitting import lanes, metrics
 from fmjax.fitting.objective import RESIDUALS, Objective, bounds, closed_form_starts, exponent_grid, linearise
 from fmjax.fitting.problem import FitOptions, Problem, batch_effects, precision, predict_batch, prepare
-from fmjax.fitting.records import Evaluation, FitResult, Reach, RunMetrics
+from fmjax.fitting.records import Evaluation, FitResult, FittedRange, RunMetrics
 from fmjax.laws import Law, Row
 
 UNDETERMINED_BELOW = 1e-6
@@ -117,7 +117,7 @@ def _summarise(
 ) -> FitResult:
     best = lanes.best(found)
     names, (lower, upper), vector = law.parameter_names, bounds(law), found.params[best]
-    status = list(lanes.STATUS)[int(found.status[best])]
+    status = list(lanes.FIT_STATUS)[int(found.status[best])]
     failed = status == "non-finite"
     open_ = () if failed else evidence.undetermined(vector, weights)
     single = {p.name for p in law.exponents} | {p.name for p in law.coefficients if not p.mixture}
@@ -205,14 +205,14 @@ def with_measured_runs(problem: Problem, result: FitResult, group: Any) -> FitRe
     return result.with_runs(of_fit, _reach(problem, group))
 
 
-def _reach(problem: Problem, group: Any) -> Reach:
+def _reach(problem: Problem, group: Any) -> FittedRange:
     """What the schedules of a group ``[runs]`` cover."""
     batch, chosen = problem.batch, np.flatnonzero(group)
     ends, peaks = batch.at[chosen, -1], np.array([problem.curves[run].peak_lr for run in chosen])
     begins = np.minimum(batch.warmup_steps[chosen], ends)
     each = zip(chosen, begins, ends, peaks, strict=True)
     rates = [batch.lrs[run, begin : end + 1] / peak for run, begin, end, peak in each]
-    return Reach(
+    return FittedRange(
         total_steps=(int(ends.min()) + 1, int(ends.max()) + 1),
         peak_lr=(float(peaks.min()), float(peaks.max())),
         steepest=max(float(np.max(-np.diff(of_run, prepend=of_run[0]))) for of_run in rates),

@@ -21,7 +21,7 @@ TOLERANCE = 1e-13
 STUCK = 1e-8
 """A lane that stops with more than this still promised has not converged."""
 
-STATUS = {
+FIT_STATUS = {
     "converged": "converged",
     "iteration-limit": "stopped before the objective settled",
     "non-finite": "no start gave a finite objective: the data or options are outside what the law can describe",
@@ -41,7 +41,7 @@ class Lanes(NamedTuple):
     objective: Any
     """``[lanes]``; infinite where no finite value was found."""
     status: Any
-    """``[lanes]`` index into ``STATUS``."""
+    """``[lanes]`` index into ``FIT_STATUS``."""
     iterations: Any
     """``[lanes]`` evaluations spent."""
 

@@ -14,7 +14,7 @@ from fmjax._json import plain
 from fmjax.fitting import lanes
 from fmjax.laws import Law, make_law
 
-FORMAT = 1
+FIT_FORMAT = 1
 """Version of the JSON of a fit."""
 
 
@@ -35,7 +35,7 @@ class RunMetrics(NamedTuple):
     final_loss: float
 
 
-class Reach(NamedTuple):
+class FittedRange(NamedTuple):
     """What the schedules of fitted runs cover; beyond it a law extrapolates."""
 
     total_steps: tuple[int, int]
@@ -77,7 +77,7 @@ class FitResult:
     delta: float
     runs: tuple[RunMetrics, ...]
     lanes: lanes.Lanes
-    reach: Reach | None = None
+    reach: FittedRange | None = None
     """What the fitted runs cover; None in fits read from files older than this field."""
 
     @property
@@ -94,7 +94,7 @@ class FitResult:
     def message(self) -> str:
         """The status as a sentence."""
         names = {"undetermined": self.undetermined, "at-bound": self.at_bound}.get(self.status, ())
-        return lanes.STATUS[self.status] + (f": {', '.join(names)}" if names else "")
+        return lanes.FIT_STATUS[self.status] + (f": {', '.join(names)}" if names else "")
 
     def log_size(self, model_size: float | None) -> float:
         """Log of the model size to predict for, which a fit over several sizes needs; 0 where none is given."""
@@ -102,14 +102,14 @@ class FitResult:
         require(not needed or model_size is not None, "the fit spans several model sizes, so model_size is needed")
         return float(np.log(positive(model_size, "model_size"))) if model_size is not None else 0.0
 
-    def with_runs(self, runs: Sequence["RunMetrics"], reach: Reach) -> "FitResult":
+    def with_runs(self, runs: Sequence["RunMetrics"], reach: FittedRange) -> "FitResult":
         """The same fit with metrics of its runs and what they cover."""
         return dataclasses.replace(self, runs=tuple(runs), reach=reach)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain values for JSON; NaN becomes None."""
         record = {
-            "format": FORMAT,
+            "format": FIT_FORMAT,
             "law": self.law.name,
             "options": self.law.options(),
             "params": self.params,
@@ -142,7 +142,9 @@ class FitResult:
             record = json.loads(text)
             require(isinstance(record, dict) and "params" in record and "law" in record, "not a fit file")
             found = record.get("format")
-            require(found == FORMAT, f"fit file has format {found!r}, this fmjax reads format {FORMAT}; fit again")
+            require(
+                found == FIT_FORMAT, f"fit file has format {found!r}, this fmjax reads format {FIT_FORMAT}; fit again"
+            )
             return cls._from_dict(record)
         except json.JSONDecodeError as error:
             raise ValueError(f"not a fit file: invalid JSON ({error})") from None
@@ -154,7 +156,7 @@ class FitResult:
         law = make_law(record["law"], **record["options"])
         expected, names = set(law.parameter_names), set(record["params"])
         require(names == expected, f"fit file: {law.name} has parameters {sorted(expected)}, found {sorted(names)}")
-        choose(record["status"], lanes.STATUS, "status")
+        choose(record["status"], lanes.FIT_STATUS, "status")
         nan = partial(_none_as, float("nan"))
         read: dict[str, Any] = {"params": _floats, "objective": _floats, "status": np.array, "iterations": np.array}
         return cls(
@@ -172,11 +174,11 @@ class FitResult:
         )
 
 
-def _reach(record: dict[str, Any] | None) -> Reach | None:
+def _reach(record: dict[str, Any] | None) -> FittedRange | None:
     if record is None:
         return None
     steps, peaks = tuple(record["total_steps"]), tuple(record["peak_lr"])
-    return Reach(steps, peaks, float(record["steepest"]), float(record["lowest"]))
+    return FittedRange(steps, peaks, float(record["steepest"]), float(record["lowest"]))
 
 
 def _none_as(default: float, value: Any) -> float:

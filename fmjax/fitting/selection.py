@@ -33,13 +33,13 @@ ROLLOUT = 0.6
 FLAT = 0.02
 """Candidates within this share of the best score count as equally good."""
 
-STARTS = 3
+STARTS_EACH = 3
 """Closed-form starts tried for each candidate."""
 
 EFFECT_BYTES = 2**26
 """Bound on the effects of every update held at once while candidates are prepared."""
 
-DECAYS = ("beta1", "beta2", "decay")
+DECAY_OPTIONS = ("beta1", "beta2", "decay")
 """Options that are decays per update."""
 
 REFINE_BOUNDS = {"decay": (0.5, 0.99999), "eps": (1e-12, 1.0), "rho": (0.3, 1.5), "xi": (0.1, 1.5)}
@@ -49,7 +49,7 @@ REFINE_STEPS = 30
 """L-BFGS iterations of the refinement."""
 
 
-class Candidate(NamedTuple):
+class TriedOptions(NamedTuple):
     """One choice of options and its score, lower is better."""
 
     options: dict[str, Any]
@@ -64,7 +64,7 @@ class Selection:
     by: str
     score: float
     """Score of the chosen options, comparable with the candidates' where ``by`` is "objective"."""
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[TriedOptions, ...]
     """Every candidate of the grid, best first."""
     flat: dict[str, tuple[Any, Any]]
     """Least and greatest value of each option among candidates within ``FLAT`` of the best."""
@@ -141,7 +141,7 @@ def rank(
     grid: Mapping[str, Sequence[Any]] | None = None,
     by: str = "objective",
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Candidate, ...]:
+) -> tuple[TriedOptions, ...]:
     """Every combination of options with its score, best first; see ``select``.
 
     With ``groups[groups, runs]``, each group of runs is fitted by itself and the objectives are summed.
@@ -153,7 +153,7 @@ def rank(
     parts = _by_warmup(law, combinations)
     scores = np.concatenate([_scores(problem, mode, part, groups, by, options, progress) for mode, part in parts])
     require(np.isfinite(scores).any(), f"no choice of options lets {law.name} be fitted to these runs")
-    return tuple(Candidate(combinations[i], float(scores[i])) for i in np.argsort(scores, kind="stable"))
+    return tuple(TriedOptions(combinations[i], float(scores[i])) for i in np.argsort(scores, kind="stable"))
 
 
 def _combinations(law: Law, grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -175,7 +175,7 @@ def _by_warmup(law: Law, combinations: Sequence[dict[str, Any]]) -> list[tuple[s
     return [(mode, list(part)) for mode, part in grouped]
 
 
-def _flat(ranked: Sequence[Candidate]) -> dict[str, tuple[Any, Any]]:
+def _flat(ranked: Sequence[TriedOptions]) -> dict[str, tuple[Any, Any]]:
     near = [candidate.options for candidate in ranked if candidate.score <= ranked[0].score * (1 + FLAT)]
     return {name: (min(o[name] for o in near), max(o[name] for o in near)) for name in ranked[0].options}
 
@@ -201,7 +201,7 @@ def _scores(
     objective = Objective(options.delta, options.over_weight)
     law, sets = problem.law, np.repeat(np.arange(len(combinations)), len(weights))
     tiled = np.tile(weights, (len(combinations), 1))
-    keep, grid = min(STARTS, options.starts), exponent_grid(law)
+    keep, grid = min(STARTS_EACH, options.starts), exponent_grid(law)
     starts = closed_form_starts(law, rows, sets, tiled, objective, grid, residual=options.residual, keep=keep)
     each = starts.shape[1]
     jobs = lanes.Jobs(
@@ -298,13 +298,13 @@ def _refine(problem: Problem, best: Mapping[str, Any], options: FitOptions) -> d
 
 def _free(name: str, value: Any) -> float:
     """Options on the line: log(1 - beta) for decays near one, log for the others."""
-    return float(np.log(1 - value) if name in DECAYS else np.log(value))
+    return float(np.log(1 - value) if name in DECAY_OPTIONS else np.log(value))
 
 
 def _bound(name: str, z: Any) -> Any:
     """The option at a point of the line, kept within ``REFINE_BOUNDS``."""
-    bounds = REFINE_BOUNDS["decay" if name in DECAYS else name]
-    return jnp.clip(1 - jnp.exp(z) if name in DECAYS else jnp.exp(z), *bounds)
+    bounds = REFINE_BOUNDS["decay" if name in DECAY_OPTIONS else name]
+    return jnp.clip(1 - jnp.exp(z) if name in DECAY_OPTIONS else jnp.exp(z), *bounds)
 
 
 @partial(jax.jit, static_argnames=("names", "residual"))

@@ -10,19 +10,19 @@ from fmjax._checks import positive, require
 from fmjax.importers.source import Columns, Source, matching, only
 from fmjax.importers.tables import Table
 
-SMOOTH = 0.7
+SMOOTHED_FROM = 0.7
 """Correlation of the noise in successive rows from which losses count as smoothed; a running mean that forgets a tenth
 of itself in every row has 0.75 to 0.85, measured in the blocks used here, and noise of itself correlated by 0.7 has
 0.6."""
 
 BLOCK = 100
-"""Rows over which the loss's own trend is taken to be a parabola."""
+"""LoggedRows over which the loss's own trend is taken to be a parabola."""
 
-MOST_UPDATES = 10**8
+MOST_LOGGED_UPDATES = 10**8
 """Steps from which on a log's steps can be no updates."""
 
 
-class Rows(NamedTuple):
+class LoggedRows(NamedTuple):
     """Numbers by step."""
 
     step: np.ndarray
@@ -30,7 +30,7 @@ class Rows(NamedTuple):
     value: np.ndarray
 
     @classmethod
-    def of(cls, step: np.ndarray, value: np.ndarray) -> "Rows":
+    def of(cls, step: np.ndarray, value: np.ndarray) -> "LoggedRows":
         """The finite values by step; of a step that occurs again the later one."""
         finite = np.isfinite(step) & np.isfinite(value)
         require(finite.any(), "expected rows with a step and a number, found none")
@@ -45,21 +45,21 @@ class Rows(NamedTuple):
         """Updates from row to row."""
         return float(np.median(np.diff(self.step))) if self.step.size > 1 else 1.0
 
-    def before(self, step: int) -> "Rows":
+    def before(self, step: int) -> "LoggedRows":
         """The rows before a step."""
-        return Rows(*(column[self.step < step] for column in self))
+        return LoggedRows(*(column[self.step < step] for column in self))
 
-    def then(self, others: "Rows") -> "Rows":
+    def then(self, others: "LoggedRows") -> "LoggedRows":
         """These rows and later ones."""
-        return Rows(*(np.concatenate(columns) for columns in zip(self, others, strict=True)))
+        return LoggedRows(*(np.concatenate(columns) for columns in zip(self, others, strict=True)))
 
 
 class Log(NamedTuple):
     """The log of one run."""
 
     name: str
-    loss: Rows
-    rate: Rows | None
+    loss: LoggedRows
+    rate: LoggedRows | None
     """None where none is needed."""
     loss_key: str
     rate_key: str | None
@@ -110,13 +110,13 @@ class Reader:
     def log(self, table: Table) -> Log:
         """The log in a table."""
         step, (loss_key, *others) = self._steps(table), self._loss_keys(table)
-        loss = Rows.of(step, table.columns[loss_key])
+        loss = LoggedRows.of(step, table.columns[loss_key])
         require((loss.value > 0).all(), f"{loss_key!r}: expected losses above zero, got {loss.value.min():g}")
         notes = (*self._notes_on_losses(loss_key, others, loss), *_notes_on_steps(step, table.columns[loss_key], loss))
         if not self.needs_rate:
             return Log(table.name, loss, None, loss_key, None, notes)
         rate_key, rate, more = self._rate(table)
-        return Log(table.name, loss, Rows.of(step, rate), loss_key, rate_key, (*notes, *more))
+        return Log(table.name, loss, LoggedRows.of(step, rate), loss_key, rate_key, (*notes, *more))
 
     def _steps(self, table: Table) -> np.ndarray:
         """``[rows]`` the last update that each row has seen."""
@@ -127,11 +127,13 @@ class Reader:
             step = np.rint(step / positive(self.tokens_per_step, "tokens_per_step")) - 1
         else:
             step = np.where(step == 0, 0, step - self.first)
-        bad = ~np.isnan(step) & ((step < 0) | (step != np.floor(step)) | (step >= MOST_UPDATES))
+        bad = ~np.isnan(step) & ((step < 0) | (step != np.floor(step)) | (step >= MOST_LOGGED_UPDATES))
         if bad.any():
             row = int(np.argmax(bad))
             found = f"got {table.columns[key][row]:.15g}"
-            require(False, f"row {row + 1}: {key!r}: expected a count of updates below {MOST_UPDATES:g}, {found}")
+            require(
+                False, f"row {row + 1}: {key!r}: expected a count of updates below {MOST_LOGGED_UPDATES:g}, {found}"
+            )
         return step
 
     def _loss_keys(self, table: Table) -> list[str]:
@@ -139,10 +141,10 @@ class Reader:
         patterns = (*validation, *training) if self.columns.validation else (*training, *validation)
         return self._named(table, self.columns.loss, patterns, "losses", "loss")
 
-    def _notes_on_losses(self, key: str, others: Sequence[str], loss: Rows) -> tuple[str, ...]:
+    def _notes_on_losses(self, key: str, others: Sequence[str], loss: LoggedRows) -> tuple[str, ...]:
         more = (f"took the losses {key!r}; there are also {', '.join(map(repr, others[:4]))}",)
         smoothed = (f"the losses {key!r} are smoothed: noise and intervals will seem too small",)
-        is_smoothed = bool(matching({key: loss.value}, self.source.smoothed)) or correlation(loss.value) > SMOOTH
+        is_smoothed = bool(matching({key: loss.value}, self.source.smoothed)) or correlation(loss.value) > SMOOTHED_FROM
         return (*more * (bool(others) and self.columns.loss is None), *smoothed * is_smoothed)
 
     def _rate(self, table: Table) -> tuple[str, np.ndarray, tuple[str, ...]]:
@@ -171,7 +173,7 @@ def _listed(table: Table) -> str:
     return ", ".join(map(repr, names[:8])) + ", ..." * (len(names) > 8) if names else "no column of numbers"
 
 
-def _notes_on_steps(step: np.ndarray, value: np.ndarray, kept: Rows) -> tuple[str, ...]:
+def _notes_on_steps(step: np.ndarray, value: np.ndarray, kept: LoggedRows) -> tuple[str, ...]:
     """A note where a step occurs again with another value."""
     known = np.isfinite(step) & np.isfinite(value)
     again = (kept.value[np.searchsorted(kept.step, step[known])] != value[known]).sum()

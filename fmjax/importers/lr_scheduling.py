@@ -19,7 +19,7 @@ from fmjax._checks import choose, finite, positive, require, whole, within
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, check_schedule
 
-DECAYS = {"linear": "linear", "sqrt": "1-sqrt", "cosine": "cosine", "exp": "exponential"}
+COOLDOWN_DECAYS = {"linear": "linear", "sqrt": "1-sqrt", "cosine": "cosine", "exp": "exponential"}
 """Shapes of the cooldown, from the names in the logs to those of ``WSD``."""
 
 _NAME = re.compile(r".+_lr[^_]+_sched_.+_iter\d+_.+")
@@ -31,7 +31,7 @@ _ZERO = 1e-7  # the lowest ``cos_final_lr`` in use; the runs that have it are na
 _TOLERANCE = 0.01  # of the peak: how far a logged rate may lie from the schedule
 
 
-class _Log(NamedTuple):
+class _CooldownLog(NamedTuple):
     """What one file tells of its run."""
 
     file: str
@@ -130,7 +130,7 @@ def _of_dataset(contents: dict[str, Any], dataset: str, ignored: dict[str, str])
 
 def _strange(config: Mapping[str, Any]) -> str:
     """The first setting that is not known, empty if all are."""
-    known = {"model": _MODELS, "scheduler": _SCHEDULERS, "decay_type": tuple(DECAYS)}
+    known = {"model": _MODELS, "scheduler": _SCHEDULERS, "decay_type": tuple(COOLDOWN_DECAYS)}
     given = {"decay_type": "linear", **config}
     return next((f"{key} {given.get(key)!r}" for key, values in known.items() if given.get(key) not in values), "")
 
@@ -155,7 +155,7 @@ def _model_size(config: Mapping[str, Any]) -> int:
     return width * (words + 1) + layers * width * (4 * width + 3 * hidden + 2)
 
 
-def _log(file: str, content: Any) -> _Log:
+def _log(file: str, content: Any) -> _CooldownLog:
     with within(file):
         config, history = content["config"], content["history"]
         name, schedule = _named_schedule(config)
@@ -163,7 +163,7 @@ def _log(file: str, content: Any) -> _Log:
         require(loss, "expected rows in history/val, found none")
         rate = _rows(history, "train", "train_lr", finite)
         final = _rows(history, "final-val", "final_val_loss", positive)
-    return _Log(file, name, config, schedule, loss, rate, final.get(int(schedule.total_steps)))
+    return _CooldownLog(file, name, config, schedule, loss, rate, final.get(int(schedule.total_steps)))
 
 
 def _rows(history: Mapping[str, Any], part: str, column: str, read: Callable[[Any, str], float]) -> dict[int, float]:
@@ -192,7 +192,7 @@ def _wsd(config: Mapping[str, Any], peak: float, total: int, warmup: int) -> tup
     ratio = finite(_entry(config, "wsd_fract_decay"), "wsd_fract_decay")
     if ratio == 0:
         return "constant", Constant(peak, total, warmup, peak / 100)
-    shape, steps = DECAYS[config.get("decay_type", "linear")], int(ratio * total)
+    shape, steps = COOLDOWN_DECAYS[config.get("decay_type", "linear")], int(ratio * total)
     final = peak * finite(config.get("wsd_final_lr_scale", 0), "wsd_final_lr_scale")
     return f"wsd-{shape}-{ratio:g}", WSD(peak, total, steps / total, shape, final, warmup, peak / 100)
 
@@ -204,7 +204,7 @@ def _cosine(config: Mapping[str, Any], peak: float, total: int, warmup: int) -> 
     return f"cosine-{final / peak:g}", Cosine(peak, total, final, warmup, peak / 100)
 
 
-def _departs(log: _Log, ignored: dict[str, str]) -> bool:
+def _departs(log: _CooldownLog, ignored: dict[str, str]) -> bool:
     """Whether a rate logged between warmup and end is not that of the schedule."""
     step = np.array(list(log.rate), int)
     logged, expected = np.array(list(log.rate.values())), np.asarray(log.schedule(step))
@@ -216,16 +216,16 @@ def _departs(log: _Log, ignored: dict[str, str]) -> bool:
     return bool(off.any())
 
 
-def _first_of_each(logs: Sequence[_Log], ignored: dict[str, str]) -> list[_Log]:
+def _first_of_each(logs: Sequence[_CooldownLog], ignored: dict[str, str]) -> list[_CooldownLog]:
     """The first run of each name."""
-    first: dict[str, _Log] = {}
+    first: dict[str, _CooldownLog] = {}
     for log in logs:
         if first.setdefault(log.name, log) is not log:
             ignored[log.file] = f"run {log.name!r} is already in {first[log.name].file}"
     return list(first.values())
 
 
-def _curve(log: _Log, logs: Sequence[_Log]) -> LossCurve:
+def _curve(log: _CooldownLog, logs: Sequence[_CooldownLog]) -> LossCurve:
     loss = log.loss
     if isinstance(log.schedule, WSD) and min(loss) > log.schedule.warmup_steps:
         loss = {step: value for step, value in _stem(log, logs).loss.items() if step < min(loss)} | loss
@@ -242,7 +242,7 @@ def _curve(log: _Log, logs: Sequence[_Log]) -> LossCurve:
         )
 
 
-def _stem(log: _Log, logs: Sequence[_Log]) -> _Log:
+def _stem(log: _CooldownLog, logs: Sequence[_CooldownLog]) -> _CooldownLog:
     """The run at constant rate that a cooldown run branches from."""
     start, resumed = min(log.loss), str(log.config.get("resume_from"))
     alike = [other for other in logs if _may_be_stem(other, log)]
@@ -253,6 +253,6 @@ def _stem(log: _Log, logs: Sequence[_Log]) -> _Log:
     return max(alike, key=lambda other: (f"/{Path(other.file).stem}/" in resumed, other.schedule.total_steps))
 
 
-def _may_be_stem(other: _Log, log: _Log) -> bool:
+def _may_be_stem(other: _CooldownLog, log: _CooldownLog) -> bool:
     alike = all(other.config.get(key) == log.config.get(key) for key in (*_SAME_RUN, *_SAME_BATCH))
     return alike and isinstance(other.schedule, Constant) and int(other.schedule.total_steps) >= min(log.loss)

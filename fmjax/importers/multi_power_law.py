@@ -13,10 +13,10 @@ from fmjax._checks import choose, finite, require, whole, within
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step
 
-SIZES = (25, 100, 400)
+MODEL_SIZES = (25, 100, 400)
 """Sizes of the models, in millions of parameters."""
 
-TRAIN = ("constant_24000", "cosine_24000", "wsdcon_9")
+PAPER_TRAIN = ("constant_24000", "cosine_24000", "wsdcon_9")
 """Curves that the paper fits; it predicts all others."""
 
 _PEAK, _FINAL, _WARMUP = 3e-4, 3e-5, 2160
@@ -37,17 +37,17 @@ def load(clone: str | PathLike[str], *, size: int) -> tuple[LossCurve, ...]:
 
     Args:
       clone: the folder of the clone; its ``loss_curve_repo/csv_{size}`` is read.
-      size: millions of parameters, one of ``SIZES``.
+      size: millions of parameters, one of ``MODEL_SIZES``.
 
     Returns:
-      The curves, by kind of schedule and length, with the paper's split: "train" (``TRAIN``) or "test".
+      The curves, by kind of schedule and length, with the paper's split: "train" (``PAPER_TRAIN``) or "test".
 
     Raises:
       ValueError: naming the folder, or the file and row (counted from 1), what was expected and what was found.
 
     Reference: arXiv 2503.12811.
     """
-    choose(str(size), map(str, SIZES), "size in millions of parameters")
+    choose(str(size), map(str, MODEL_SIZES), "size in millions of parameters")
     folder = Path(clone) / "loss_curve_repo" / f"csv_{size}"
     found = folder.is_dir()
     require(found, f"{folder}: expected this folder in a clone of thu-yao-01-luo/MultiPowerLaw, found none")
@@ -106,7 +106,7 @@ def _curve(file: Path, size: int) -> LossCurve:
     with within(file):
         schedule = _KINDS[_kind(file.stem)](*_numbers(file.stem))
         step, lr, loss = _read(file)
-        split = "train" if file.stem in TRAIN else "test"
+        split = "train" if file.stem in PAPER_TRAIN else "test"
         curve = LossCurve(file.stem, step, loss, schedule, model_size=size * 10**6, split=split)
         _check_rates(schedule, step, lr)
     return curve

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from fmjax.effects import recursions
 from fmjax.effects.updates import One, Sum, Update
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Row, register, safe_log, stack
-from fmjax.laws.memory import INVERSE, RATES, empty, remember
+from fmjax.laws.memory import INVERSE, MEMORY_RATES, empty, remember
 
 
 class ConvexBoundState(NamedTuple):
@@ -43,7 +43,7 @@ class ConvexBound(Law):
         return super().exponents[1:]
 
     def init(self, dtype: Any) -> ConvexBoundState:
-        return ConvexBoundState(Sum.zero(dtype), empty(dtype, RATES.size), jnp.zeros((), dtype))
+        return ConvexBoundState(Sum.zero(dtype), empty(dtype, MEMORY_RATES.size), jnp.zeros((), dtype))
 
     def step(self, state: ConvexBoundState, update: Update) -> ConvexBoundState:
         assert isinstance(update, One)  # ``blocks`` is not set
@@ -62,6 +62,8 @@ class ConvexBound(Law):
         seen = Ahead.of(lrs, last)
         before = jnp.arange(lrs.size) < last
         # as the mixture does, it stays finite where the last rates are zero
-        shares = jnp.where(before, seen.lr**2, 0.0) / jnp.where(before, jnp.maximum(seen.since, 1 / RATES[-1]), 1.0)
+        shares = jnp.where(before, seen.lr**2, 0.0) / jnp.where(
+            before, jnp.maximum(seen.since, 1 / MEMORY_RATES[-1]), 1.0
+        )
         row = {"log_S": safe_log(seen.forward[-1]), "noise": lrs[last] + shares.sum(), "log_N": log_n}
         return self.basis(row, exponents)

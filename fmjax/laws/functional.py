@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Row, register, safe_log, stack
-from fmjax.laws.memory import Remembering, forgotten, spread
+from fmjax.laws.memory import Remembering, forgotten, spread_over_levels
 
-LEVELS = np.log(1e-7) + 0.65 * np.arange(40)
+LOG_S_LEVELS = np.log(1e-7) + 0.65 * np.arange(40)
 """Logarithms of S at which drops are kept, from 1e-7 to 1e4."""
 
 
@@ -28,7 +28,7 @@ class Functional(Remembering):
     """  # noqa: E501 - one formula
 
     name: ClassVar[str] = "functional"
-    columns: ClassVar[int] = 1 + LEVELS.size
+    columns: ClassVar[int] = 1 + LOG_S_LEVELS.size
     kernel: ClassVar[str] = "after"
     size_term: ClassVar[tuple[str, str]] = ("D", "delta")
 
@@ -45,21 +45,21 @@ class Functional(Remembering):
         )
 
     def remembered(self, lr: Any, drop: Any, forward: Any) -> jax.Array:
-        log_s = jnp.clip(safe_log(forward), *(float(end) for end in LEVELS[[2, -3]]))
+        log_s = jnp.clip(safe_log(forward), *(float(end) for end in LOG_S_LEVELS[[2, -3]]))
         # S^-1/2 is taken out, so that what is left to interpolate is flatter
-        early = jnp.exp(-0.5 * log_s) * spread(log_s, LEVELS)
+        early = jnp.exp(-0.5 * log_s) * spread_over_levels(log_s, LOG_S_LEVELS)
         return drop * jnp.concatenate([jnp.ones_like(log_s)[None], early])
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         alpha, (kappa, gamma) = exponents[0], exponents[-2:]
-        levels = jnp.asarray(LEVELS, exponents.dtype)
+        levels = jnp.asarray(LOG_S_LEVELS, exponents.dtype)
         drops = forgotten(jnp.log(kappa), gamma) @ row["memory"]
         early = jnp.exp((0.5 - alpha) * levels) @ drops[1:]
         return stack(*self.powers(row, row["log_S"], exponents), -drops[0], -early)
 
     def final_basis(self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array) -> jax.Array:
         alpha, (kappa, gamma), seen = exponents[0], exponents[-2:], Ahead.of(lrs, last)
-        log_s = jnp.clip(safe_log(seen.forward), *(float(end) for end in LEVELS[[2, -3]]))
+        log_s = jnp.clip(safe_log(seen.forward), *(float(end) for end in LOG_S_LEVELS[[2, -3]]))
         annealed = seen.drop * jnp.expm1(-gamma * jnp.log1p(kappa * seen.since))
         early = jnp.vdot(annealed, jnp.exp(-alpha * log_s))
         return stack(*self.powers({"log_N": log_n}, safe_log(seen.forward[-1]), exponents), annealed.sum(), early)

@@ -12,12 +12,12 @@ import numpy as np
 
 from fmjax.effects.updates import One, Sum, Update, plus
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Row, register, safe_log, stack
-from fmjax.laws.memory import empty, memories, spread
+from fmjax.laws.memory import empty, memories, spread_over_levels
 
-RATES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+FORGETTING_RATES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Rates r at which the noise is forgotten, per unit of the sum of learning rates."""
 
-LEVELS = np.log(1e-7) + 0.4 * np.arange(42)
+LOG_RATE_LEVELS = np.log(1e-7) + 0.4 * np.arange(42)
 """Logarithms of the learning rates at which effects are kept while rho or xi is open, from 1e-7 to 1.3."""
 
 RHO = Exponent("rho", 0.2, 1.0, (0.5, 0.7, 0.9))
@@ -31,7 +31,10 @@ REFERENCE = {"rho": 0.8, "xi": 0.625}
 
 
 class IntrinsicMomentumState(NamedTuple):
-    """Sum of the rate's powers, and the noise remembered at each of ``RATES``; by ``LEVELS`` where powers are open."""
+    """Sum of the rate's powers, and the noise remembered at each of ``FORGETTING_RATES``.
+
+    Both have a column for each of ``LOG_RATE_LEVELS`` where the powers are open.
+    """
 
     forward: Sum
     noise: Sum
@@ -43,7 +46,8 @@ class IntrinsicMomentum(Law):
     r"""$L = L_0 + A S^{-\alpha} + B N^{-\beta} + \sum_j (c_j + d_j S^{-\alpha}) E_j$, with $c, d \ge 0$.
 
     $E_j \leftarrow E_j + (1 - e^{-r_j \eta})(\eta^\xi - E_j)$ with $E_j = 0$ before the first update, for rates $r_j$
-    of ``RATES``, and $S = 10^{-3} \sum (\eta / 10^{-3})^\rho$. The exponents rho and xi are fitted like alpha.
+    of ``FORGETTING_RATES``, and $S = 10^{-3} \sum (\eta / 10^{-3})^\rho$. The exponents rho and xi are fitted as alpha
+    is.
 
     At its limits: at a constant rate every $E_j$ tends to $\eta^\xi$, so the loss of a very long run tends to the noise
     floor $L_0 + \sum_j c_j \eta^\xi$ of its rate; when the rate falls, $E_j$ falls with it over $1/r_j$ of the sum of
@@ -78,7 +82,7 @@ class IntrinsicMomentum(Law):
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:
-        names = [f"{kind}{rate:g}" for kind in "cd" for rate in RATES]
+        names = [f"{kind}{rate:g}" for kind in "cd" for rate in FORGETTING_RATES]
         return (*super().coefficients, *(Coefficient(name, 0.0, mixture=True) for name in names))
 
     @property
@@ -88,13 +92,13 @@ class IntrinsicMomentum(Law):
         return (alpha._replace(starts=ALPHA_STARTS) if open_ else alpha, *size, *open_)
 
     def init(self, dtype: Any) -> IntrinsicMomentumState:
-        shapes = [() if exponent is not None else LEVELS.shape for exponent in (self.rho, self.xi)]
-        return IntrinsicMomentumState(empty(dtype, *shapes[0]), empty(dtype, len(RATES), *shapes[1]))
+        shapes = [() if exponent is not None else LOG_RATE_LEVELS.shape for exponent in (self.rho, self.xi)]
+        return IntrinsicMomentumState(empty(dtype, *shapes[0]), empty(dtype, len(FORGETTING_RATES), *shapes[1]))
 
     def step(self, state: IntrinsicMomentumState, update: Update) -> IntrinsicMomentumState:
         assert isinstance(update, One)  # ``blocks`` is not set
         level = self._noise(update.lr)
-        share = -jnp.expm1(-jnp.asarray(RATES, level.dtype) * update.lr).reshape(-1, *(1,) * level.ndim)
+        share = -jnp.expm1(-jnp.asarray(FORGETTING_RATES, level.dtype) * update.lr).reshape(-1, *(1,) * level.ndim)
         noise = plus(state.noise, share * (level[None] - state.noise.total))
         return IntrinsicMomentumState(plus(state.forward, self._forward(update.lr)), noise)
 
@@ -113,7 +117,7 @@ class IntrinsicMomentum(Law):
         if self.rho is not None and self.xi is not None:
             return super().effects(lrs, at)
         forward = memories(lrs, at, (0.0,), lambda lr, *_: jnp.atleast_1d(self._forward(lr)), kernel="after")
-        noise = memories(lrs, at, RATES, lambda lr, *_: jnp.atleast_1d(self._noise(lr)), kernel="level")
+        noise = memories(lrs, at, FORGETTING_RATES, lambda lr, *_: jnp.atleast_1d(self._noise(lr)), kernel="level")
         return {
             "S": forward[:, 0] if self.rho is None else forward[:, 0, 0],
             "E": noise if self.xi is None else noise[..., 0],
@@ -122,7 +126,7 @@ class IntrinsicMomentum(Law):
     def final_basis(self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array) -> jax.Array:
         if self.rho is None or self.xi is None:
             return super().final_basis(lrs, last, log_n, exponents)
-        seen, rates = Ahead.of(lrs, last), jnp.asarray(RATES, lrs.dtype)[:, None]
+        seen, rates = Ahead.of(lrs, last), jnp.asarray(FORGETTING_RATES, lrs.dtype)[:, None]
         kept = -jnp.exp(-rates * seen.since[None, :]) * jnp.expm1(-rates * seen.lr[None, :])
         row = {"S": jnp.sum(self._forward(seen.lr)), "E": kept @ self._noise(seen.lr), "log_N": log_n}
         return self.basis(row, exponents)
@@ -136,16 +140,16 @@ class IntrinsicMomentum(Law):
 
 
 def _power(lr: Any, unit: float, name: str, exponent: Any) -> jax.Array:
-    """(lr / unit)^exponent, zero at lr = 0; of an open exponent, its share of each of ``LEVELS``."""
+    """(lr / unit)^exponent, zero at lr = 0; of an open exponent, its share of each of ``LOG_RATE_LEVELS``."""
     log_lr = jnp.log(jnp.where(lr > 0, lr, 1.0))
     known = REFERENCE[name] if exponent is None else exponent
     power = jnp.where(lr > 0, jnp.exp(known * (log_lr - math.log(unit))), 0.0)
-    return power * spread(log_lr, LEVELS) if exponent is None else power
+    return power * spread_over_levels(log_lr, LOG_RATE_LEVELS) if exponent is None else power
 
 
 def _read(effect: jax.Array, unit: float, name: str, open_: dict[str, Any]) -> jax.Array:
     """The effect of an open exponent, kept by levels, for its value."""
     if name not in open_:
         return effect
-    levels = jnp.asarray(LEVELS - math.log(unit), effect.dtype)
+    levels = jnp.asarray(LOG_RATE_LEVELS - math.log(unit), effect.dtype)
     return effect @ jnp.exp((open_[name] - REFERENCE[name]) * levels)

@@ -23,16 +23,16 @@ SPACING = 0.75
 LOG_RATES = np.log(1e-5) + SPACING * np.arange(46)
 """Logarithms of the rates, per unit of the sum of learning rates; from 1e-5 to 5e9."""
 
-RATES = np.concatenate([[0.0], np.exp(LOG_RATES)])
+MEMORY_RATES = np.concatenate([[0.0], np.exp(LOG_RATES)])
 """Rates of the memories; at 0 what is remembered for ever stands for all rates below the grid."""
 
 BOUNDED = 36
-"""How many of ``RATES``, up to 1.2e6, kernels need that are bounded at x = 0."""
+"""How many of ``MEMORY_RATES``, up to 1.2e6, kernels need that are bounded at x = 0."""
 
 _NEAR = 1 / np.expm1(2 * SPACING)
-INVERSE = SPACING * RATES[1] * np.array([1 / np.expm1(SPACING) - _NEAR, 1 + _NEAR])
-INVERSE = np.concatenate([INVERSE, SPACING * RATES[2:]])
-"""Weights of all ``RATES`` that make 1 / x, the limit of a / (1 + a x); see ``mixture``."""
+_INVERSE = SPACING * MEMORY_RATES[1] * np.array([1 / np.expm1(SPACING) - _NEAR, 1 + _NEAR])
+INVERSE = np.concatenate([_INVERSE, SPACING * MEMORY_RATES[2:]])
+"""Weights of all ``MEMORY_RATES`` that make 1 / x, the limit of a / (1 + a x); see ``mixture``."""
 
 CHUNK = 64
 """Updates between two stored memories."""
@@ -66,7 +66,7 @@ def forgotten(log_a: Any, beta: Any) -> jax.Array:
 def remember(memory: Sum, lr: Any, before: Any = 0.0, after: Any = 0.0) -> Sum:
     """``[rates, ...]`` memories after an update: adds ``before``, forgets over the update's rate, adds ``after``."""
     count, *rest = memory.total.shape
-    rates = jnp.asarray(RATES[:count], memory.total.dtype).reshape(-1, *(1,) * len(rest))
+    rates = jnp.asarray(MEMORY_RATES[:count], memory.total.dtype).reshape(-1, *(1,) * len(rest))
     before, after = (jnp.broadcast_to(added, memory.total.shape) for added in (before, after))
     return plus(memory, jnp.expm1(-rates * lr) * (memory.total + before) + before + after)
 
@@ -76,7 +76,7 @@ def empty(dtype: Any, *shape: int) -> Sum:
     return Sum(*(jnp.zeros(shape, dtype) for _ in Sum._fields))
 
 
-def spread(x: Any, levels: np.ndarray) -> jax.Array:
+def spread_over_levels(x: Any, levels: np.ndarray) -> jax.Array:
     """``[levels]`` weights that a value at ``x`` has at evenly spaced levels: Lagrange's on the six nearest.
 
     A smooth function's value at x is its values at the levels, so weighed, up to 0.005 times the sixth power of the
@@ -124,7 +124,7 @@ class Remembering(Law):
 
     def effects(self, lrs: jax.Array, at: jax.Array) -> Row:
         """As ``Law.effects``, without storing every state."""
-        memory = memories(lrs, at, RATES[:BOUNDED], self.remembered, kernel=self.kernel)
+        memory = memories(lrs, at, MEMORY_RATES[:BOUNDED], self.remembered, kernel=self.kernel)
         return {"log_S": safe_log(jnp.cumsum(lrs)[at]), "memory": memory}
 
 

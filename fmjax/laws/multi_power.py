@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Row, register, safe_log, stack
-from fmjax.laws.memory import Remembering, forgotten, spread
+from fmjax.laws.memory import Remembering, forgotten, spread_over_levels
 
-LEVELS = np.log(1e-7) + 0.4 * np.arange(42)
+LOG_DROP_LEVELS = np.log(1e-7) + 0.4 * np.arange(42)
 """Logarithms of the rates at which drops are kept, from 1e-7 to 1.3."""
 
 
@@ -27,7 +27,7 @@ class MultiPower(Remembering):
     """
 
     name: ClassVar[str] = "multi-power"
-    columns: ClassVar[int] = LEVELS.size
+    columns: ClassVar[int] = LOG_DROP_LEVELS.size
     kernel: ClassVar[str] = "before"
     size_term: ClassVar[tuple[str, str]] = ("D", "delta")
 
@@ -45,16 +45,16 @@ class MultiPower(Remembering):
         )
 
     def remembered(self, lr: Any, drop: Any, forward: Any) -> jax.Array:
-        return drop * spread(safe_log(lr), LEVELS)
+        return drop * spread_over_levels(safe_log(lr), LOG_DROP_LEVELS)
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         scale, beta, gamma = exponents[-3:]
-        weights = forgotten(jnp.log(scale) - gamma * jnp.asarray(LEVELS, exponents.dtype), beta)
+        weights = forgotten(jnp.log(scale) - gamma * jnp.asarray(LOG_DROP_LEVELS, exponents.dtype), beta)
         return stack(*self.powers(row, row["log_S"], exponents), -jnp.vdot(weights, row["memory"]))
 
     def final_basis(self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array) -> jax.Array:
         (scale, beta, gamma), seen = exponents[-3:], Ahead.of(lrs, last)
-        log_lr = jnp.clip(safe_log(seen.lr), *(float(end) for end in LEVELS[[2, -3]]))
+        log_lr = jnp.clip(safe_log(seen.lr), *(float(end) for end in LOG_DROP_LEVELS[[2, -3]]))
         grown = jnp.log1p(scale * jnp.exp(-gamma * log_lr) * (seen.since + seen.lr))
         annealed = jnp.vdot(seen.drop, jnp.expm1(-beta * grown))
         return stack(*self.powers({"log_N": log_n}, safe_log(seen.forward[-1]), exponents), annealed)

@@ -12,30 +12,30 @@ from fmjax.planning.gaussian import conditioned, probabilities, roots
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import Cell
 
-REACH = (0.3, np.log(4.0), np.log(4.0), np.log(4.0))
+CORRECTION_REACH = (0.3, np.log(4.0), np.log(4.0), np.log(4.0))
 """Distances over which what is left over stays alike: in sqrt(R), log T, log peak rate and log N."""
 
-LEVELS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+CELL_ERRORS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Standard deviations tried for the relative error that all ratios of a cell share."""
 
 SHAPES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Those of the relative error that changes with the ratio."""
 
-NOISES = (1e-4, 3e-4, 1e-3, 3e-3)
+FINAL_LOSS_NOISES = (1e-4, 3e-4, 1e-3, 3e-3)
 """Those of a single final loss."""
 
 UNLIKELY = 1e-3
 """Settings of the three of less probability than this are left out."""
 
-OFFSET = 0.1
+COMMON_OFFSET = 0.1
 """That of an error common to all, where final losses were measured by themselves, such as on more data."""
 
 
-class Prior(NamedTuple):
+class CorrectionPrior(NamedTuple):
     """What is held of measured final losses and of the law before they are compared."""
 
     offset: float
-    """Standard deviation of an error common to all; ``OFFSET`` or 0."""
+    """Standard deviation of an error common to all; ``COMMON_OFFSET`` or 0."""
     noises: tuple[float, ...]
     """Standard deviations of a single final loss to average over."""
     holds: float
@@ -43,7 +43,7 @@ class Prior(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Where schedules lie, ``[points, 4]`` in the coordinates of ``REACH``, and their decay shapes."""
+    """Where schedules lie, ``[points, 4]`` in the coordinates of ``CORRECTION_REACH``, and their decay shapes."""
 
     place: np.ndarray
     decay: tuple[str, ...]
@@ -53,7 +53,7 @@ class Points(NamedTuple):
         """Points of WSD runs."""
         found = [(curve.schedule, curve.model_size) for curve in curves]
         places = [_place(s.anneal_ratio, s.total_steps, s.peak_lr, size) for s, size in found]
-        return cls(np.array(places).reshape(-1, len(REACH)), tuple(s.decay for s, _ in found))
+        return cls(np.array(places).reshape(-1, len(CORRECTION_REACH)), tuple(s.decay for s, _ in found))
 
     @classmethod
     def of_cell(cls, ratios: np.ndarray, cell: Cell, model_size: float | None) -> "Points":
@@ -77,9 +77,9 @@ class Correction:
 
     $\log L_{measured} - \log \hat L = b + g(T, \eta) + h(R, T, \eta) + \epsilon$ with b common to all (zero where final
     losses are those of the curves), g and h Gaussian processes with squared-exponential kernels over the distances
-    ``REACH`` (h for each decay shape its own), and independent noise. The three standard deviations are averaged over
-    ``LEVELS``, ``SHAPES`` and noises by marginal likelihood, given the ``Prior``: a law that fits is left alone, and
-    one that does not is moved towards what was measured, near where it was measured.
+    ``CORRECTION_REACH`` (h for each decay shape its own), and independent noise. The three standard deviations are
+    averaged over ``CELL_ERRORS``, ``SHAPES`` and noises by marginal likelihood, given the ``CorrectionPrior``. So a law
+    that fits is left alone, and one that does not is moved towards what was measured, near where it was measured.
 
     Reference: Rasmussen and Williams, Gaussian Processes for Machine Learning, section 2.7; Kennedy and O'Hagan (2001).
     """
@@ -92,7 +92,7 @@ class Correction:
     """``[settings, targets, targets]`` square root of the posterior covariance."""
 
     @classmethod
-    def of(cls, runs: Points, residual: np.ndarray, targets: Points, prior: Prior) -> "Correction":
+    def of(cls, runs: Points, residual: np.ndarray, targets: Points, prior: CorrectionPrior) -> "Correction":
         """The correction at targets.
 
         Args:
@@ -102,7 +102,7 @@ class Correction:
           prior: what is held beforehand.
         """
         offset = prior.offset
-        settings = np.array(list(itertools.product(LEVELS, SHAPES, prior.noises)))
+        settings = np.array(list(itertools.product(CELL_ERRORS, SHAPES, prior.noises)))
         own, cross, there = (_kernels(*pair) for pair in ((runs, runs), (targets, runs), (targets, targets)))
         covariances = _mixed(settings, offset, own) + settings[:, 2, None, None] ** 2 * np.eye(residual.size)
         held = np.where(settings[:, 1] == 0, prior.holds, (1 - prior.holds) / np.count_nonzero(SHAPES))
@@ -126,7 +126,7 @@ class Correction:
 
 def _kernels(a: Points, b: Points) -> np.ndarray:
     """``[3, a, b]`` correlations of offset, level and shape."""
-    distance = (a.place[:, None] - b.place[None]) / np.array(REACH)
+    distance = (a.place[:, None] - b.place[None]) / np.array(CORRECTION_REACH)
     level = np.exp(-0.5 * np.sum(distance[..., 1:] ** 2, axis=-1))
     same = np.array([[x == y for y in b.decay] for x in a.decay], bool).reshape(level.shape)
     return np.stack([np.ones_like(level), level, same * level * np.exp(-0.5 * distance[..., 0] ** 2)])

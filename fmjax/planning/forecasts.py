@@ -15,11 +15,11 @@ from fmjax.fitting.metrics import LEVEL, percentile_interval
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap
 from fmjax.laws import Law
-from fmjax.planning.run_error import Averages, Prior, View, posterior
+from fmjax.planning.run_error import Averages, ForecastPrior, View, posterior
 from fmjax.schedules.kinds import WSD, Constant, Schedule, Tabulated, check_schedule, lrs
 from fmjax.schedules.tables import schedule_table
 
-RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+ALTERNATIVE_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Annealing ratios of the alternatives to a run at its peak rate."""
 
 
@@ -139,7 +139,7 @@ def forecast(
     targets = {"planned": curve.schedule, **chosen}
     _check_made(curve, chosen, seen)
     rows = Averages.of(curve)
-    by = Prior.of_the_run(law, curve, options) if prior is None else Prior.of(prior)
+    by = ForecastPrior.of_the_run(law, curve, options) if prior is None else ForecastPrior.of(prior)
     by.fit.log_size(curve.model_size)
     if by.fit.ok:
         with jax.enable_x64(True):
@@ -162,7 +162,7 @@ def forecast(
 
 
 def _log_losses(
-    prior: Prior, rows: Averages, curve: LossCurve, targets: Sequence[Schedule], rng: np.random.Generator
+    prior: ForecastPrior, rows: Averages, curve: LossCurve, targets: Sequence[Schedule], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean ``[targets]`` and draws ``[draws, targets]`` of the log final loss."""
     last = [int(schedule.total_steps) - 1 for schedule in targets]
@@ -195,7 +195,7 @@ def alternatives_to(schedule: Schedule, count: int) -> dict[str, Schedule]:
         decay, final = getattr(schedule, "decay", "linear"), getattr(schedule, "final_lr", 0.0)
         planned = getattr(schedule, "anneal_ratio", None)
         ratios = {f"anneal now (R = {left / total:.3g})": left / total}
-        ratios |= {f"R = {ratio:g}": ratio for ratio in RATIOS if ratio < left / total * (1 - 1e-6)}
+        ratios |= {f"R = {ratio:g}": ratio for ratio in ALTERNATIVE_RATIOS if ratio < left / total * (1 - 1e-6)}
         shape = (schedule.warmup_steps, schedule.init_lr)
         return {
             name: WSD(schedule.peak_lr, total, ratio, decay, final, *shape)
@@ -228,7 +228,7 @@ def _check_made(curve: LossCurve, alternatives: Mapping[str, Schedule], seen: in
                 raise ValueError(f"its rate of update {at} is {rates[at]:g}, but the run made it at {made[at]:g}")
 
 
-def _notes(curve: LossCurve, prior: Prior) -> tuple[str, ...]:
+def _notes(curve: LossCurve, prior: ForecastPrior) -> tuple[str, ...]:
     if prior.has_seen:
         return ("fitted to this run alone: give a prior",) if prior.fit.ok else ()
     reach = prior.fit.reach

@@ -15,12 +15,12 @@ from fmjax.fitting.records import SAME_PEAK, FitResult, RunMetrics
 from fmjax.fitting.resampling import bootstrap_groups, held_out, leave_one_out_groups
 from fmjax.fitting.selection import rank
 from fmjax.laws import Law, make_law
-from fmjax.planning.correction import NOISES, OFFSET, Correction, Points, Prior, correctable
+from fmjax.planning.correction import COMMON_OFFSET, FINAL_LOSS_NOISES, Correction, CorrectionPrior, Points, correctable
 from fmjax.planning.run_error import BEYOND
 from fmjax.searching.results import Cell
 from fmjax.searching.sweeps import search
 
-LAWS = ("intrinsic-momentum", "lr-annealing")
+PREFERRED_LAWS = ("intrinsic-momentum", "lr-annealing")
 """Laws tried where none is asked for: the first holds best on real runs, the second needs less data."""
 
 HOLDS = {False: 0.9, True: 0.8}
@@ -64,7 +64,7 @@ class Predictor:
     """The fitted runs whose measured final losses correct the law."""
     residuals: np.ndarray
     """``[1 + samples, runs]`` log of measured over predicted final loss, of the fit and of each sample."""
-    prior: Prior
+    prior: CorrectionPrior
     """What is held of the residuals beforehand."""
     drift: float
     """Relative error of the law per e-fold of updates beyond the longest fitted run."""
@@ -118,7 +118,7 @@ def predictors(
 
     Args:
       law: a law, taken as it is; the name of one, whose effect coefficients are then chosen on the runs; or None for
-        whichever of ``LAWS`` predicts runs left out of its fit best.
+        whichever of ``PREFERRED_LAWS`` predicts runs left out of its fit best.
       curves: the runs at hand.
       peak_lrs: peak rates to predict.
       options: of the fits.
@@ -129,7 +129,7 @@ def predictors(
     Raises:
       ValueError: as for ``fit``; or no fit can predict a peak rate.
     """
-    laws = LAWS if law is None else (law,)
+    laws = PREFERRED_LAWS if law is None else (law,)
     at, wanted = np.array([curve.peak_lr for curve in curves]), list(dict.fromkeys(peak_lrs))
     groups = {peak: np.abs(at / peak - 1) < SAME_PEAK for peak in wanted}
     own = {peak: group for peak, group in groups.items() if 1 < group.sum() < len(curves)}
@@ -276,7 +276,9 @@ def _predictor(fit: _Fit, options: FitOptions, samples: int, seed: int, progress
         samples=drawn,
         runs=Points.of(chosen),
         residuals=np.log([curve.final_loss_measured for curve in chosen]) - np.log(predicted),
-        prior=Prior(OFFSET if apart else 0.0, NOISES if apart else (_row_noise(result),), HOLDS[fit.chosen]),
+        prior=CorrectionPrior(
+            COMMON_OFFSET if apart else 0.0, FINAL_LOSS_NOISES if apart else (_row_noise(result),), HOLDS[fit.chosen]
+        ),
         drift=fit.drift,
     )
 

@@ -17,7 +17,7 @@ from fmjax.laws import Law
 from fmjax.planning.predictor import Prediction, Predictor, predictors
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import Cell
-from fmjax.searching.sweeps import RATIOS
+from fmjax.searching.sweeps import SEARCHED_RATIOS
 
 
 class Choice(NamedTuple):
@@ -111,7 +111,7 @@ def recommend(
     total_steps: int,
     peak_lr: Any,
     law: Law | str | None = None,
-    anneal_ratio: Any = RATIOS,
+    anneal_ratio: Any = SEARCHED_RATIOS,
     decay: str | Sequence[str] = "linear",
     final_lr: float = 0.0,
     warmup_steps: int | None = None,

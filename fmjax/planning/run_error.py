@@ -20,16 +20,16 @@ from fmjax.schedules.kinds import Schedule, Tabulated, lrs
 BINS = 128
 """Averages that the rows of a curve are made into, evenly spaced in the logarithm of the update."""
 
-OFFSET = 0.1
+RUN_OFFSET = 0.1
 """Standard deviation, before a row is seen, of the relative error that a law makes all along a run."""
 
 DRIFTS = (1e-3, 2e-3, 5e-3, 1e-2, 3e-2)
 """Standard deviations tried for the relative error that changes along a run."""
 
-REACH = (1.0, 0.3)
+ERROR_REACH = (1.0, 0.3)
 """Distances over which that error changes: in log S, and in the rate relative to the highest so far."""
 
-NOISES = (1.0, 2.0, 4.0)
+NOISE_FACTORS = (1.0, 2.0, 4.0)
 """Factors tried on the noise of rows: rows near to each other err alike."""
 
 LEAST_ERROR = 2e-3
@@ -42,11 +42,11 @@ BEYOND = 1e-2
 """Relative error of a law per e-fold of updates beyond the longest run it was fitted to: that of the shipped runs,
 whose loss flattens sooner than a power law would; on public runs of 25M to 124M parameters it was a fifth of that."""
 
-DRAWS = 2000
+FORECAST_DRAWS = 2000
 """Draws that intervals are taken from."""
 
 
-class Prior(NamedTuple):
+class ForecastPrior(NamedTuple):
     """What the law holds before the rows of the run correct it."""
 
     fit: FitResult
@@ -60,7 +60,7 @@ class Prior(NamedTuple):
     """Whether the law was fitted to the run itself."""
 
     @classmethod
-    def of(cls, prior: FitResult | Bootstrap) -> "Prior":
+    def of(cls, prior: FitResult | Bootstrap) -> "ForecastPrior":
         """A law fitted to earlier runs."""
         found, samples = (prior.fit, prior.params) if isinstance(prior, Bootstrap) else (prior, prior.vector[None][:0])
         require(found.ok, f"the prior cannot be used: {found.message}")
@@ -71,7 +71,7 @@ class Prior(NamedTuple):
         return cls(found, samples, max(float(error), LEAST_ERROR), longest, has_seen=False)
 
     @classmethod
-    def of_the_run(cls, law: Law | str, curve: LossCurve, options: Mapping[str, Any]) -> "Prior":
+    def of_the_run(cls, law: Law | str, curve: LossCurve, options: Mapping[str, Any]) -> "ForecastPrior":
         """The law fitted to the run itself, and bootstrapped if that worked."""
         found = fit(law, [curve], **options)
         samples = bootstrap(found.law, [curve], **options).params if found.ok else found.vector[None][:0]
@@ -117,7 +117,7 @@ class View(NamedTuple):
     """``[1 + samples, points]`` by the law."""
 
     @classmethod
-    def of(cls, prior: Prior, curves: Sequence[LossCurve]) -> "View":
+    def of(cls, prior: ForecastPrior, curves: Sequence[LossCurve]) -> "View":
         """The rows of several curves, one curve's after the other's."""
         twins = [replace(curve, schedule=_never_falling(curve.schedule)) for curve in curves]
         batch = pad([*curves, *twins])
@@ -144,17 +144,17 @@ def _never_falling(schedule: Schedule) -> Tabulated:
 
 
 def posterior(
-    prior: Prior, rows: Averages, here: View, there: View, rng: np.random.Generator
+    prior: ForecastPrior, rows: Averages, here: View, there: View, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean ``[targets]`` and draws ``[draws, targets]`` of the log final loss."""
     seen = here.log_s.size
     log_s, rate, gain, beyond = (np.concatenate(pair) for pair in zip(here[:4], there[:4], strict=True))
-    place = np.stack([log_s, rate], axis=1) / REACH
+    place = np.stack([log_s, rate], axis=1) / ERROR_REACH
     correlation = np.exp(-0.5 * np.sum((place[:, None] - place) ** 2, axis=-1))
     most = max(float(np.abs(there.gain).max()), 1e-12)
-    common = OFFSET**2 + prior.error**2 * np.outer(gain / most, gain / most) + BEYOND**2 * np.outer(beyond, beyond)
+    common = RUN_OFFSET**2 + prior.error**2 * np.outer(gain / most, gain / most) + BEYOND**2 * np.outer(beyond, beyond)
     common = common + _open(prior, here, there)
-    drifts, noises = (axis.ravel() for axis in np.meshgrid(DRIFTS, NOISES))
+    drifts, noises = (axis.ravel() for axis in np.meshgrid(DRIFTS, NOISE_FACTORS))
     covariance = common + drifts[:, None, None] ** 2 * correlation
     noise = noises[:, None, None] ** 2 * np.diag(rows.variance)
     residual = rows.log_loss - here.log_loss[0]
@@ -162,13 +162,13 @@ def posterior(
     odds = probabilities(of_rows, residual)
     gains, left = conditioned(of_rows, covariance[:, seen:, :seen], covariance[:, seen:, seen:])
     means = there.log_loss[0] + gains @ residual
-    which = rng.choice(odds.size, size=DRAWS, p=odds)
+    which = rng.choice(odds.size, size=FORECAST_DRAWS, p=odds)
     left = left + np.diag((rows.noise * there.rate) ** 2)
-    spread = np.einsum("dtu,du->dt", roots(left)[which], rng.standard_normal((DRAWS, there.log_s.size)))
+    spread = np.einsum("dtu,du->dt", roots(left)[which], rng.standard_normal((FORECAST_DRAWS, there.log_s.size)))
     return odds @ means, means[which] + spread
 
 
-def _open(prior: Prior, here: View, there: View) -> np.ndarray:
+def _open(prior: ForecastPrior, here: View, there: View) -> np.ndarray:
     """Covariance of what the law's parameters leave open, of rows and targets."""
     points = here.log_s.size + there.log_s.size
     if len(prior.samples) < 2:

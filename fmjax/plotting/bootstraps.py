@@ -10,10 +10,10 @@ from fmjax.fitting.metrics import LEVEL
 from fmjax.fitting.resampling import Bootstrap
 from fmjax.plotting.style import COLORS, Path, axes_or_new, new_axes, picture, title
 
-MOST = 6
+MOST_PARAMETERS = 6
 """Parameters in one picture, unless they are named."""
 
-SIZE = 1.9
+PANEL_INCHES = 1.9
 """Inches of a panel in the grid."""
 
 
@@ -78,12 +78,12 @@ def _shown(found: Bootstrap, names: Sequence[str] | None) -> list[str]:
     samples = {name: _samples(found, name) for name in found.fit.law.parameter_names}
     varying = [name for name, values in samples.items() if np.ptp(values) > 1e-9 * np.abs(values).max()]
     require(varying, "no parameter varies between the bootstrap samples")
-    chosen = sorted(varying, key=lambda name: -np.unique(samples[name]).size)[:MOST]
+    chosen = sorted(varying, key=lambda name: -np.unique(samples[name]).size)[:MOST_PARAMETERS]
     return [name for name in varying if name in chosen]
 
 
 def _size(shown: Sequence[str]) -> tuple[float, float]:
-    return max(4.0, SIZE * len(shown)), max(3.0, SIZE * len(shown))
+    return max(4.0, PANEL_INCHES * len(shown)), max(3.0, PANEL_INCHES * len(shown))
 
 
 def _few_ticks(ax: Any) -> None:

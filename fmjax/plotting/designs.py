@@ -8,7 +8,7 @@ from fmjax.plotting.style import Path, axes_or_new, color_of, legend, picture, t
 from fmjax.schedules.kinds import Cosine, lrs
 from fmjax.searching.designs import Design, Designs
 
-MOST = 6
+MOST_DESIGNS = 6
 """Designs in one picture."""
 
 
@@ -30,7 +30,7 @@ def rates_of_design(design: Design, ax: Any = None) -> Any:
 
 def save_designs(found: Designs, path: Path) -> None:
     """Draws at most six designs beside WSD and cosine, and writes the picture."""
-    shown = found.designs[:MOST]
+    shown = found.designs[:MOST_DESIGNS]
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     with picture(path, 5 * columns, 3.6 * rows) as figure:

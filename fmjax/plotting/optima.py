@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from fmjax.plotting.style import Path, axes_or_new, color_of, legend, log_ticks, picture, title
-from fmjax.scaling.power_laws import PowerLaw
+from fmjax.scaling.power_laws import OptimaPowerLaw
 from fmjax.scaling.transfers import CellTransfer, Transfer
-from fmjax.searching.sweeps import RATIOS
+from fmjax.searching.sweeps import SEARCHED_RATIOS
 
 AXIS = {"peak_lr": "peak learning rate", "total_steps": "updates", "model_size": "model size, parameters"}
 SHORT = {"peak_lr": "peak", "total_steps": "T", "model_size": "N"}
@@ -60,7 +60,7 @@ def _variable(cell: CellTransfer, name: str) -> Any:
     return cell.tried.model_size if name == "model_size" else getattr(cell.tried.schedule, name)
 
 
-def _line(law: PowerLaw, variable: str, fixed: dict[str, Any], x: np.ndarray, color: str, ax: Any) -> None:
+def _line(law: OptimaPowerLaw, variable: str, fixed: dict[str, Any], x: np.ndarray, color: str, ax: Any) -> None:
     known = {name: value for name, value in fixed.items() if name in law.exponents}
     at = np.geomspace(x.min(), x.max(), 2)
     ax.plot(at, [law.at(**known, **{variable: value}) for value in at], "-", lw=1, alpha=0.6, color=color)
@@ -75,7 +75,7 @@ def regret_against_ratio(cells: Sequence[CellTransfer], ax: Any = None) -> Any:
         label += f", N {cell.tried.model_size:.3g}" if len(sizes) > 1 and cell.tried.model_size else ""
         ax.plot(cell.tried.distinct, cell.tried.means - cell.tried.means.min(), "o", ms=4, color=color, label=label)
         if cell.predicted is not None:
-            ax.plot(RATIOS, cell.predicted.losses - cell.predicted.losses.min(), "-", lw=1, color=color)
+            ax.plot(SEARCHED_RATIOS, cell.predicted.losses - cell.predicted.losses.min(), "-", lw=1, color=color)
     worst = float(np.median([np.ptp(cell.tried.means) for cell in cells]))
     ax.set(xlabel="annealing ratio", ylabel="final loss above the best", ylim=(-0.03 * worst, 1.5 * worst))
     title(ax, "regret: measured (dots), predicted (lines)")

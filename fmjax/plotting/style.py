@@ -10,7 +10,7 @@ import numpy as np
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The palette of Okabe and Ito, which colour-blind readers can tell apart."""
 
-LINES = ("-", "--", "-.", ":")
+LINE_STYLES = ("-", "--", "-.", ":")
 """Styles of lines beyond as many as there are colours."""
 
 STYLE = {
@@ -82,7 +82,7 @@ def color_of(index: int) -> str:
 
 def look_of(index: int) -> dict[str, Any]:
     """Colour and style of a line; the style changes where the colours begin anew."""
-    return {"color": color_of(index), "ls": LINES[index // len(COLORS) % len(LINES)]}
+    return {"color": color_of(index), "ls": LINE_STYLES[index // len(COLORS) % len(LINE_STYLES)]}
 
 
 def title(ax: Any, text: str, size: float = 9) -> None:

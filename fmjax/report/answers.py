@@ -6,11 +6,11 @@ from typing import Any
 from fmjax.fitting.metrics import LEVEL
 from fmjax.fitting.records import FitResult
 from fmjax.planning.recommendation import Choice, Recommendation
-from fmjax.report.markup import NONE, Html, element, interval, number, pairs, section, table
+from fmjax.report.markup import NONE, Html, element, interval_text, number_text, pairs, section, table
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import NEAR, Cell, SearchResult
 
-MOST_CELLS = 200
+CELLS_ON_PAGE = 200
 """Cells of a search that its table shows."""
 
 SHARE = f"{100 * LEVEL:g} % interval"
@@ -35,7 +35,7 @@ def in_words(schedule: WSD) -> str:
 
 
 def _ends(ends: Sequence[float] | None, form: str) -> str:
-    shown = interval(ends, form)
+    shown = interval_text(ends, form)
     return "" if shown == NONE else f" ({SHARE} {shown})"
 
 
@@ -57,7 +57,7 @@ def cell_rows(cell: Cell, schedule: WSD) -> list[tuple[str, Any]]:
     edge = "; at the edge of those searched" if cell.at_edge else ""
     return [
         ("annealing ratio", f"{cell.best_ratio:.3g}{_ends(cell.ratio_interval, '.2f')}{edge}"),
-        (f"ratios within {NEAR:g} of the best loss", interval(cell.interval)),
+        (f"ratios within {NEAR:g} of the best loss", interval_text(cell.interval)),
         ("predicted final loss", f"{cell.loss:.4f}{_ends(cell.loss_interval, '.4f')}"),
         ("peak rate", f"{cell.peak_lr:.4g}"),
         ("updates", f"{cell.total_steps}"),
@@ -67,7 +67,7 @@ def cell_rows(cell: Cell, schedule: WSD) -> list[tuple[str, Any]]:
 
 def regret(value: float) -> str:
     """A regret as text."""
-    return "under 0.0001" if 0 <= value < 5e-5 else number(value)
+    return "under 0.0001" if 0 <= value < 5e-5 else number_text(value)
 
 
 def recommended(found: Recommendation) -> Html:
@@ -76,7 +76,7 @@ def recommended(found: Recommendation) -> Html:
     rows = cell_rows(best.cell, best.schedule)
     rows.insert(3, ("expected regret", regret(best.regret)))
     rows.append(("predicted by", f"{best.fit.law.name}, fitted to {_fitted_on(best)}"))
-    rows.append(("mean error on runs left out", f"{number(best.held_out_mape_percent, '.3f')} %"))
+    rows.append(("mean error on runs left out", f"{number_text(best.held_out_mape_percent, '.3f')} %"))
     others = _choices(found) if len(found.choices) > 1 else []
     return section("answer", "Recommendation", lead(best.cell, "predicted for this"), pairs(rows), *others)
 
@@ -101,10 +101,10 @@ def _choices(found: Recommendation) -> list[Html]:
 def _choice(choice: Choice, is_best: bool) -> list[Any]:
     cell = choice.cell
     peak = element("strong", f"{cell.peak_lr:.4g}") if is_best else f"{cell.peak_lr:.4g}"
-    ratio = (f"{cell.best_ratio:.3g}", interval(cell.ratio_interval, ".2f"), interval(cell.interval))
-    loss = (regret(choice.regret), f"{cell.loss:.4f}", interval(cell.loss_interval, ".4f"))
+    ratio = (f"{cell.best_ratio:.3g}", interval_text(cell.ratio_interval, ".2f"), interval_text(cell.interval))
+    loss = (regret(choice.regret), f"{cell.loss:.4f}", interval_text(cell.loss_interval, ".4f"))
     by = (
-        number(choice.held_out_mape_percent, ".3f"),
+        number_text(choice.held_out_mape_percent, ".3f"),
         f"{len(choice.fit.runs)}{' at this rate' if choice.per_rate else ''}",
     )
     return [peak, cell.decay, *ratio, *loss, *by]
@@ -116,9 +116,9 @@ def searched(result: SearchResult, best: Cell, schedule: WSD, fit: FitResult) ->
     rows.append(("predicted by", f"{fit.law.name}, fitted to {len(fit.runs)} runs; of {result.candidates} schedules"))
     columns = ("updates", "peak rate", "decay", "final rate", "ratio", "near-optimal", "predicted loss")
     several = len(result.cells) > 1
-    others = [element("h3", "All cells searched"), table(columns, map(_cell, result.cells[:MOST_CELLS]), text=0)]
-    if len(result.cells) > MOST_CELLS:
-        others.append(element("p", f"The first {MOST_CELLS} of {len(result.cells)} cells.", class_="dim"))
+    others = [element("h3", "All cells searched"), table(columns, map(_cell, result.cells[:CELLS_ON_PAGE]), text=0)]
+    if len(result.cells) > CELLS_ON_PAGE:
+        others.append(element("p", f"The first {CELLS_ON_PAGE} of {len(result.cells)} cells.", class_="dim"))
     return section("answer", "Best schedule", lead(best, "predicted for it"), pairs(rows), *(others if several else ()))
 
 
@@ -127,6 +127,6 @@ def _cell(cell: Cell) -> list[str]:
     return [
         *target,
         f"{cell.best_ratio:.3g}{' (edge)' if cell.at_edge else ''}",
-        interval(cell.interval),
+        interval_text(cell.interval),
         f"{cell.loss:.5f}",
     ]

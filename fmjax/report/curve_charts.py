@@ -8,13 +8,13 @@ import numpy as np
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fits import predict
 from fmjax.fitting.records import FitResult
-from fmjax.report.drawing import MOST_ROWS, Chart, axes, label, short, short_names, spread, style
+from fmjax.report.drawing import MOST_ROWS, Chart, axes, label, short, short_names, spread_evenly, style
 
 MOST_RUNS = 12
 """Runs drawn."""
 
 
-class Drawn(NamedTuple):
+class DrawnRun(NamedTuple):
     """A run as it is drawn: some of its rows after warmup."""
 
     curve: LossCurve
@@ -37,20 +37,20 @@ class Drawn(NamedTuple):
         return 100 * (self.predicted / self.loss - 1)
 
 
-def drawn_runs(fit: FitResult, curves: Sequence[LossCurve]) -> list[Drawn]:
+def drawn_runs(fit: FitResult, curves: Sequence[LossCurve]) -> list[DrawnRun]:
     """At most ``MOST_RUNS`` of the runs, evenly spread by final loss, with at most ``MOST_ROWS`` rows each."""
     ranked = sorted(curves, key=lambda curve: curve.final_loss_measured)
-    shown = [ranked[i] for i in spread(len(ranked), MOST_RUNS)]
+    shown = [ranked[i] for i in spread_evenly(len(ranked), MOST_RUNS)]
     return [_drawn(*pair) for pair in zip(shown, predict(fit, shown) if shown else (), strict=True)]
 
 
-def _drawn(curve: LossCurve, predicted: np.ndarray) -> Drawn:
+def _drawn(curve: LossCurve, predicted: np.ndarray) -> DrawnRun:
     after = np.flatnonzero(curve.step >= min(int(curve.schedule.warmup_steps), curve.step[-1]))
-    rows = after[spread(after.size, MOST_ROWS)]
-    return Drawn(curve, rows, predicted[rows])
+    rows = after[spread_evenly(after.size, MOST_ROWS)]
+    return DrawnRun(curve, rows, predicted[rows])
 
 
-def curves_and_fits(runs: Sequence[Drawn]) -> Chart:
+def curves_chart(runs: Sequence[DrawnRun]) -> Chart:
     """Measured losses as dots, predicted ones as lines; at first without the steep start."""
     names = short_names([run.curve.name for run in runs])
     traces = [trace for i, run in enumerate(runs) for trace in _curve(i, run, names[i])]
@@ -61,7 +61,7 @@ def curves_and_fits(runs: Sequence[Drawn]) -> Chart:
     return {"data": traces, "layout": layout}
 
 
-def _curve(i: int, run: Drawn, name: str) -> tuple[Chart, Chart]:
+def _curve(i: int, run: DrawnRun, name: str) -> tuple[Chart, Chart]:
     color, dash, symbol = style(i)
     both = {"x": run.step.tolist(), "name": name, "legendgroup": str(i)}
     dots = {
@@ -85,7 +85,7 @@ def _curve(i: int, run: Drawn, name: str) -> tuple[Chart, Chart]:
     return dots, line
 
 
-def residuals(runs: Sequence[Drawn]) -> Chart:
+def residuals_chart(runs: Sequence[DrawnRun]) -> Chart:
     """Errors in percent against the share of the run done."""
     found = np.concatenate([run.error for run in runs])
     found = found[np.isfinite(found)]
@@ -97,7 +97,7 @@ def residuals(runs: Sequence[Drawn]) -> Chart:
     return {"data": [_residual(i, run, names[i]) for i, run in enumerate(runs)], "layout": layout}
 
 
-def _residual(i: int, run: Drawn, name: str) -> Chart:
+def _residual(i: int, run: DrawnRun, name: str) -> Chart:
     color, dash, symbol = style(i)
     return {
         "x": short(run.step / int(run.curve.schedule.total_steps)),

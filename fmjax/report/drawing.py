@@ -12,7 +12,7 @@ from fmjax.report.markup import shortened
 MOST_ROWS = 1000
 """Points of a line."""
 
-LINES = COLORS[:-1]
+LINE_COLORS = COLORS[:-1]
 """Without black, which cannot be seen on a dark page."""
 
 DASHES = ("solid", "dash", "dot")
@@ -43,10 +43,10 @@ def short_names(names: Sequence[str]) -> list[str]:
     return [label(name[begin:], 24) for name in names]
 
 
-def spread(count: int, most: int, *kept: int) -> np.ndarray:
+def spread_evenly(count: int, most: int, *kept: int) -> np.ndarray:
     """At most ``most`` indices below ``count``, evenly spread, with those to be kept among them.
 
-    >>> spread(10, 4, 5).tolist()
+    >>> spread_evenly(10, 4, 5).tolist()
     [0, 4, 5, 9]
     """
     if count <= most:
@@ -62,8 +62,8 @@ def short(values: Any) -> list[Any]:
 
 def style(i: int) -> tuple[str, str, str]:
     """Colour, dash and symbol of the i-th line of a chart."""
-    turn = i // len(LINES) % len(DASHES)
-    return LINES[i % len(LINES)], DASHES[turn], SYMBOLS[turn]
+    turn = i // len(LINE_COLORS) % len(DASHES)
+    return LINE_COLORS[i % len(LINE_COLORS)], DASHES[turn], SYMBOLS[turn]
 
 
 def axes(x: str, y: str) -> Chart:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fmjax.laws import Law
-from fmjax.report.markup import Html, element, joined
+from fmjax.report.markup import Html, element, in_sequence
 
 _TOKEN = re.compile(r"\\[a-zA-Z]+|[0-9.]+|[^\s]")
 _GREEK = ("alpha", "beta", "gamma", "delta", "eta", "kappa", "rho", "xi")
@@ -65,11 +65,13 @@ def description(law: Law) -> Html:
     paragraphs = inspect.cleandoc(type(law).__doc__ or "").split("\n\n")
     formulas = [text for text in paragraphs if "$" in text][:2]
     sources = [text for text in paragraphs if text.startswith("Reference:")]
-    return joined(element("p", _prose(text, vars(sys.modules[type(law).__module__]))) for text in formulas + sources)
+    return in_sequence(
+        element("p", _prose(text, vars(sys.modules[type(law).__module__]))) for text in formulas + sources
+    )
 
 
 def _prose(text: str, named: Mapping[str, Any]) -> Html:
     """Text with formulas between dollar signs, and numbers for the names of them between double backquotes."""
     told = re.sub("``(.*?)``", lambda name: ", ".join(f"{x:g}" for x in named.get(name[1], ())) or name[1], text)
     parts = re.split(r"\$([^$]*)\$", told)
-    return joined(formula(part) if i % 2 else part for i, part in enumerate(parts))
+    return in_sequence(formula(part) if i % 2 else part for i, part in enumerate(parts))

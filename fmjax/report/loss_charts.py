@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax.plotting import COLORS
-from fmjax.report.drawing import MOST_ROWS, Chart, axes, label, short, spread, style
+from fmjax.report.drawing import MOST_ROWS, Chart, axes, label, short, spread_evenly, style
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import NEAR, Cell
 
-MOST_LINES, MOST_RATES, MOST_RATIOS = 12, 60, 120
+MOST_LINES, MOST_RATES, CHARTED_RATIOS = 12, 60, 120
 """Lines of a chart, and rows and columns of a map."""
 
 FEW = 6
@@ -37,7 +37,7 @@ def cell_name(cell: Cell, among: Sequence[Cell]) -> str:
     return ", ".join(parts)
 
 
-def loss_against_ratio(found: Searched) -> Chart:
+def losses_chart(found: Searched) -> Chart:
     """Predicted final loss against annealing ratio; near-optimal ratios drawn thick, the best with its intervals."""
     order = _lines(found)
     shown, best = [found.cells[i] for i in order], found.cells[found.best]
@@ -53,7 +53,7 @@ def _lines(found: Searched) -> list[int]:
     """Cells to draw: all if they are few, else those as long as the best that differ in one thing, evenly spread."""
     best, count = found.cells[found.best], len(found.cells)
     near = [i for i, cell in enumerate(found.cells) if count <= MOST_LINES or _is_beside(cell, best)]
-    return [near[k] for k in spread(len(near), MOST_LINES, near.index(found.best))]
+    return [near[k] for k in spread_evenly(len(near), MOST_LINES, near.index(found.best))]
 
 
 def _is_beside(cell: Cell, best: Cell) -> bool:
@@ -88,7 +88,7 @@ class Line(NamedTuple):
     def traces(self, ratios: np.ndarray, losses: np.ndarray) -> tuple[Chart, ...]:
         """The losses of the cell, the near-optimal ones again, and the best ratio with its intervals."""
         low, high = self.cell.interval
-        at = spread(ratios.size, MOST_ROWS, int(ratios.searchsorted(self.cell.best_ratio)))
+        at = spread_evenly(ratios.size, MOST_ROWS, int(ratios.searchsorted(self.cell.best_ratio)))
         near = at[(ratios[at] >= low) & (ratios[at] <= high)]
         line = {"mode": "lines", "line": {"color": self.color, "dash": self.dash, "width": 2}, **self._hover("ratio")}
         thick = {"mode": "lines", "line": {"color": self.color, "width": 8}, "opacity": 0.35, "hoverinfo": "skip"}
@@ -128,14 +128,14 @@ def loss_map(found: Searched) -> Chart | None:
     if len(rows) < 2:
         return None
     cells = [found.cells[i] for i in rows]
-    height, ticks = np.log10([cell.peak_lr for cell in cells]), spread(len(cells), 8)
+    height, ticks = np.log10([cell.peak_lr for cell in cells]), spread_evenly(len(cells), 8)
     layout = axes("annealing ratio", "peak learning rate")
     layout["yaxis"] |= {"tickvals": short(height[ticks]), "ticktext": [f"{cells[i].peak_lr:.3g}" for i in ticks]}
     return {"data": [_heat(found, rows, height), *_ridge(found, cells, height)], "layout": layout}
 
 
 def _heat(found: Searched, rows: list[int], height: np.ndarray) -> Chart:
-    at, least = spread(found.ratios.size, MOST_RATIOS), min(found.cells[i].loss for i in rows)
+    at, least = spread_evenly(found.ratios.size, CHARTED_RATIOS), min(found.cells[i].loss for i in rows)
     losses = found.losses[np.ix_(np.array(rows), at)]
     peaks = [f"{found.cells[i].peak_lr:.4g}" for i in rows]
     return {
@@ -158,7 +158,7 @@ def _rates(found: Searched) -> list[int]:
     best = found.cells[found.best]
     alike = [i for i, cell in enumerate(found.cells) if cell._replace(peak_lr=best.peak_lr)[:4] == best[:4]]
     alike = sorted(alike, key=lambda i: found.cells[i].peak_lr)
-    return [alike[k] for k in spread(len(alike), MOST_RATES, alike.index(found.best))]
+    return [alike[k] for k in spread_evenly(len(alike), MOST_RATES, alike.index(found.best))]
 
 
 def _ridge(found: Searched, cells: Sequence[Cell], height: np.ndarray) -> tuple[Chart, Chart]:
@@ -184,11 +184,11 @@ def _ridge(found: Searched, cells: Sequence[Cell], height: np.ndarray) -> tuple[
     return ridge, star
 
 
-def rates(schedule: WSD) -> Chart:
+def schedule_chart(schedule: WSD) -> Chart:
     """The learning rate of every update, or of as many as are needed to draw it."""
     last = int(schedule.total_steps) - 1
     kinks = [int(kink) for kink in np.clip(np.ceil(np.asarray(schedule.kinks, float)), 0, last)]
-    shown = spread(last + 1, MOST_ROWS, *kinks, last)
+    shown = spread_evenly(last + 1, MOST_ROWS, *kinks, last)
     line = {
         "x": shown.tolist(),
         "y": short(schedule(shown)),

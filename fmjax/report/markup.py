@@ -42,18 +42,18 @@ def element(tag: str, *content: Any, **attributes: Any) -> Html:
     '<p class="note">a &lt; b</p>'
     """
     given = "".join(f' {key.rstrip("_").replace("_", "-")}="{safe(value)}"' for key, value in attributes.items())
-    return Html(f"<{tag}{given}>{joined(content)}</{tag}>")
+    return Html(f"<{tag}{given}>{in_sequence(content)}</{tag}>")
 
 
-def joined(parts: Iterable[Any]) -> Html:
+def in_sequence(parts: Iterable[Any]) -> Html:
     """Parts one after the other."""
     return Html("".join(safe(part) for part in parts))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, text: int = 1) -> Html:
     """A table whose first columns are text and whose others are numbers, in a box that scrolls by itself."""
-    head = joined(_cell("th", column, i >= text, scope="col") for i, column in enumerate(columns))
-    body = joined(element("tr", *(_cell("td", x, i >= text) for i, x in enumerate(row))) for row in rows)
+    head = in_sequence(_cell("th", column, i >= text, scope="col") for i, column in enumerate(columns))
+    body = in_sequence(element("tr", *(_cell("td", x, i >= text) for i, x in enumerate(row))) for row in rows)
     found = element("table", element("thead", element("tr", head)), element("tbody", body))
     return element("div", found, class_="scroll", tabindex=0, role="region", aria_label=f"table by {columns[0]}")
 
@@ -94,15 +94,15 @@ def section(key: str, heading: str, *content: Any) -> Html:
     return element("section", element("h2", heading), *content, id=key)
 
 
-def number(value: float, form: str = ".4f") -> str:
+def number_text(value: float, form: str = ".4f") -> str:
     """A number as text, a dash where there is none."""
     return format(value, form) if np.isfinite(value) else NONE
 
 
-def interval(ends: Sequence[float] | None, form: str = ".3g") -> str:
+def interval_text(ends: Sequence[float] | None, form: str = ".3g") -> str:
     """An interval as text, a dash where there is none.
 
-    >>> interval((0.25, 0.5))
+    >>> interval_text((0.25, 0.5))
     '0.25 … 0.5'
     """
     if ends is None or not np.isfinite(ends).all():

@@ -10,7 +10,7 @@ from string import Template
 from fmjax._json import plain
 from fmjax._version import __version__
 from fmjax.report.drawing import Chart
-from fmjax.report.markup import Html, element, joined, safe, section
+from fmjax.report.markup import Html, element, in_sequence, safe, section
 
 
 def chart_script() -> str:
@@ -57,7 +57,7 @@ def assembled(title: str, sections: Sequence[Html], links: Mapping[str, str], ch
         version=safe(__version__),
         title=safe(title),
         style=_file("page.css"),
-        links=joined(element("a", name, href=f"#{key}") for key, name in links.items()),
+        links=in_sequence(element("a", name, href=f"#{key}") for key, name in links.items()),
         sections="\n".join(sections),
         charts=_data(charts),
     )

@@ -7,7 +7,7 @@ import numpy as np
 from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.planning.recommendation import Choice, Recommendation
 from fmjax.report.formulas import description
-from fmjax.report.markup import NONE, Html, element, folded, joined, number, section, table, values
+from fmjax.report.markup import NONE, Html, element, folded, in_sequence, number_text, section, table, values
 
 
 def fits_of(found: Recommendation) -> list[tuple[str, FitResult, tuple[RunMetrics, ...]]]:
@@ -55,10 +55,10 @@ _GLOSSARY = (
 def _parameter(fit: FitResult, name: str) -> str:
     said = {"not determined by the runs": fit.undetermined, "at its bound": fit.at_bound}
     why = "".join(f", {text}" for text, names in said.items() if name in names)
-    return f"{number(fit.params[name], '.6g')}{why}"
+    return f"{number_text(fit.params[name], '.6g')}{why}"
 
 
-RUNS = ("run", "mean error %", "worst %", "R²", "final loss", "predicted", "off %")
+RUN_COLUMNS = ("run", "mean error %", "worst %", "R²", "final loss", "predicted", "off %")
 LEFT_OUT = ("left out: mean error %", "worst %", "predicted")
 
 
@@ -67,22 +67,34 @@ def _runs(runs: Sequence[RunMetrics], held_out: Sequence[RunMetrics]) -> Html:
     rows = [[*_errors(run), *(_left_out(out.get(run.name)) if out else ())] for run in runs]
     means = f"Mean error of the fitted runs {_mean(runs)} %" + (f", left out {_mean(held_out)} %." if out else ".")
     note = "Left out: as predicted by a fit of the other runs." if out else ""
-    return joined([table((*RUNS, *(LEFT_OUT if out else ())), rows), element("p", f"{means} {note}", class_="dim")])
+    return in_sequence(
+        [table((*RUN_COLUMNS, *(LEFT_OUT if out else ())), rows), element("p", f"{means} {note}", class_="dim")]
+    )
 
 
 def _errors(run: RunMetrics) -> list[str]:
     off = 100 * (run.final_loss_predicted / run.final_loss - 1)
-    errors = [number(run.mape_percent, ".3f"), number(run.worst_percent, ".3f"), number(run.r2)]
-    return [run.name, *errors, number(run.final_loss), number(run.final_loss_predicted), number(off, "+.2f")]
+    errors = [number_text(run.mape_percent, ".3f"), number_text(run.worst_percent, ".3f"), number_text(run.r2)]
+    return [
+        run.name,
+        *errors,
+        number_text(run.final_loss),
+        number_text(run.final_loss_predicted),
+        number_text(off, "+.2f"),
+    ]
 
 
 def _left_out(run: RunMetrics | None) -> list[str]:
     if run is None:
         return [NONE] * len(LEFT_OUT)
-    return [number(run.mape_percent, ".3f"), number(run.worst_percent, ".3f"), number(run.final_loss_predicted)]
+    return [
+        number_text(run.mape_percent, ".3f"),
+        number_text(run.worst_percent, ".3f"),
+        number_text(run.final_loss_predicted),
+    ]
 
 
 def _mean(runs: Sequence[RunMetrics]) -> str:
     values = np.array([run.mape_percent for run in runs])
     known = values[np.isfinite(values)]
-    return number(float(known.mean()) if known.size else float("nan"), ".3f")
+    return number_text(float(known.mean()) if known.size else float("nan"), ".3f")

@@ -72,7 +72,7 @@ def recommendation_page(
     drawn = {
         **_of_runs(best.fit, curves),
         **_of_losses(cells, found.anneal_ratio, losses, found.choices.index(best)),
-        "rates": loss_charts.rates(best.schedule),
+        "rates": loss_charts.schedule_chart(best.schedule),
     }
     rest = (quality.quality(quality.fits_of(found)), assumptions.assumed(found))
     title = f"Annealing ratio for {found.total_steps} updates"
@@ -106,7 +106,7 @@ def search_page(
     at = min(range(len(cells)), key=lambda i: cells[i].loss)
     best, schedule = cells[at], cells[at].schedule(result.warmup_steps, result.init_lr)
     losses = {} if result.losses is None else _of_losses(cells, result.anneal_ratio, result.losses, at)
-    drawn = {**_of_runs(fit, curves), **losses, "rates": loss_charts.rates(schedule)}
+    drawn = {**_of_runs(fit, curves), **losses, "rates": loss_charts.schedule_chart(schedule)}
     rest = (quality.quality([(f"{fit.law.name}", fit, ())]), assumptions.assumed_of_search(fit, best))
     answer = answers.searched(result, best, schedule, fit)
     return _page(f"Best of {result.candidates} schedules", answer, drawn, rest, reproduction(command, inputs, schedule))
@@ -125,14 +125,14 @@ def write_report(page: str, path: str | PathLike[str]) -> None:
 def _of_runs(fit: FitResult, curves: Sequence[LossCurve]) -> dict[str, Chart]:
     fitted = {run.name for run in fit.runs}
     runs = curve_charts.drawn_runs(fit, [curve for curve in curves if curve.name in fitted])
-    return {"curves": curve_charts.curves_and_fits(runs), "residuals": curve_charts.residuals(runs)} if runs else {}
+    return {"curves": curve_charts.curves_chart(runs), "residuals": curve_charts.residuals_chart(runs)} if runs else {}
 
 
 def _of_losses(cells: tuple[Cell, ...], ratios: np.ndarray, losses: np.ndarray, best: int) -> dict[str, Chart]:
     rising = np.argsort(ratios)
     found = Searched(cells, ratios[rising], losses[:, rising], best)
     heat = loss_charts.loss_map(found)
-    return {"ratios": loss_charts.loss_against_ratio(found)} | ({} if heat is None else {"map": heat})
+    return {"ratios": loss_charts.losses_chart(found)} | ({} if heat is None else {"map": heat})
 
 
 def _page(title: str, answer: Html, drawn: dict[str, Chart], rest: Sequence[Html], origin: Html) -> str:

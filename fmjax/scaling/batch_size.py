@@ -11,10 +11,10 @@ import numpy as np
 from fmjax._checks import positive, require, whole
 from fmjax._json import plain
 from fmjax.curves.loss_curve import LossCurve, pad
-from fmjax.scaling.smoothing import SmoothCurve, common_levels, smooth, spread
-from fmjax.scaling.trades import STATUS, Trades, fit_trades, interval, line
+from fmjax.scaling.smoothing import SmoothCurve, common_levels, curve_spread, smooth
+from fmjax.scaling.trades import TRADE_STATUS, Trades, fit_trades, line, trade_interval
 
-LEVELS = 5
+LOSS_LEVELS = 5
 """Loss levels looked at by default."""
 
 MISFIT = 10.0
@@ -25,7 +25,7 @@ _ELSE = "the runs may differ in more than their batch size"
 _KNOWN = {"determined": (1.0, 1.0), "above-critical": (1.0, math.nan), "below-critical": (math.nan, 1.0)}
 
 
-class Reach(NamedTuple):
+class RunReach(NamedTuple):
     """What a run needs to reach a loss."""
 
     name: str
@@ -50,13 +50,13 @@ class Level(NamedTuple):
     critical_interval: tuple[float, float]
     error_percent: float
     """Root mean square of the relative error in updates."""
-    runs: tuple[Reach, ...]
+    runs: tuple[RunReach, ...]
     """The runs that reach it."""
 
     @property
     def message(self) -> str:
         """The status as a sentence."""
-        return STATUS[self.status]
+        return TRADE_STATUS[self.status]
 
 
 class Critical(NamedTuple):
@@ -68,7 +68,7 @@ class Critical(NamedTuple):
     """Whether the loss lies outside the levels that the power law was fitted to."""
 
 
-class PowerLaw(NamedTuple):
+class BatchSizePowerLaw(NamedTuple):
     """log B_crit = log_coefficient - exponent * log L over the levels that are determined; NaN for fewer than two."""
 
     log_coefficient: float
@@ -87,7 +87,7 @@ class PowerLaw(NamedTuple):
         lines = np.array([(self.log_coefficient, self.exponent), *self.samples])
         with np.errstate(over="ignore"):
             found = np.exp(lines[:, 0] - lines[:, 1] * log_loss)
-        return Critical(float(found[0]), interval(found[1:]), not low <= loss <= high)
+        return Critical(float(found[0]), trade_interval(found[1:]), not low <= loss <= high)
 
     def to_dict(self) -> dict[str, Any]:
         """The law as plain values for JSON, without the samples."""
@@ -110,7 +110,7 @@ class CriticalBatchSize:
 
     levels: tuple[Level, ...]
     """The highest loss first."""
-    power: PowerLaw
+    power: BatchSizePowerLaw
     runs: tuple[Judged, ...]
     spread_by_updates_percent: float
     """How far curves of different batch sizes lie apart at equal updates; NaN where they share no update."""
@@ -186,7 +186,7 @@ def critical_batch_size(
     count = whole(samples, "samples", least=2)
     _check_runs(curves)
     tracks = [smooth(curve, rates) for curve, rates in zip(curves, pad(curves).lrs, strict=True)]
-    log_losses = common_levels(tracks, LEVELS) if losses is None else _given_levels(losses)
+    log_losses = common_levels(tracks, LOSS_LEVELS) if losses is None else _given_levels(losses)
     found = fit_trades(tracks, log_losses, samples=count, rng=np.random.default_rng(seed))
     levels = tuple(_level(found, i, tracks, log_loss) for i, log_loss in enumerate(log_losses))
     power = _power_law(found, log_losses, levels)
@@ -195,8 +195,8 @@ def critical_batch_size(
         levels=levels,
         power=power,
         runs=runs,
-        spread_by_updates_percent=spread(tracks, [0.0] * len(tracks)),
-        spread_by_tokens_percent=spread(tracks, [math.log(track.batch) for track in tracks]),
+        spread_by_updates_percent=curve_spread(tracks, [0.0] * len(tracks)),
+        spread_by_tokens_percent=curve_spread(tracks, [math.log(track.batch) for track in tracks]),
         method=found.method,
         notes=tuple(_notes(tracks, levels, runs, power)),
     )
@@ -230,28 +230,28 @@ def _level(found: Trades, i: int, tracks: Sequence[SmoothCurve], log_loss: float
         loss=math.exp(log_loss),
         status=status,
         min_updates=updates,
-        min_updates_interval=interval(drawn[:, 0]),
+        min_updates_interval=trade_interval(drawn[:, 0]),
         min_tokens=tokens,
-        min_tokens_interval=interval(drawn[:, 1]),
+        min_tokens_interval=trade_interval(drawn[:, 1]),
         critical=tokens / updates,
-        critical_interval=interval(known.prod() * found.critical()[1][:, i]),
+        critical_interval=trade_interval(known.prod() * found.critical()[1][:, i]),
         error_percent=100 * float(found.error[i]),
-        runs=tuple(Reach(t.curve.name, t.batch, math.exp(log), math.exp(log) * t.batch) for t, log in reached),
+        runs=tuple(RunReach(t.curve.name, t.batch, math.exp(log), math.exp(log) * t.batch) for t, log in reached),
     )
 
 
-def _power_law(found: Trades, log_losses: np.ndarray, levels: Sequence[Level]) -> PowerLaw:
+def _power_law(found: Trades, log_losses: np.ndarray, levels: Sequence[Level]) -> BatchSizePowerLaw:
     """The power law over the levels that are determined."""
     use = np.array([level.status == "determined" for level in levels])
     if use.sum() < 2:
-        return PowerLaw(math.nan, math.nan, (math.nan, math.nan), (math.nan, math.nan), np.empty((0, 2)))
+        return BatchSizePowerLaw(math.nan, math.nan, (math.nan, math.nan), (math.nan, math.nan), np.empty((0, 2)))
     x, (fitted, samples) = log_losses[use], found.critical()
     (log_coefficient, exponent), drawn = line(x, np.log(fitted[use])).tolist(), line(x, np.log(samples[:, use]))
     losses = math.exp(x.min()), math.exp(x.max())
-    return PowerLaw(log_coefficient, exponent, interval(drawn[:, 1]), losses, drawn)
+    return BatchSizePowerLaw(log_coefficient, exponent, trade_interval(drawn[:, 1]), losses, drawn)
 
 
-def _judged(track: SmoothCurve, power: PowerLaw, levels: Sequence[Level]) -> Judged:
+def _judged(track: SmoothCurve, power: BatchSizePowerLaw, levels: Sequence[Level]) -> Judged:
     loss = math.exp(track.loss[-1])
     critical = power.at(loss)
     none_above = all(level.status == "below-critical" for level in levels)
@@ -259,15 +259,15 @@ def _judged(track: SmoothCurve, power: PowerLaw, levels: Sequence[Level]) -> Jud
 
 
 def _notes(
-    tracks: Sequence[SmoothCurve], levels: Sequence[Level], runs: Sequence[Judged], power: PowerLaw
+    tracks: Sequence[SmoothCurve], levels: Sequence[Level], runs: Sequence[Judged], power: BatchSizePowerLaw
 ) -> Iterator[str]:
     for track in tracks:
         if track.anneals:
             yield f"run {track.curve.name!r}: {_ANNEALS}"
-    for status in list(STATUS)[1:]:
+    for status in list(TRADE_STATUS)[1:]:
         losses = ", ".join(f"{level.loss:.4g}" for level in levels if level.status == status)
         if losses:
-            yield f"loss {losses}: {STATUS[status]}"
+            yield f"loss {losses}: {TRADE_STATUS[status]}"
     few = ", ".join(f"{level.loss:.4g}" for level in levels if len({run.tokens_per_step for run in level.runs}) < 3)
     if few:
         yield f"loss {few}: two batch sizes give no intervals"
@@ -277,7 +277,7 @@ def _notes(
     yield from (_below_note(run, power) for run in runs if run.below and math.isfinite(run.critical.tokens_per_step))
 
 
-def _below_note(run: Judged, power: PowerLaw) -> str:
+def _below_note(run: Judged, power: BatchSizePowerLaw) -> str:
     critical, (low, high) = run.critical, run.critical.interval
     between = f" ({_number(low)} ... {_number(high)})" if math.isfinite(low) else ""
     known = "extrapolated from losses {:.4g} ... {:.4g}".format(*power.losses)

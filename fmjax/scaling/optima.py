@@ -14,7 +14,7 @@ from fmjax.schedules.kinds import WSD
 WINDOW, LEAST = 2, 4
 """Ratios on each side of the best one that the local quadratic is fitted to, and ratios in all, where there are."""
 
-DRAWS = 2000
+VERTEX_DRAWS = 2000
 """Draws behind an interval."""
 
 
@@ -150,7 +150,7 @@ def _optimum(powers: np.ndarray, losses: np.ndarray, noise: float, rng: np.rando
         return Optimum(
             ratio, (0.0 if ratio == edges[0] else np.nan, 1.0 if ratio == edges[1] else np.nan), ratio in edges
         )
-    drawn = powers @ fitted + noise * rng.standard_normal((DRAWS, losses.size))
+    drawn = powers @ fitted + noise * rng.standard_normal((VERTEX_DRAWS, losses.size))
     ratios = _vertex(_quadratic(powers, drawn), span)
     low, high = percentile_interval(ratios)
     low, high = (0.0 if low <= edges[0] else low), (1.0 if high >= edges[1] else high)

@@ -12,7 +12,7 @@ from fmjax.fitting.metrics import LEVEL, percentile_interval
 HALF_WIDTH = 1.645
 """Half the width of a 90 % interval of a normal quantity, in standard deviations."""
 
-DRAWS = 20_000
+EXPONENT_DRAWS = 20_000
 """Draws of Student's t behind an interval."""
 
 
@@ -27,7 +27,7 @@ class PowerExponent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PowerLaw:
+class OptimaPowerLaw:
     r"""$y = c \prod_j x_j^{e_j}$."""
 
     exponents: dict[str, PowerExponent]
@@ -58,7 +58,7 @@ class PowerLaw:
 
 def power_law(
     variables: Sequence[Mapping[str, float | None]], points: Sequence[tuple[float, tuple[float, float]]]
-) -> PowerLaw | None:
+) -> OptimaPowerLaw | None:
     r"""Fits $\log y = \log c + \sum_j e_j \log x_j$ by weighted least squares.
 
     A point weighs as $1/(s^2 + \tau^2)$: s is its own standard deviation, the width of its 90 % interval in log y, and
@@ -90,7 +90,7 @@ def power_law(
     exponents = {
         name: _exponent(values[j], deviations[j], spare, bool(known.any())) for j, name in enumerate(names, start=1)
     }
-    return PowerLaw(exponents, float(values[0] - center @ values[1:]), len(y), scatter)
+    return OptimaPowerLaw(exponents, float(values[0] - center @ values[1:]), len(y), scatter)
 
 
 def _differs(values: Sequence[float | None]) -> bool:
@@ -125,7 +125,7 @@ def _exponent(value: float, deviation: float, spare: int, known: bool) -> PowerE
     rng = np.random.default_rng(0)
     if not (spare or known):
         return PowerExponent(float(value), (np.nan, np.nan), np.nan)
-    drawn = rng.standard_t(spare, DRAWS) if spare else rng.standard_normal(DRAWS)
+    drawn = rng.standard_t(spare, EXPONENT_DRAWS) if spare else rng.standard_normal(EXPONENT_DRAWS)
     low, high = percentile_interval(value + deviation * drawn)
     p_value = np.mean(np.abs(drawn) >= abs(value) / deviation) if deviation > 0 else float(value == 0)
     return PowerExponent(float(value), (low, high), float(p_value))

@@ -8,10 +8,10 @@ import numpy as np
 from fmjax._checks import require
 from fmjax.curves.loss_curve import LossCurve
 
-LEAST = 4
+LEAST_ROWS = 4
 """Rows that a run needs."""
 
-WIDTH = 0.3
+SMOOTHER_WIDTH = 0.3
 """Half-width of the smoother in log updates; wider where that holds fewer than ``NEAREST`` bins."""
 
 NEAREST = 6
@@ -52,7 +52,7 @@ def smooth(curve: LossCurve, rates: np.ndarray) -> SmoothCurve:
       rates: ``[updates]`` rate of each update; more than the run's own do not matter.
 
     Raises:
-      ValueError: naming a run with fewer than ``LEAST`` rows after warmup.
+      ValueError: naming a run with fewer than ``LEAST_ROWS`` rows after warmup.
 
     Reference: local regression, Cleveland (1979).
 
@@ -67,7 +67,7 @@ def smooth(curve: LossCurve, rates: np.ndarray) -> SmoothCurve:
     updates = np.log(np.minimum(curve.step[row], int(curve.schedule.total_steps) - 1) + 1.0)
     x, y, weight = _binned(updates, np.log(curve.loss[row]))
     _require_rows(curve, x.size)
-    at = np.linspace(x[min(NEAREST // 2, x.size - LEAST + 1)], x[-1], _POINTS)
+    at = np.linspace(x[min(NEAREST // 2, x.size - LEAST_ROWS + 1)], x[-1], _POINTS)
     own, smoother = _smoother(x, weight, x), _smoother(x, weight, at)
     deviation = _deviation(np.log(curve.loss[row]) - np.interp(updates, x, own @ y), np.trace(own))
     return SmoothCurve(curve, anneals, at, smoother @ y, deviation * smoother / np.sqrt(weight))
@@ -113,7 +113,7 @@ def common_levels(tracks: Sequence[SmoothCurve], count: int) -> np.ndarray:
     return np.interp(begin + (end - begin) * np.linspace(0.3, 0.95, count), last.at, falling)
 
 
-def spread(tracks: Sequence[SmoothCurve], offsets: Sequence[float]) -> float:
+def curve_spread(tracks: Sequence[SmoothCurve], offsets: Sequence[float]) -> float:
     """Mean absolute difference of log loss in percent between curves of different batch sizes, over what all share.
 
     Args:
@@ -134,7 +134,10 @@ def spread(tracks: Sequence[SmoothCurve], offsets: Sequence[float]) -> float:
 
 
 def _require_rows(curve: LossCurve, rows: int) -> None:
-    require(rows >= LEAST, f"run {curve.name!r}: expected at least {LEAST} rows after warmup, well apart, found {rows}")
+    require(
+        rows >= LEAST_ROWS,
+        f"run {curve.name!r}: expected at least {LEAST_ROWS} rows after warmup, well apart, found {rows}",
+    )
 
 
 def _rows(curve: LossCurve, rates: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -147,7 +150,7 @@ def _rows(curve: LossCurve, rates: np.ndarray) -> tuple[np.ndarray, bool]:
     update = np.minimum(curve.step, total - 1)
     after = update >= begin
     stable = after & (update < end)
-    anneals = bool(stable.sum() < max(LEAST, _STABLE * after.sum()))
+    anneals = bool(stable.sum() < max(LEAST_ROWS, _STABLE * after.sum()))
     return (after, bool(falls.any())) if anneals else (stable, False)
 
 
@@ -162,7 +165,7 @@ def _smoother(x: np.ndarray, weight: np.ndarray, at: np.ndarray) -> np.ndarray:
     """``[at, x]`` weights with which local quadratics sum the values at x."""
     gap = x - at[:, None]
     nearest = np.sort(np.abs(gap), axis=1)[:, min(NEAREST, x.size) - 1]
-    z = gap / np.maximum(WIDTH, 1.1 * nearest)[:, None]
+    z = gap / np.maximum(SMOOTHER_WIDTH, 1.1 * nearest)[:, None]
     kernel = weight * np.maximum(1 - np.abs(z) ** 3, 0.0) ** 3
     basis = np.stack([np.ones_like(z), z, z**2], axis=-1)
     weighted = basis * kernel[..., None]

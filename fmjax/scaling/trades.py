@@ -13,7 +13,7 @@ from fmjax.scaling.smoothing import SmoothCurve, first_reach
 OPEN = 0.1
 """Share of the updates, where it counts most, under which S_min or E_min / B is too small to be told from zero."""
 
-STATUS = {
+TRADE_STATUS = {
     "determined": "S_min, E_min and the critical batch size are determined",
     "above-critical": "the batch sizes lie far above the critical one: loss follows updates, and E_min stays open",
     "below-critical": "the batch sizes lie far below the critical one: loss follows tokens, and S_min stays open",
@@ -169,6 +169,6 @@ def mean(values: np.ndarray, axis: int) -> np.ndarray:
     return np.where(count > 0, np.nansum(values, axis=axis) / np.maximum(count, 1), np.nan)
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
+def trade_interval(values: np.ndarray) -> tuple[float, float]:
     """Percentile interval of the finite values; NaN for fewer than two."""
     return percentile_interval(values[np.isfinite(values)])

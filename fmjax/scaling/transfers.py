@@ -16,8 +16,8 @@ from fmjax.laws import Law
 from fmjax.planning.predictor import Prediction, predictors
 from fmjax.scaling.batch_size import CriticalBatchSize, critical_batch_size
 from fmjax.scaling.optima import Optimum, Tried, optima, tried
-from fmjax.scaling.power_laws import PowerLaw, power_law
-from fmjax.searching.sweeps import RATIOS
+from fmjax.scaling.power_laws import OptimaPowerLaw, power_law
+from fmjax.searching.sweeps import SEARCHED_RATIOS
 
 PUBLISHED = {"peak_lr": 0.709, "total_steps": -0.946}
 """Exponents that arXiv 2512.13705 reports: dense models in peak rate, a 1B mixture of experts in steps."""
@@ -66,9 +66,9 @@ class Transfer:
     """Measured and predicted optima, the power laws they follow, and what was recommended for longer runs."""
 
     cells: tuple[CellTransfer, ...]
-    measured: PowerLaw | None
+    measured: OptimaPowerLaw | None
     """Power law of the measured optima; None for fewer than two cells that bound theirs."""
-    predicted: PowerLaw | None
+    predicted: OptimaPowerLaw | None
     """Power law of the predicted optima of the same cells."""
     against: tuple[Difference, ...]
     """Cells compared with those of other runs, where given."""
@@ -85,7 +85,7 @@ class Transfer:
         record = {"cells": [_cell_dict(cell) for cell in self.cells], **laws, "published": PUBLISHED}
         return plain({**record, "against": against, "batch_size": batch, "notes": self.notes})
 
-    def _laws(self) -> dict[str, PowerLaw | None]:
+    def _laws(self) -> dict[str, OptimaPowerLaw | None]:
         return {"measured": self.measured, "predicted": self.predicted}
 
     def to_json(self) -> str:
@@ -190,7 +190,7 @@ def _predicted(
 ) -> list[Prediction | None]:
     """The best ratio of each cell, predicted from all runs."""
     fits = predictors(law, curves, [group.peak_lr for group in groups], **chosen)
-    return [fits[group.peak_lr].predict(anneal_ratio=np.array(RATIOS), **group.target)[0] for group in groups]
+    return [fits[group.peak_lr].predict(anneal_ratio=np.array(SEARCHED_RATIOS), **group.target)[0] for group in groups]
 
 
 def foretell(
@@ -253,12 +253,12 @@ def _variables(group: Tried) -> dict[str, float | None]:
     return {"peak_lr": group.peak_lr, "total_steps": group.total_steps, "model_size": group.model_size}
 
 
-def _measured_law(cells: Sequence[CellTransfer]) -> PowerLaw | None:
+def _measured_law(cells: Sequence[CellTransfer]) -> OptimaPowerLaw | None:
     bounded = [(c.tried, c.measured) for c in cells if c.measured is not None and not c.measured.at_edge]
     return power_law([_variables(group) for group, _ in bounded], [(o.ratio, o.interval) for _, o in bounded])
 
 
-def _predicted_law(cells: Sequence[CellTransfer]) -> PowerLaw | None:
+def _predicted_law(cells: Sequence[CellTransfer]) -> OptimaPowerLaw | None:
     found = [(cell.tried, cell.predicted.cell) for cell in cells if cell.predicted is not None]
     found = [(group, cell) for group, cell in found if not cell.at_edge]
     intervals = [(cell.best_ratio, cell.ratio_interval or (np.nan, np.nan)) for _, cell in found]

@@ -129,7 +129,7 @@ class _Descent(NamedTuple):
     iterations: jax.Array
 
 
-class Drawn(NamedTuple):
+class Descent(NamedTuple):
     """Knots after warmup as a descent left them."""
 
     steps: Any
@@ -140,12 +140,12 @@ class Drawn(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("longest",))
-def _descend_lanes(ground: Ground, lanes: _Lane, shapes: _Shape, limit: Any, *, longest: int) -> Drawn:
+def _descend_lanes(ground: Ground, lanes: _Lane, shapes: _Shape, limit: Any, *, longest: int) -> Descent:
     """The best of each lane's descent; past a lane's end rates go on to the longest one's, and do not count."""
     search = optax.scale_by_backtracking_linesearch(LINE_SEARCH, store_grad=True)  # dearer ones take as many steps
     solver, count = optax.lbfgs(linesearch=search), jnp.arange(longest, dtype=float)
 
-    def one(lane: _Lane, shape: _Shape) -> Drawn:
+    def one(lane: _Lane, shape: _Shape) -> Descent:
         places = () if shape.gaps.size else _places(lane.steps, count)
         loss = partial(_shape_loss, ground, lane, count, places)
 
@@ -167,18 +167,20 @@ def _descend_lanes(ground: Ground, lanes: _Lane, shapes: _Shape, limit: Any, *, 
         zero = jnp.zeros((), int)
         begin = _Descent(shape, solver.init(shape), value, slope, shape, value, jnp.where(sloped, 0, PATIENCE), zero)
         end = jax.lax.while_loop(goes_on, advance, begin)
-        return Drawn(*_knots(ground, lane, end.best), end.least, end.iterations, end.quiet >= PATIENCE)
+        return Descent(*_knots(ground, lane, end.best), end.least, end.iterations, end.quiet >= PATIENCE)
 
     return jax.vmap(one)(lanes, shapes)
 
 
-def descend(ground: Ground, starts: Sequence[Start], size: int, limit: int, longest: int, *, move: bool) -> list[Drawn]:
+def descend(
+    ground: Ground, starts: Sequence[Start], size: int, limit: int, longest: int, *, move: bool
+) -> list[Descent]:
     """What the descent from each start leads to, in a call of ``size`` lanes; knots that move do so first."""
     padded = [starts[i % len(starts)] for i in range(size)]
     lanes = _Lane(*map(np.array, zip(*((float(s.last), s.peak_lr, s.steps) for s in padded), strict=True)))
     shapes = _Shape(*map(np.stack, zip(*(_shape(ground, start, move=move) for start in padded), strict=True)))
     found = jax.tree.map(np.asarray, _descend_lanes(ground, lanes, shapes, np.int32(limit), longest=longest))
-    each = [Drawn(*(field[i] for field in found)) for i in range(len(starts))]
+    each = [Descent(*(field[i] for field in found)) for i in range(len(starts))]
     if not move:
         return each
     rounded = [s._replace(steps=np.floor(e.steps + 0.5), rates=e.rates) for s, e in zip(starts, each, strict=True)]

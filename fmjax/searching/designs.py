@@ -17,26 +17,26 @@ import numpy as np
 
 from fmjax._checks import finite, require, whole
 from fmjax._json import plain
-from fmjax.fitting.records import FitResult, Reach
+from fmjax.fitting.records import FitResult, FittedRange
 from fmjax.laws import Law
 from fmjax.schedules.anneals import DECAYS
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Tabulated
 from fmjax.schedules.knots import thinned
-from fmjax.searching.descent import Drawn, Ground, Start, descend
+from fmjax.searching.descent import Descent, Ground, Start, descend
 from fmjax.searching.grid import Grid
 from fmjax.searching.results import Cell
-from fmjax.searching.sweeps import RATIOS
+from fmjax.searching.sweeps import SEARCHED_RATIOS
 
 KNOTS = 256
 """Knots that stand for every schedule, the closer together the nearer to the end of the run."""
 
-MAX_ITERATIONS = 300
+MAX_DESCENT_STEPS = 300
 """Steps of the descent after which it is given up."""
 
 POWER = 1.5
 """Exponent of the third start, peak (1 - x)^POWER, beside the best WSD and cosine."""
 
-STARTS = 3
+DESIGN_STARTS = 3
 """Starts of each target."""
 
 UPDATES = 2**20
@@ -45,10 +45,10 @@ UPDATES = 2**20
 ABRUPT = 10
 """Updates in which a schedule that loses half its peak rate is abrupt."""
 
-SAME = 1e-3
+EQUAL_RATES = 1e-3
 """Relative difference up to which two rates count as the same."""
 
-STATUS = {
+DESIGN_STATUS = {
     "settled": "nothing worth having is left to gain",
     "iteration-limit": "stopped before the loss settled",
     "not-beaten": "no better schedule was found than the best WSD, cosine or constant one, which is returned",
@@ -126,7 +126,7 @@ def optimize(
     init_lr: float = 0.0,
     final_lr: float = 0.0,
     model_size: float | None = None,
-    max_iterations: int = MAX_ITERATIONS,
+    max_iterations: int = MAX_DESCENT_STEPS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Designs:
     r"""Finds the schedule of least predicted final loss among all that never rise after warmup.
@@ -170,7 +170,7 @@ def optimize(
         peak_lr=peak_lr,
         decay=decays,
         final_lr=lowest,
-        anneal_ratio=RATIOS,
+        anneal_ratio=SEARCHED_RATIOS,
         warmup_steps=warmup_steps,
         init_lr=init_lr,
     )
@@ -184,22 +184,22 @@ def optimize(
     limit, longest = whole(max_iterations, "max_iterations", least=1), int(grid.total_steps.max())
     cells, found = [(int(t), float(lr)) for t in grid.total_steps for lr in grid.peak_lr], []
     count = min(KNOTS, longest - grid.warmup_steps)
-    size = _even(len(cells), UPDATES // (STARTS * longest))
+    size = _even(len(cells), UPDATES // (DESIGN_STARTS * longest))
     with jax.enable_x64(True):
         for first in range(0, len(cells), size):
             some = cells[first : first + size]
             targets = [_Target.of(ground, *cell, decays=decays, longest=longest) for cell in some]
             starts = [start for target in targets for start in _starts(ground, target, wanted, count)]
-            drawn = descend(ground, starts, size * STARTS, limit, longest, move=wanted is not None)
+            drawn = descend(ground, starts, size * DESIGN_STARTS, limit, longest, move=wanted is not None)
             for i, target in enumerate(targets):
-                best = min(drawn[i * STARTS : (i + 1) * STARTS], key=_loss_or_inf)
+                best = min(drawn[i * DESIGN_STARTS : (i + 1) * DESIGN_STARTS], key=_loss_or_inf)
                 found.append(_design(ground, target, best, wanted, result.reach))
             if progress is not None:
                 progress(len(found), len(cells))
     return Designs(result.law, tuple(found))
 
 
-def _loss_or_inf(drawn: Drawn) -> float:
+def _loss_or_inf(drawn: Descent) -> float:
     return math.inf if math.isnan(drawn.loss) else float(drawn.loss)
 
 
@@ -247,9 +247,9 @@ class _Target(NamedTuple):
     def of(cls, ground: Ground, total: int, peak: float, *, decays: Sequence[str], longest: int) -> "_Target":
         """Finds the best WSD and predicts the others."""
         ramp = {"warmup_steps": ground.warmup_steps, "init_lr": ground.init_lr}
-        final, ratios = ground.final_lr, np.array(RATIOS)
+        final, ratios = ground.final_lr, np.array(SEARCHED_RATIOS)
         others = [Cosine(peak, total, lowest, **ramp) for lowest in (final, max(final, peak / 10))]
-        schedules = [WSD(peak, total, ratio, decay, final, **ramp) for decay in decays for ratio in RATIOS]
+        schedules = [WSD(peak, total, ratio, decay, final, **ramp) for decay in decays for ratio in SEARCHED_RATIOS]
         losses = _losses(ground, total, [*schedules, *others, Constant(peak, total, **ramp)], longest)
         require(np.isfinite(losses).all(), f"the fit predicts a loss that is not finite for peak_lr {peak:g}")
         kinds = zip(decays, losses[: len(schedules)].reshape(-1, ratios.size), strict=True)
@@ -292,7 +292,7 @@ def _dense(begin: float, last: float, count: int) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _design(ground: Ground, target: _Target, drawn: Drawn, wanted: int | None, reach: Reach | None) -> Design:
+def _design(ground: Ground, target: _Target, drawn: Descent, wanted: int | None, reach: FittedRange | None) -> Design:
     """The best schedule drawn, or a rival where none is better and any number of knots will do."""
     total, peak, warmup = target.total_steps, target.peak_lr, ground.warmup_steps
     best = int(np.argmin(target.losses))
@@ -326,7 +326,7 @@ def _design(ground: Ground, target: _Target, drawn: Drawn, wanted: int | None, r
 
 def _of_descent(design: Design, rival: float) -> Iterator[str]:
     if design.status != "settled":
-        yield STATUS[design.status]
+        yield DESIGN_STATUS[design.status]
     if design.loss > rival:
         yield f"the best WSD, cosine or constant schedule is predicted to be {design.loss - rival:.2g} better"
     if design.loss == design.wsd.loss == design.constant_loss:
@@ -339,7 +339,7 @@ def _of_shape(design: Design) -> Iterator[str]:
         yield f"loses {100 * lost:.0f} % of its peak rate within {ABRUPT} updates: try it on a small run first"
 
 
-def _of_reach(design: Design, reach: Reach | None) -> Iterator[str]:
+def _of_reach(design: Design, reach: FittedRange | None) -> Iterator[str]:
     if reach is None:
         return
     (low, high), peak = reach.peak_lr, design.peak_lr
@@ -347,9 +347,9 @@ def _of_reach(design: Design, reach: Reach | None) -> Iterator[str]:
     if not reach.has_peak(peak):
         yield f"peak rate {peak:g} lies outside those fitted, {low:g} ... {high:g}"
     steepest, lowest = _greatest_loss(design, 1), float(design.lrs[design.warmup_steps :].min()) / peak
-    if steepest > reach.steepest * (1 + SAME):
+    if steepest > reach.steepest * (1 + EQUAL_RATES):
         yield f"drops by {steepest:.2%} of the peak rate in one update, fitted runs by at most {reach.steepest:.2%}"
-    if lowest < reach.lowest * (1 - SAME):
+    if lowest < reach.lowest * (1 - EQUAL_RATES):
         yield f"falls to {lowest:.2%} of the peak rate, fitted runs to no less than {reach.lowest:.2%}"
 
 

@@ -10,7 +10,7 @@ from fmjax._checks import require
 from fmjax._files import write_whole, writing
 from fmjax.searching.grid import Grid, Part
 
-FORMAT = 1
+FOLDER_FORMAT = 1
 """Version of the files in the folder."""
 
 
@@ -38,7 +38,7 @@ class Folder(NamedTuple):
         Raises:
           ValueError: a folder of another search or with other files, one that cannot be written, or no pyarrow.
         """
-        folder, about = cls(Path(path), table), {"format": FORMAT, **search}
+        folder, about = cls(Path(path), table), {"format": FOLDER_FORMAT, **search}
         if table:
             _parquet()
         with writing(folder.path):

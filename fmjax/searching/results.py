@@ -37,7 +37,7 @@ class Cell(NamedTuple):
     @classmethod
     def of(cls, axes: tuple[int, float, str, float], ratios: np.ndarray, losses: np.ndarray) -> "Cell":
         """The cell at (total_steps, peak_lr, decay, final_lr), by its losses ``[1 + samples, ratios]``."""
-        column = best_ratios(ratios, losses[:1])[0]
+        column = best_columns(ratios, losses[:1])[0]
         return _cell(axes, ratios, column, ratio_intervals(ratios, losses[1:], int(column["best"])))
 
     def under(self, ratios: np.ndarray, losses: np.ndarray) -> "Cell":
@@ -141,7 +141,7 @@ TOP = np.dtype([("candidate", "i8"), ("loss", "f8")])
 """What it keeps of a candidate among the best."""
 
 
-def best_ratios(ratios: np.ndarray, losses: np.ndarray) -> np.ndarray:
+def best_columns(ratios: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """``[rows]`` columns of the best of ``losses[rows, ratios]``."""
     columns = np.empty(len(losses), COLUMNS)
     columns["best"] = best = np.argmin(losses, axis=1)

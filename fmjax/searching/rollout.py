@@ -16,19 +16,19 @@ from fmjax.laws import Law, Row
 from fmjax.schedules.anneals import DECAYS, Anneal, Joined
 from fmjax.schedules.kinds import Constant, Schedule
 
-SIZES = (1, 32, 256)
+BLOCK_SIZES = (1, 32, 256)
 """Updates taken at once."""
 
 MARGIN = 4
 """A block keeps this many times its size away from the kink before it, while what remembers the kink fades."""
 
-SMOOTH = (1, 1024, 4096)
+LEAST_PIECES = (1, 1024, 4096)
 """Updates that a piece between kinks must have for blocks of each size; a shorter one is too curved for them."""
 
 TAIL = 16
 """Updates before a kink or the end that run one by one: powers of rates near zero are steep."""
 
-UNROLL = 4
+ROLLOUT_UNROLL = 4
 """Updates per iteration of the compiled loops."""
 
 
@@ -182,33 +182,35 @@ def follow(
       blocks: whether to run blocks away from kinks.
     """
     kinks_ = jnp.sort(jnp.stack([jnp.floor(jnp.asarray(kink, float)).astype(jnp.int32) for kink in kinks]))
-    loops = [partial(_advance, law, schedule, dtype, size) for size in (SIZES if blocks else SIZES[:1])]
+    loops = [partial(_advance, law, schedule, dtype, size) for size in (BLOCK_SIZES if blocks else BLOCK_SIZES[:1])]
 
     def phase(state: Any, part: Any) -> tuple[Any, None]:
         level, first, count = part
         return jax.lax.switch(level, loops, first, count, state), None
 
-    parts = jax.vmap(phases if blocks else _whole, in_axes=(0, 0, None, None))(
+    parts = jax.vmap(block_phases if blocks else _whole, in_axes=(0, 0, None, None))(
         kinks_, jnp.append(kinks_[1:], end), start, stop
     )
     return jax.lax.scan(phase, state, jax.tree.map(jnp.ravel, parts))[0]
 
 
-def phases(kink: Any, following: Any, start: Any, stop: Any) -> tuple[Any, Any, Any]:
+def block_phases(kink: Any, following: Any, start: Any, stop: Any) -> tuple[Any, Any, Any]:
     """(level, first update, number of blocks) of the parts of a smooth piece: blocks grow, then shrink again."""
     at, last, length = jnp.clip(kink, start, stop), jnp.clip(following, start, stop), following - kink
     levels, reaches = [], []
     for level, until in (
-        (0, kink + MARGIN * SIZES[1]),
-        (1, kink + MARGIN * SIZES[2]),
-        (2, following - SIZES[2]),
+        (0, kink + MARGIN * BLOCK_SIZES[1]),
+        (1, kink + MARGIN * BLOCK_SIZES[2]),
+        (2, following - BLOCK_SIZES[2]),
         (1, following - TAIL),
         (0, last),
     ):
-        count = jnp.where(length >= SMOOTH[level], jnp.maximum(jnp.minimum(until, last) - at, 0) // SIZES[level], 0)
+        count = jnp.where(
+            length >= LEAST_PIECES[level], jnp.maximum(jnp.minimum(until, last) - at, 0) // BLOCK_SIZES[level], 0
+        )
         levels.append(level)
         reaches.append((at, count))
-        at = at + count * SIZES[level]
+        at = at + count * BLOCK_SIZES[level]
     firsts, counts = zip(*reaches, strict=True)
     return jnp.array(levels, jnp.int32), jnp.stack(firsts), jnp.stack(counts)
 
@@ -220,7 +222,15 @@ def _whole(kink: Any, following: Any, start: Any, stop: Any) -> tuple[Any, Any, 
 
 
 def _advance(
-    law: Law, schedule: Rates, dtype: Any, size: int, first: Any, count: Any, state: Any, *, unroll: int = UNROLL
+    law: Law,
+    schedule: Rates,
+    dtype: Any,
+    size: int,
+    first: Any,
+    count: Any,
+    state: Any,
+    *,
+    unroll: int = ROLLOUT_UNROLL,
 ) -> Any:
     """Takes ``count`` blocks of ``size`` updates from update ``first`` on."""
     nodes = nodes_of(size)

@@ -22,11 +22,11 @@ from fmjax.searching.results import (
     Candidate,
     Cells,
     SearchResult,
-    best_ratios,
+    best_columns,
     ratio_intervals,
 )
 
-RATIOS = tuple(np.linspace(0.01, 0.99, 99).round(2).tolist())
+SEARCHED_RATIOS = tuple(np.linspace(0.01, 0.99, 99).round(2).tolist())
 """Annealing ratios searched by default."""
 
 
@@ -35,7 +35,7 @@ def search(
     *,
     total_steps: Any,
     peak_lr: Any,
-    anneal_ratio: Any = RATIOS,
+    anneal_ratio: Any = SEARCHED_RATIOS,
     decay: str | Sequence[str] = "linear",
     final_lr: Any = 0.0,
     warmup_steps: int = 0,
@@ -198,7 +198,7 @@ def _reduced(part: Part, losses: np.ndarray, grid: Grid, top: int) -> Reduced:
     fitted, ratios = losses[0], grid.anneal_ratio
     bad = ~np.isfinite(fitted).all(axis=1)
     require(not bad.any(), f"the fit predicts a loss that is not finite for peak_lr {part.peak_lr[np.argmax(bad)]:g}")
-    columns = best_ratios(ratios, fitted)
+    columns = best_columns(ratios, fitted)
     each = enumerate(columns["best"])
     intervals = np.array([ratio_intervals(ratios, losses[1:, i], best) for i, best in each])
     return Reduced(columns, _top(part, fitted, top), intervals.reshape(-1, 4))
