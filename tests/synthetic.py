@@ -52,21 +52,27 @@ def rates(schedule):
         return np.asarray(lrs(schedule))
 
 
-def area(rates, decay=DECAY):
+def rate_drops(rates, warmup_steps=0):
+    """Rate of the update before minus that of each update; none until the end of warmup."""
+    drops = -np.diff(rates, prepend=rates[:1])
+    return np.where(np.arange(rates.size) > warmup_steps, drops, 0.0)
+
+
+def area(rates, warmup_steps=0, decay=DECAY):
     """S2 after every update."""
     m, total, out = 0.0, 0.0, []
-    for drop in np.concatenate([[0.0], -np.diff(rates)]):
+    for drop in rate_drops(rates, warmup_steps):
         m = decay * m + drop
         total += m
         out.append(total)
     return np.array(out)
 
 
-def momentum(rates):
+def momentum(rates, warmup_steps=0):
     """M after every update, with the published constants."""
     m = v = total = 0.0
     out = []
-    for i, drop in enumerate(np.concatenate([[0.0], -np.diff(rates)]), start=1):
+    for i, drop in enumerate(rate_drops(rates, warmup_steps), start=1):
         m, v = 0.9 * m + 0.1 * drop, 0.999 * v + 0.001 * drop**2
         total += m / (1 - 0.9**i) / (np.sqrt(1e5 * v / (1 - 0.999**i) + 1e-8) + 1e-8)
         out.append(total)
@@ -90,9 +96,9 @@ def forward(law, rates):
     return np.arange(1, rates.size + 1.0) if law in ("chinchilla", "kaplan") else np.cumsum(rates)
 
 
-def multi_power(params, rates, at=None):
+def multi_power(params, rates, at=None, warmup_steps=0):
     """Annealing term of multi-power after the updates ``at``, by default every one: the double sum."""
-    seen, before, drops = np.cumsum(rates), np.cumsum(rates) - rates, -np.diff(rates, prepend=rates[:1])
+    seen, before, drops = np.cumsum(rates), np.cumsum(rates) - rates, rate_drops(rates, warmup_steps)
     steep = params["C"] * np.where(rates > 0, rates, 1.0) ** -params["gamma"]
     out = [
         drops[: t + 1] @ (1 - (1 + steep[: t + 1] * (seen[t] - before[: t + 1])) ** -params["beta"])
@@ -101,9 +107,9 @@ def multi_power(params, rates, at=None):
     return params["B"] * np.array(out)
 
 
-def functional(params, rates):
+def functional(params, rates, warmup_steps=0):
     """Annealing term of functional after every update: the double sum."""
-    seen, drops = np.cumsum(rates), -np.diff(rates, prepend=rates[:1])
+    seen, drops = np.cumsum(rates), rate_drops(rates, warmup_steps)
     early = params["B"] + params["C"] * np.where(seen > 0, seen, 1.0) ** -params["alpha"]
     out = [
         (drops * early)[: t + 1] @ (1 - (1 + params["kappa"] * (seen[t] - seen[: t + 1])) ** -params["gamma"])
@@ -119,8 +125,8 @@ def convex_bound(rates, distance=1.0, gradient_norm=1.0):
     return (distance**2 + squares[0]) / (2 * ahead[0]) + 0.5 * np.sum(shares)
 
 
-def losses(law, params, rates, size=None):
-    """Loss after every update of a run under a law."""
+def losses(law, params, rates, size=None, warmup_steps=0):
+    """Loss after every update of a run under a law; the rise of ``warmup_steps`` does not count as a drop."""
     (coefficient, exponent), size = SIZE_NAMES.get(law, ("B", "beta")), size or 1.0
     sized = params[coefficient] * size ** -params[exponent] if exponent in params and size > 1 else 0.0
     if law == "convex-bound":
@@ -129,12 +135,14 @@ def losses(law, params, rates, size=None):
         return params["L0"] + sized + np.array(bounds)
     seen = forward(law, rates)
     power = np.where(seen > 0, np.where(seen > 0, seen, 1.0) ** -params["alpha"], np.inf)
-    memory = {"forward-momentum": momentum, "lr-annealing": area}.get(law, np.zeros_like)(rates)
+    nothing = lambda rates, _: np.zeros_like(rates)  # noqa: E731 - other laws have no such term
+    memory = {"forward-momentum": momentum, "lr-annealing": area}.get(law, nothing)(rates, warmup_steps)
     out = params.get("L0", 0.0) + params["A"] * power + sized
     if law in ("forward-momentum", "lr-annealing"):
         out = out - params["C"] * memory * size ** params.get("gamma", 0)
     if law in ("multi-power", "functional"):
-        out = out - {"multi-power": multi_power, "functional": functional}[law](params, rates)
+        terms = {"multi-power": multi_power, "functional": functional}
+        out = out - terms[law](params, rates, warmup_steps=warmup_steps)
     if law == "intrinsic-momentum":
         for forget in (0.3, 1, 3, 10, 30, 100, 300):
             faded = np.where(np.isfinite(power), power, 0.0)  # nothing to remember before the first update
@@ -145,7 +153,7 @@ def losses(law, params, rates, size=None):
 def curve(name, schedule, law="lr-annealing", params=None, *, noise=0.0, size=None, rows=30, **fields):
     """One run, logged from the end of warmup to the last update; ``noise`` is relative."""
     step = np.linspace(schedule.warmup_steps, schedule.total_steps - 1, rows).astype(int)
-    loss = losses(law, params or TRUTH[law], rates(schedule), size)[step]
+    loss = losses(law, params or TRUTH[law], rates(schedule), size, int(schedule.warmup_steps))[step]
     loss = loss * np.exp(noise * np.random.default_rng(len(name)).normal(size=step.size))
     return LossCurve(name, step, loss, schedule, model_size=size, **fields)
 
@@ -186,7 +194,8 @@ def cells(peak_lrs=(5e-4, 1e-3), lengths=(300, 400, 600), ratios=(0.1, 0.2, 0.4,
 def final_losses(ratios, *, peak_lr, total_steps, decay="linear", warmup_steps=20):
     """True final loss of lr-annealing at each annealing ratio."""
     schedules = [WSD(peak_lr, total_steps, ratio, decay, warmup_steps=warmup_steps) for ratio in ratios]
-    return np.array([losses("lr-annealing", TRUTH["lr-annealing"], rates(schedule))[-1] for schedule in schedules])
+    truth = TRUTH["lr-annealing"]
+    return np.array([losses("lr-annealing", truth, rates(s), warmup_steps=warmup_steps)[-1] for s in schedules])
 
 
 def write_manifest(folder, curves):

@@ -20,7 +20,7 @@ def wsd(ratio, total=T):
 
 
 def losses(schedule):
-    return synthetic.losses("lr-annealing", TRUTH, synthetic.rates(schedule))
+    return synthetic.losses("lr-annealing", TRUTH, synthetic.rates(schedule), warmup_steps=int(schedule.warmup_steps))
 
 
 def run(name, schedule, *, error=lambda rates: 0.0, noise=0.0, seed=0, **fields):

@@ -28,7 +28,11 @@ def logged(ratio, every=10):
     """Steps, losses and rates of the updates that are logged."""
     step = np.append(np.arange(every - 1, T - 1, every), T - 1)
     rate = synthetic.rates(schedule(ratio))
-    return step, synthetic.losses("lr-annealing", synthetic.TRUTH["lr-annealing"], rate)[step], rate[step]
+    return (
+        step,
+        synthetic.losses("lr-annealing", synthetic.TRUTH["lr-annealing"], rate, warmup_steps=W)[step],
+        rate[step],
+    )
 
 
 def write_lines(path, lines):
@@ -302,7 +306,7 @@ def test_parameter_groups(tmp_path):
 
 def test_a_branch_is_joined_to_its_stem(tmp_path):
     rate = synthetic.rates(fmjax.Constant(1e-3, T, W))
-    stem = synthetic.losses("lr-annealing", synthetic.TRUTH["lr-annealing"], rate)
+    stem = synthetic.losses("lr-annealing", synthetic.TRUTH["lr-annealing"], rate, warmup_steps=W)
     table(tmp_path / "stem.csv", np.arange(9, T, 10), stem[9::10], rate[9::10])
     step, loss, rate = logged(0.2)
     late = step >= 800

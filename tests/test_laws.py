@@ -261,7 +261,7 @@ def test_a_batch_of_memories_is_vmapped(x64):
     lrs, decays = synthetic.rates(SCHEDULE), [0.0, 0.9, synthetic.DECAY]
     batch = LRAnnealing(decay=jnp.array(decays))
     found = jax.jit(jax.vmap(lambda law: law.effects(lrs, AT)["S2"]))(batch)
-    expected = [synthetic.area(lrs, decay)[AT] for decay in decays]
+    expected = [synthetic.area(lrs, decay=decay)[AT] for decay in decays]
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-15)
 
 

@@ -206,7 +206,7 @@ def test_a_law_that_fits_is_left_alone(found):
 def test_the_law_is_the_one_that_predicts_runs_left_out(law):
     (choice,) = recommend(runs(law, noise=1e-5), total_steps=400, peak_lr=1e-3, samples=20).choices
     assert choice.fit.law.name == law
-    truth = losses(law, TRUTHS[law], rates(choice.schedule))[-1]
+    truth = losses(law, TRUTHS[law], rates(choice.schedule), warmup_steps=choice.schedule.warmup_steps)[-1]
     assert choice.cell.loss == pytest.approx(truth, rel=1e-3)
     assert choice.cell.ratio_interval[0] - 0.01 < choice.cell.best_ratio < choice.cell.ratio_interval[1] + 0.01
 

@@ -18,6 +18,7 @@ import fmjax
 from fmjax import FitResult, LossCurve, search
 from fmjax.fitting import lanes
 from fmjax.laws import make_law
+from fmjax.laws.base import WARMUPS
 from fmjax.searching import kernels, sweeps
 from fmjax.searching.kernels import Layout
 
@@ -68,7 +69,7 @@ def golden(request, shared):
     entries = [entry for entry in entries if entry["fit"]["law"].startswith(request.param)]
     fits = json.loads((shared / "golden/fits.json").read_text())["fits"]
     params = next(f["params"] for f in fits if entries[0]["fit"].items() <= f.items())
-    fit = fitted(make_law(request.param), params)
+    fit = fitted(make_law(request.param, warmup="as-scheduled"), params)
     grid = {"total_steps": [6000, 24000], "peak_lr": [1e-4, 3e-4, 1e-3]}
     found = search(fit, **grid, warmup_steps=500, keep_losses=True)
     cells = {(cell.total_steps, cell.peak_lr): i for i, cell in enumerate(found.cells)}
@@ -124,7 +125,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("warmup", ["as-scheduled", "as-peak"])
+@pytest.mark.parametrize("warmup", WARMUPS)
 @pytest.mark.parametrize(("grid", "ramp"), CASES.values(), ids=CASES.keys())
 def test_short_runs_are_exact(grid, ramp, warmup):
     fit = synthetic_fit(warmup=warmup)
@@ -132,7 +133,7 @@ def test_short_runs_are_exact(grid, ramp, warmup):
     np.testing.assert_allclose(found.losses, predicted(fit, found, **ramp), rtol=1e-9)
 
 
-@pytest.mark.parametrize("warmup", ["as-scheduled", "as-peak"])
+@pytest.mark.parametrize("warmup", WARMUPS)
 @pytest.mark.parametrize("steps", [700, 8000], ids=["short", "overlap"])
 def test_longer_runs_are_within_the_contract(steps, warmup):
     fit, ramp = synthetic_fit(warmup=warmup, decay=0.999), {"warmup_steps": steps // 2, "init_lr": 1e-5}
@@ -140,9 +141,11 @@ def test_longer_runs_are_within_the_contract(steps, warmup):
     np.testing.assert_allclose(found.losses, predicted(fit, found, **ramp), rtol=0, atol=1e-6)
 
 
-def test_warmup_as_peak_counts():
-    scheduled, held = (search(synthetic_fit(warmup=mode), **SMALL, **WARM).losses for mode in fmjax.laws.base.WARMUPS)
+def test_ways_to_count_warmup_differ():
+    scheduled, flat, held = (search(synthetic_fit(warmup=mode), **SMALL, **WARM).losses for mode in WARMUPS)
     assert (np.abs(scheduled - held) > 1e-2).all()
+    assert (np.abs(scheduled - flat) > 1e-2).all()
+    assert (np.abs(flat - held) > 1e-5).all()
 
 
 @pytest.mark.parametrize(
@@ -224,7 +227,7 @@ def test_json_holds_what_was_searched():
     record = json.loads(found.to_json())
     assert record["candidates"] == 40
     for cell, stored in zip(found.cells, record["cells"], strict=True):
-        assert stored == {**cell._asdict(), "interval": list(cell.interval)}
+        assert stored == {**cell._asdict(), "interval": list(cell.interval), "outside": list(cell.outside)}
     assert record["top"] == [candidate._asdict() for candidate in found.top]
 
 

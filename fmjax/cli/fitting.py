@@ -16,6 +16,7 @@ from fmjax.cli.app import app
 from fmjax.cli.options import (
     DECAY,
     FILE,
+    FINALS,
     FIT_FILE,
     FITTING,
     INIT,
@@ -44,7 +45,7 @@ from fmjax.cli.options import (
     write_file,
     write_text,
 )
-from fmjax.cli.parameters import GRID_AXIS, NUMBERS, Known
+from fmjax.cli.parameters import GRID_AXIS, Known
 from fmjax.curves.manifest import load_runs, select_runs
 from fmjax.fitting.resampling import METHODS
 from fmjax.fitting.selection import CRITERIA
@@ -166,7 +167,7 @@ def evaluate(
 @PEAK
 @RATIO
 @DECAY
-@click.option("--final-lr", type=NUMBERS, default=(0.0,), show_default="0", help="Rates the anneal ends at.")
+@FINALS
 @WARMUP
 @INIT
 @SIZE

@@ -77,7 +77,7 @@ def deliver(
 def candidates(grid: Mapping[str, Any]) -> int:
     """Number of schedules that the options of a search ask for."""
     axes = ("total_steps", "peak_lr", "decay", "final_lr", "anneal_ratio")
-    return math.prod(np.size(grid[axis]) for axis in axes)
+    return math.prod(np.size(grid[axis]) for axis in axes)  # no final rate told is one
 
 
 def chosen_law(name: str, options: Sequence[tuple[str, Any]]) -> Law:
@@ -173,8 +173,11 @@ DECAY = click.option(
     show_default=True,
     help=f"Shapes of the anneal: {', '.join(DECAYS)}.",
 )
-WARMUP = click.option("--warmup-steps", type=int, default=0, show_default=True, help="Updates of linear warmup.")
-INIT = click.option("--init-lr", type=float, default=0.0, show_default=True, help="Rate of update 0, under a warmup.")
+FROM_RUNS = "that of the fitted runs"
+WARMUP = click.option("--warmup-steps", type=int, show_default=FROM_RUNS, help="Updates of linear warmup.")
+INIT = click.option("--init-lr", type=float, show_default=FROM_RUNS, help="Rate of update 0, under a warmup.")
+FINAL = click.option("--final-lr", type=float, show_default=FROM_RUNS, help="Rate the anneal ends at.")
+FINALS = click.option("--final-lr", type=NUMBERS, show_default=FROM_RUNS, help="Rates the anneal ends at.")
 SIZE = click.option("--model-size", type=float, help="Parameters of the target, for fits over several sizes.")
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 

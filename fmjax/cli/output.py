@@ -8,6 +8,7 @@ from functools import partial
 import click
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -93,6 +94,7 @@ def print_fit(result: FitResult) -> None:
     out.print(f"[bold]{result.law.name}[/bold]: {result.message}; {result.rows} rows, objective {result.objective:.6g}")
     out.print("  ".join(f"{name} = {number(value, '.6g')}" for name, value in result.params.items()))
     out.print(_runs_table("Fitted runs", result.runs))
+    print_notes(result.notes)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -106,6 +108,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
         out.print(_runs_table("Unseen runs", unseen))
     means = (evaluation.train_mape_percent, evaluation.test_mape_percent)
     out.print(f"mean error: fitted {number(means[0], '.3f')} %, unseen {number(means[1], '.3f')} %")
+    print_notes(result.notes)
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """One line a note."""
+    for note in notes:
+        console().print(f"[dim]note: {escape(note)}[/dim]", highlight=False)
 
 
 def print_comparison(found: Comparison) -> None:
@@ -124,6 +133,7 @@ def print_comparison(found: Comparison) -> None:
     out.print(table)
     judged = "unseen runs" if unseen else "the fitted runs, for want of unseen ones"
     out.print(f"[dim]worst row and final loss: {judged}; criterion: lower is better, of the fitted rows alone[/dim]")
+    print_notes(first.fit.notes)
 
 
 def _runs_table(title: str, runs: Sequence[RunMetrics]) -> Table:
@@ -150,6 +160,7 @@ def print_selection(selection: Selection, evaluation: Evaluation) -> None:
         out.print(f"{name} = {value} ({span})")
     means = (evaluation.train_mape_percent, evaluation.test_mape_percent)
     out.print(f"mean error: fitted {number(means[0], '.3f')} %, unseen {number(means[1], '.3f')} %")
+    print_notes(evaluation.fit.notes)
 
 
 def print_bootstrap(found: Bootstrap) -> None:
@@ -160,6 +171,7 @@ def print_bootstrap(found: Bootstrap) -> None:
     console().print(table)
     if found.failed:
         console().out(f"{found.failed} samples could not be fitted and do not count")
+    print_notes(found.fit.notes)
 
 
 def print_search(result: SearchResult) -> None:
@@ -168,16 +180,21 @@ def print_search(result: SearchResult) -> None:
     table = new_table(f"{result.candidates} candidates", columns, text=0)
     for cell in result.cells[:CELLS_IN_TABLE]:
         edge = " (edge)" if cell.at_edge else ""
-        rates = (f"{cell.total_steps}", f"{cell.peak_lr:.3g}", cell.decay, f"{cell.final_lr:.3g}")
-        table.add_row(*rates, f"{cell.best_ratio:.3g}{edge}", interval(cell.interval), f"{cell.loss:.5f}")
+        marks = ["*" if name in cell.outside else "" for name in ("total_steps", "peak_lr")]
+        rates = (f"{cell.total_steps}{marks[0]}", f"{cell.peak_lr:.3g}{marks[1]}", cell.decay, f"{cell.final_lr:.3g}")
+        found = (f"{number(cell.best_ratio, '.3g')}{edge}", interval(cell.interval), number(cell.loss, ".5f"))
+        table.add_row(*rates, *found)
     out = console()
     out.print(table)
+    if any(set(cell.outside) - {"loss"} for cell in result.cells[:CELLS_IN_TABLE]):
+        out.out("* outside the fitted runs")
     if len(result.cells) > CELLS_IN_TABLE:
         out.out(f"... and {len(result.cells) - CELLS_IN_TABLE} more cells; --json or -o has all")
     if len(result.cells) > 1 and result.top:
         best = result.top[0]
         where = f"{best.decay} over {best.anneal_ratio:.3g} of {best.total_steps} updates from {best.peak_lr:.4g}"
         out.out(f"best of all: {where}, predicted loss {best.loss:.5f}")
+    print_notes(result.notes)
 
 
 def print_benchmark(found: Benchmark) -> None:

@@ -14,7 +14,9 @@ from fmjax.cli.app import app
 from fmjax.cli.options import (
     DECAY,
     FILE,
+    FINAL,
     FIT_FILE,
+    FROM_RUNS,
     INIT,
     JSON,
     OUTPUT,
@@ -48,8 +50,8 @@ from fmjax.planning.predictor import PREFERRED_LAWS
 @PEAK
 @RATIO
 @DECAY
-@click.option("--final-lr", type=float, default=0.0, show_default=True, help="Rate the anneal ends at.")
-@click.option("--warmup-steps", type=int, help="Updates of linear warmup; by default the median of the runs'.")
+@FINAL
+@WARMUP
 @INIT
 @SIZE
 @PLOT("curves, fits and loss against ratio")
@@ -127,7 +129,7 @@ def transfer(
 @STEPS
 @PEAK
 @click.option("--knots", type=int, help="Points in which straight pieces meet; by default any schedule.")
-@click.option("--final-lr", type=float, default=0.0, show_default=True, help="Lowest rate allowed.")
+@click.option("--final-lr", type=float, show_default=FROM_RUNS, help="Lowest rate allowed.")
 @WARMUP
 @INIT
 @SIZE

@@ -19,19 +19,20 @@ from fmjax.cli.manners import Verb
 from fmjax.cli.options import (
     DECAY,
     FILE,
+    FINALS,
     INIT,
     JSON,
     PEAK,
     RATIO,
     SIZE,
     STEPS,
+    WARMUP,
     candidates,
     plan_options,
     planning_law,
     read_fit,
     writable,
 )
-from fmjax.cli.parameters import NUMBERS
 from fmjax.curves.manifest import load_runs, select_runs
 from fmjax.planning.recommendation import Recommendation
 from fmjax.searching.results import SearchResult
@@ -58,8 +59,8 @@ class _AsGiven(Verb):
 @PEAK
 @RATIO
 @DECAY
-@click.option("--final-lr", type=NUMBERS, default=(0.0,), show_default="0", help="Rates the anneal ends at.")
-@click.option("--warmup-steps", type=int, help="Updates of linear warmup; by default the median of the runs', or 0.")
+@FINALS
+@WARMUP
 @INIT
 @SIZE
 @click.option("-o", "--output", "target", type=FILE, callback=writable, required=True, help="HTML file to write.")
@@ -101,11 +102,11 @@ def _of_recommendation(
     law_name: str | None,
     law_options: Sequence[tuple[str, Any]],
     train: str,
-    final_lr: Sequence[float],
+    final_lr: Sequence[float] | None,
     **options: Any,
 ) -> Made:
     target: dict[str, Any] = {"total_steps": _one(total_steps, "--total-steps")}
-    target["final_lr"] = _one(final_lr, "--final-lr")
+    target["final_lr"] = None if final_lr is None else _one(final_lr, "--final-lr")
     law, curves = planning_law(law_name, law_options), select_runs(load_runs(runs), train)
     with output.stages("reading") as stage:
         found = fmjax.recommend(curves, law=law, progress=stage, **target, **options)
@@ -118,7 +119,6 @@ def _of_search(ctx: click.Context, runs: Path, total_steps: Sequence[float], **o
         flag = "--" + name.replace("law_name", "law").replace("law_options", "law-option").replace("_", "-")
         require(ctx.get_parameter_source(name) is ParameterSource.DEFAULT, f"{flag}: {runs} is fitted already")
     grid = {name: value for name, value in options.items() if name not in OF_FITS}
-    grid["warmup_steps"] = grid["warmup_steps"] or 0
     count = candidates({"total_steps": total_steps, **grid})
     require(count <= MOST_CANDIDATES, f"expected at most {MOST_CANDIDATES} schedules for a report, found {count}")
     fit = read_fit(runs)

@@ -65,7 +65,9 @@ def _choices(record: Any) -> list[Planned]:
 
 
 def _cells(record: Any) -> list[Planned]:
-    return [_cell(cell, record) for cell in record["cells"]]
+    offered = [cell for cell in record["cells"] if cell["best_ratio"] is not None]
+    require(offered, f"no cell of the search has a best ratio: {'; '.join(record.get('notes', ()))}")
+    return [_cell(cell, record) for cell in offered]
 
 
 def _cell(cell: Any, warmup: Any, unknown: bool = False) -> Planned:
@@ -90,7 +92,7 @@ def _design(design: Any) -> Planned:
 def _outlooks(record: Any) -> list[Planned]:
     require(record["planned"]["loss"] is not None, f"the forecast has no numbers: {record['message']}")
     planned = schedule_from(record["schedule"])
-    schedules = {"planned": planned, **alternatives_to(planned, record["count"])}
+    schedules = {"planned": planned, **alternatives_to(planned, record["count"], record.get("final_lr", 0.0))}
     outlooks = [one for one in (record["planned"], *record["alternatives"]) if one["name"] in schedules]
     return [Planned({"alternative": one["name"]}, (False, one["loss"]), schedules[one["name"]]) for one in outlooks]
 

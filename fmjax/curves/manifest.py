@@ -69,6 +69,9 @@ def select_runs(curves: Sequence[LossCurve], selection: str) -> tuple[LossCurve,
     >>> [run.name for run in select_runs(runs, "wsd_0.2,cos*")]
     ['cosine', 'wsd_0.2']
     """
+    whole = [curve for curve in curves if curve.name == selection]
+    if whole:  # a name with a comma in it, or one that begins like a split
+        return tuple(whole)
     items = [item.strip() for item in selection.split(",")]
     for item in items:
         if not any(_matches(curve, item) for curve in curves):
@@ -84,7 +87,12 @@ def _matches(curve: LossCurve, item: str) -> bool:
 
 def _explain_no_match(curves: Sequence[LossCurve], item: str) -> None:
     splits = sorted({curve.split for curve in curves if curve.split is not None})
+    awkward = [curve.name for curve in curves if "," in curve.name or curve.name.startswith("split:")]
     with within(f"selection {item!r} matches no run"):
+        for name in awkward:
+            near = item.strip() and item in name
+            glob = name.replace(",", "?").replace("split:", "split?")
+            require(not near, f"the name {name!r} is read as a list or a split; write {glob!r} for it")
         if item.startswith("split:"):
             require(splits, "no run has a split")
             choose(item.removeprefix("split:"), splits, "split")

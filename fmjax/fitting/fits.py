@@ -1,5 +1,6 @@
 """``fit`` and ``evaluate``: from runs to a fitted law, what can be said of it, and its predictions."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,8 +10,9 @@ import numpy as np
 from fmjax._checks import choose, positive, require, whole
 from fmjax.curves.loss_curve import LossCurve, bucket, pad
 from fmjax.fitting import lanes, metrics
+from fmjax.fitting.fitted_runs import FittedRuns
 from fmjax.fitting.objective import RESIDUALS, Objective, bounds, closed_form_starts, exponent_grid, linearise
-from fmjax.fitting.problem import FitOptions, Problem, batch_effects, precision, predict_batch, prepare
+from fmjax.fitting.problem import FitOptions, Problem, batch_effects, precision, predict_batch, prepare, with_rows
 from fmjax.fitting.records import Evaluation, FitResult, FittedRange, RunMetrics
 from fmjax.laws import Law, Row
 
@@ -144,7 +146,8 @@ def _summarise(
 class Evidence(NamedTuple):
     """Rows from which to tell what data determine.
 
-    Warmup is held at the peak for this question: its transient alone would otherwise pass for evidence on annealing.
+    A law that counts warmup as scheduled is asked with warmup held at the peak: the transient of warmup alone would
+    otherwise pass for evidence on annealing.
     """
 
     law: Law
@@ -153,8 +156,9 @@ class Evidence(NamedTuple):
     @classmethod
     def of(cls, problem: Problem, used: np.ndarray) -> "Evidence":
         """The rows of the runs marked in ``used[runs]``."""
-        held = problem._replace(effects=batch_effects(problem.law, problem.batch, warmup="as-peak"))
-        return cls(problem.law, held.rows(used).of(0).effects)
+        if problem.law.warmup == "as-scheduled":
+            problem = problem._replace(effects=batch_effects(problem.law, problem.batch, warmup="as-peak"))
+        return cls(problem.law, problem.rows(used).of(0).effects)
 
     def undetermined(self, vector: np.ndarray, weights: np.ndarray) -> tuple[str, ...]:
         """Names of parameters that the rows of positive weight leave open at the point ``vector``."""
@@ -202,7 +206,7 @@ def with_measured_runs(problem: Problem, result: FitResult, group: Any) -> FitRe
     vector = result.lanes.params[lanes.best(result.lanes)]
     runs = measure(problem, vector, usable=np.asarray(group) & (result.status != "non-finite"))
     of_fit = [run for run, is_fitted in zip(runs, group, strict=True) if is_fitted]
-    return result.with_runs(of_fit, _reach(problem, group))
+    return result.with_runs(of_fit, _reach(problem, group), _trained_with(problem, group))
 
 
 def _reach(problem: Problem, group: Any) -> FittedRange:
@@ -218,6 +222,11 @@ def _reach(problem: Problem, group: Any) -> FittedRange:
         steepest=max(float(np.max(-np.diff(of_run, prepend=of_run[0]))) for of_run in rates),
         lowest=min(float(of_run.min()) for of_run in rates),
     )
+
+
+def _trained_with(problem: Problem, group: Any) -> FittedRuns:
+    """What the runs of a group ``[runs]`` were trained with."""
+    return FittedRuns.of([curve for curve, is_in in zip(problem.curves, group, strict=True) if is_in])
 
 
 def predict(result: FitResult, curves: Sequence[LossCurve]) -> tuple[np.ndarray, ...]:
@@ -261,6 +270,8 @@ def evaluate(law: Law | str, curves: Sequence[LossCurve], *, train: Sequence[Los
     >>> errors[0] < errors[1]
     True
     """
+    chosen = FitOptions(**options)
+    train, left_out = with_rows(train, chosen) if train else (train, ())
     names, trained = [curve.name for curve in curves], tuple(curve.name for curve in train)
     for name in names:
         require(names.count(name) == 1, f"expected one name a run, found {name!r} {names.count(name)} times")
@@ -268,13 +279,13 @@ def evaluate(law: Law | str, curves: Sequence[LossCurve], *, train: Sequence[Los
         choose(name, names, "run to fit")
     fitted = [name in trained for name in names]
     require(any(fitted), "expected at least one run to fit, found none")
-    chosen = FitOptions(**options)
     with precision(chosen):
         problem = prepare(law, curves, fitted=fitted, options=chosen)
         found = fit_groups(problem, [fitted], chosen)[0]
         vector = found.lanes.params[lanes.best(found.lanes)]
         usable = [found.ok or (is_fitted and found.status != "non-finite") for is_fitted in fitted]
         runs = measure(problem, vector, usable=usable)
-        reach = _reach(problem, fitted)
+        reach, trained_with = _reach(problem, fitted), _trained_with(problem, fitted)
     of_fit = tuple(run for run, is_fitted in zip(runs, fitted, strict=True) if is_fitted)
-    return Evaluation(found.with_runs(of_fit, reach), runs, trained)
+    found = dataclasses.replace(found.with_runs(of_fit, reach, trained_with), left_out=left_out)
+    return Evaluation(found, runs, trained)

@@ -74,14 +74,10 @@ class Problem(NamedTuple):
         extra = bucket(run.size) - run.size
         return tuple(np.pad(part, (0, extra), mode="edge") for part in (run, row))
 
-    def rates(self, warmup: str) -> np.ndarray:
-        """``[runs, updates]`` rates as a law counts them under a warmup mode."""
-        return _hold_warmup(self.batch) if warmup == "as-peak" else self.batch.lrs
-
 
 @jax.jit
-def _effects(law: Law, lrs: jax.Array, at: jax.Array) -> Row:
-    return jax.vmap(law.effects)(lrs, at)
+def _effects(law: Law, lrs: jax.Array, at: jax.Array, warmup_steps: jax.Array) -> Row:
+    return jax.vmap(law.effects)(lrs, at, warmup_steps)
 
 
 @jax.jit
@@ -102,6 +98,34 @@ def prepare(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[boo
     return Problem(law, tuple(curves), batch, batch_effects(law, batch), keep, weight)
 
 
+def with_rows(curves: Sequence[LossCurve], options: FitOptions) -> tuple[tuple[LossCurve, ...], tuple[str, ...]]:
+    """The runs that have a row to fit, and a note on each run that has none.
+
+    Raises:
+      ValueError: no run has one.
+    """
+    kept = tuple(curve for curve in curves if has_rows(curve, options))
+    empty = [curve for curve in curves if not has_rows(curve, options)]
+    require(kept, f"no row is left to fit of {[curve.name for curve in curves]}: {_EMPTY}")
+    return kept, tuple(no_rows(curve.name) for curve in empty)
+
+
+_EMPTY = "every row was logged before the end of warmup or drop_before"
+
+
+def no_rows(name: str) -> str:
+    """What to say of a run without a row to fit."""
+    return f"run {name!r} is left out: {_EMPTY}; log it for longer, or leave it out of the runs to fit"
+
+
+def has_rows(curve: LossCurve, options: FitOptions) -> bool:
+    """Whether any row of a run counts."""
+    last = int(curve.schedule.total_steps) - 1
+    at = np.minimum(curve.step, last)
+    begin = min(int(curve.schedule.warmup_steps), last) if options.drop_warmup else 0
+    return bool((at >= max(begin, options.drop_before)).any())
+
+
 def adapt(law: Law | str, fitted: Sequence[LossCurve], curves: Sequence[LossCurve]) -> Law:
     """The law with its model-size terms switched on where the fitted runs' sizes differ."""
     law = make_law(law) if isinstance(law, str) else law
@@ -117,11 +141,20 @@ def adapt(law: Law | str, fitted: Sequence[LossCurve], curves: Sequence[LossCurv
 
 def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> dict[str, np.ndarray]:
     """Effects at every row, ``[runs, rows]`` each, with ``log_N``; warmup counts as the law says, unless told."""
-    held = (warmup or law.warmup) == "as-peak"
-    rates = _hold_warmup(batch) if held else batch.lrs
-    found = {key: np.asarray(value) for key, value in _effects(law, rates, batch.at).items()}
+    law, rates = counting(law, batch, warmup or law.warmup)
+    found = {key: np.asarray(value) for key, value in _effects(law, rates, batch.at, batch.warmup_steps).items()}
     log_n = np.log(np.where(np.isnan(batch.model_size), 1.0, batch.model_size))
     return {**found, "log_N": np.broadcast_to(log_n[:, None], batch.at.shape)}
+
+
+def counting(law: Law, batch: CurveBatch, warmup: str) -> tuple[Law, np.ndarray]:
+    """The law and the rates ``[runs, updates]`` that together count warmup in a given way.
+
+    Warmup is held at the peak on the host, where the ends of runs are known; the law then takes the rates as they are.
+    """
+    held = warmup == "as-peak"
+    law = dataclasses.replace(law, warmup="as-scheduled" if held else warmup)
+    return law, _hold_warmup(batch) if held else batch.lrs
 
 
 def _hold_warmup(batch: CurveBatch) -> np.ndarray:

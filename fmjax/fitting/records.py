@@ -12,6 +12,7 @@ import numpy as np
 from fmjax._checks import choose, positive, require
 from fmjax._json import plain
 from fmjax.fitting import lanes
+from fmjax.fitting.fitted_runs import FittedRuns
 from fmjax.laws import Law, make_law
 
 FIT_FORMAT = 1
@@ -52,6 +53,11 @@ class FittedRange(NamedTuple):
         low, high = self.peak_lr
         return low * (1 - SAME_PEAK) <= peak_lr <= high * (1 + SAME_PEAK)
 
+    def outside(self, total_steps: int, peak_lr: float) -> tuple[str, ...]:
+        """In what a plan lies outside the fitted runs: "total_steps", "peak_lr"."""
+        longer, other = total_steps > self.total_steps[1], not self.has_peak(peak_lr)
+        return (("total_steps",) if longer else ()) + (("peak_lr",) if other else ())
+
     def longer(self, total_steps: int) -> tuple[str, ...]:
         """What to say of a run of so many updates: nothing where a fitted one is as long."""
         longest = self.total_steps[1]
@@ -79,6 +85,10 @@ class FitResult:
     lanes: lanes.Lanes
     reach: FittedRange | None = None
     """What the fitted runs cover; None in fits read from files older than this field."""
+    trained_with: FittedRuns | None = None
+    """What the fitted runs were trained with; likewise."""
+    left_out: tuple[str, ...] = ()
+    """What to say of runs that have no row to fit."""
 
     @property
     def ok(self) -> bool:
@@ -102,9 +112,40 @@ class FitResult:
         require(not needed or model_size is not None, "the fit spans several model sizes, so model_size is needed")
         return float(np.log(positive(model_size, "model_size"))) if model_size is not None else 0.0
 
-    def with_runs(self, runs: Sequence["RunMetrics"], reach: FittedRange) -> "FitResult":
-        """The same fit with metrics of its runs and what they cover."""
-        return dataclasses.replace(self, runs=tuple(runs), reach=reach)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What every verb that uses the fit has to say of its runs."""
+        return self.left_out + (() if self.trained_with is None else self.trained_with.notes)
+
+    def plan_notes(self, total_steps: int, peak_lr: float) -> tuple[str, ...]:
+        """What to say of a plan of so many updates at this peak rate: where it lies outside the fitted runs."""
+        if self.reach is None:
+            return ()
+        (low, high), said = self.reach.peak_lr, self.reach.longer(total_steps)
+        outside = f"peak rate {peak_lr:.4g} lies outside those fitted, {low:.4g} ... {high:.4g}"
+        return said if self.reach.has_peak(peak_lr) else (*said, outside)
+
+    @property
+    def loss_limits(self) -> tuple[float, float]:
+        """Below and above which no prediction is right: the fitted L0, and what the fitted runs began with.
+
+        None, as infinities, for fits from older files, which do not hold what their runs began with.
+        """
+        if self.trained_with is None:
+            return -float("inf"), float("inf")
+        return max(0.0, self.params.get("L0", 0.0)) * (1 - 1e-9), self.trained_with.first_loss_most
+
+    def doubts(self, loss: float) -> tuple[str, ...]:
+        """Why a predicted final loss cannot be right: below the fitted L0, or above what the fitted runs began with."""
+        least, most = self.loss_limits
+        if loss < least:
+            return (f"a predicted loss of {loss:.4g} lies below the fitted L0, {least:.4g}",)
+        began = f"a predicted loss of {loss:.4g} lies above the first rows of the fitted runs, at most {most:.4g}"
+        return (began,) if loss > most else ()
+
+    def with_runs(self, runs: Sequence["RunMetrics"], reach: FittedRange, trained_with: FittedRuns) -> "FitResult":
+        """The same fit with metrics of its runs, what they cover and what they were trained with."""
+        return dataclasses.replace(self, runs=tuple(runs), reach=reach, trained_with=trained_with)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain values for JSON; NaN becomes None."""
@@ -123,6 +164,9 @@ class FitResult:
             "delta": self.delta,
             "runs": [run._asdict() for run in self.runs],
             "reach": None if self.reach is None else self.reach._asdict(),
+            "trained_with": None if self.trained_with is None else self.trained_with._asdict(),
+            "left_out": self.left_out,
+            "notes": self.notes,
             "lanes": {key: np.asarray(value).tolist() for key, value in self.lanes._asdict().items()},
         }
         return plain(record)
@@ -168,6 +212,8 @@ class FitResult:
             ),
             lanes=lanes.Lanes(**{key: read[key](value) for key, value in record["lanes"].items()}),
             reach=_reach(record.get("reach")),
+            trained_with=FittedRuns.from_dict(record["trained_with"]) if record.get("trained_with") else None,
+            left_out=tuple(record.get("left_out", ())),
             undetermined=tuple(record["undetermined"]),
             at_bound=tuple(record["at_bound"]),
             **{key: record[key] for key in ("rows", "status", "residual", "delta")},
@@ -214,7 +260,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as plain values for JSON."""
-        fit_keys = ("law", "options", "objective", "params", "status", "message")
+        fit_keys = ("law", "options", "objective", "params", "status", "message", "notes")
         record = {key: value for key, value in self.fit.to_dict().items() if key in fit_keys}
         mapes = {key: getattr(self, key) for key in ("train_mape_percent", "test_mape_percent")}
         return plain({**record, "trained": self.trained, "runs": [run._asdict() for run in self.runs], **mapes})

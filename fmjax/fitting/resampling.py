@@ -1,5 +1,6 @@
 """Many fits of one problem: runs left out, and bootstrap samples for intervals."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from fmjax.fitting import lanes
 from fmjax.fitting.fits import Evidence, fit_groups, measure, with_measured_runs
 from fmjax.fitting.metrics import LEVEL, percentile_interval
 from fmjax.fitting.objective import Objective, Rows
-from fmjax.fitting.problem import FitOptions, Problem, precision, prepare
+from fmjax.fitting.problem import FitOptions, Problem, precision, prepare, with_rows
 from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.laws import Law
 
@@ -90,7 +91,8 @@ class Bootstrap:
         names = self.fit.law.parameter_names
         intervals = {name: self.interval(name) for name in names}
         record = {"law": self.fit.law.name, "params": self.fit.params, "intervals": intervals, "level": LEVEL}
-        return plain({**record, "samples": len(self.params), "failed": self.failed, "method": self.method})
+        record |= {"samples": len(self.params), "failed": self.failed, "method": self.method}
+        return plain({**record, "notes": self.fit.notes})
 
     def to_json(self) -> str:
         """The intervals as JSON text."""
@@ -139,11 +141,13 @@ def bootstrap(
     True
     """
     chosen = FitOptions(**options)
+    curves, left_out = with_rows(curves, chosen)
     everything = np.ones((1, len(curves)), bool)
     with precision(chosen):
         problem = prepare(law, curves, fitted=everything[0].tolist(), options=chosen)
         fits = [
-            with_measured_runs(problem, result, everything[0]) for result in fit_groups(problem, everything, chosen)
+            dataclasses.replace(with_measured_runs(problem, result, everything[0]), left_out=left_out)
+            for result in fit_groups(problem, everything, chosen)
         ]
         return bootstrap_groups(
             problem, everything, fits, chosen, samples=samples, method=method, block=block, seed=seed, progress=progress

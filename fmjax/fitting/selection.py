@@ -19,7 +19,7 @@ from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import lanes
 from fmjax.fitting.fits import evaluate
 from fmjax.fitting.objective import Objective, Rows, closed_form_starts, exponent_grid, value
-from fmjax.fitting.problem import FitOptions, Problem, precision, prepare
+from fmjax.fitting.problem import FitOptions, Problem, counting, precision, prepare, with_rows
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import leave_one_out_groups
 from fmjax.laws import Law, Row, check_options
@@ -119,8 +119,9 @@ def select(
     True
     """
     chosen = FitOptions(**options)
+    fitted, _ = with_rows(curves, chosen)
     with precision(chosen):
-        problem = prepare(law, curves, fitted=[True] * len(curves), options=chosen)
+        problem = prepare(law, fitted, fitted=[True] * len(fitted), options=chosen)
         ranked = rank(problem, chosen, grid=grid, by=by, progress=progress)
         best = dict(ranked[0].options)
         tried = [best]
@@ -253,13 +254,13 @@ def _relative_errors(law: Law, rows: Rows, sets: jax.Array, params: jax.Array) -
 
 def _rows_of_candidates(problem: Problem, warmup: str, combinations: Sequence[dict[str, Any]]) -> Rows:
     """One set of rows for each combination of options."""
-    rates, at = problem.rates(warmup), problem.batch.at
-    stacked = jax.tree.map(lambda *x: np.array(x, float), *(_with(problem.law, o) for o in combinations))
+    (law, rates), at = counting(problem.law, problem.batch, warmup), problem.batch.at
+    stacked = jax.tree.map(lambda *x: np.array(x, float), *(_with(law, o) for o in combinations))
     bytes_each = 8 * rates.size * len(problem.effects)
     size = max(1, min(len(combinations), EFFECT_BYTES // bytes_each))
     if not jax.tree.leaves(stacked):  # a law without options has one candidate
-        stacked, size = problem.law, 0
-    found = _candidate_effects(stacked, rates, at, size=size)
+        stacked, size = law, 0
+    found = _candidate_effects(stacked, rates, at, problem.batch.warmup_steps, size=size)
     run, row = problem.row_index(np.ones(len(problem.curves), bool))
     effects = {key: np.asarray(value)[:, run, row] for key, value in found.items()}
     effects["log_N"] = np.tile(problem.effects["log_N"][run, row], (len(combinations), 1))
@@ -271,11 +272,11 @@ def _with(law: Law, options: Mapping[str, Any]) -> Law:
 
 
 @partial(jax.jit, static_argnames="size")
-def _candidate_effects(laws: Law, lrs: jax.Array, at: jax.Array, *, size: int) -> Row:
+def _candidate_effects(laws: Law, lrs: jax.Array, at: jax.Array, warmup_steps: jax.Array, *, size: int) -> Row:
     """Effects of each of a batch of laws, ``[candidates, runs, rows]``; ``size`` 0 means one law, not a batch."""
     if size == 0:
-        return jax.tree.map(lambda x: x[None], jax.vmap(laws.effects)(lrs, at))
-    return jax.lax.map(lambda law: jax.vmap(law.effects)(lrs, at), laws, batch_size=size)
+        return jax.tree.map(lambda x: x[None], jax.vmap(laws.effects)(lrs, at, warmup_steps))
+    return jax.lax.map(lambda law: jax.vmap(law.effects)(lrs, at, warmup_steps), laws, batch_size=size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -287,12 +288,13 @@ def _refine(problem: Problem, best: Mapping[str, Any], options: FitOptions) -> d
     """Options that lower the objective's profile further, started from the best of the grid."""
     names = [name for name in best if name != "warmup"]
     law = dataclasses.replace(problem.law, **best)
-    rates = problem.rates(law.warmup)
+    law, rates = counting(law, problem.batch, law.warmup)
+    runs = rates, problem.batch.at, problem.batch.warmup_steps
     start = np.array([_free(name, best[name]) for name in names])
     objective = Objective(options.delta, options.over_weight)
     keep, log_n = problem.keep, problem.effects["log_N"]
     data = (problem.batch.loss[keep], problem.weight[keep], np.nonzero(keep), log_n[keep])
-    z = _descend(start, law, rates, problem.batch.at, *data, objective, tuple(names), options.residual)
+    z = _descend(start, law, *runs, *data, objective, tuple(names), options.residual)
     return {name: float(_bound(name, value)) for name, value in zip(names, np.asarray(z), strict=True)}
 
 
@@ -313,6 +315,7 @@ def _descend(
     law: Law,
     rates: jax.Array,
     at: jax.Array,
+    warmup_steps: jax.Array,
     loss: jax.Array,
     weights: jax.Array,
     keep: Any,
@@ -325,7 +328,7 @@ def _descend(
 
     def rows_at(z: jax.Array) -> Rows:
         here = dataclasses.replace(law, **{name: _bound(name, z[i]) for i, name in enumerate(names)})
-        effects = {key: value[keep] for key, value in jax.vmap(here.effects)(rates, at).items()}
+        effects = {key: value[keep] for key, value in jax.vmap(here.effects)(rates, at, warmup_steps).items()}
         return Rows({**effects, "log_N": log_n}, loss)
 
     def profile(z: jax.Array) -> jax.Array:

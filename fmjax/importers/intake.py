@@ -97,6 +97,9 @@ def import_logs(
 def _read(paths: Sequence[Path], source: str | None, columns: Columns) -> tuple[Source, list[Table]]:
     """The source and the runs; of sources that read files alike, the first that finds its losses there."""
     files = [(file, path) for path in paths for file in files_below(path)]
+    found = [file.resolve() for file, _ in files]
+    for i, file in enumerate(found):
+        require(found.index(file) == i, f"{files[i][0]} is named twice; name it once")
     if source is not None:
         tool = SOURCES[choose(source, SOURCES, "source")]
         return tool, read_files(tool, files, columns)

@@ -14,8 +14,14 @@ from fmjax.effects.updates import One, Update
 
 L = TypeVar("L", bound=type)
 
-WARMUPS = ("as-scheduled", "as-peak")
-"""How a law counts warmup: at its own rates, or as if at the peak."""
+WARMUPS = ("as-scheduled", "without-rise", "as-peak")
+"""How a law counts warmup.
+
+"as-scheduled" takes the rates as they are. A law that adds up drops of the rate then counts the rise of warmup as a
+negative drop, an anneal backwards, which stays in its sum for good. Fitted runs that all have the same warmup hide
+this in other parameters; a plan without warmup then misses by as much. "without-rise" keeps the rates and counts drops
+from the end of warmup on. "as-peak" counts warmup as if at the peak rate, which also leaves no rise.
+"""
 
 Row = dict[str, Any]
 """Effects at one logged row, by name; ``log_N``, the log of the model size, is always there."""
@@ -57,7 +63,7 @@ class Law:
     and ``vmap``. Options are leaves of the pytree, so a batch of laws can be vmapped; these two are static:
 
     Args:
-      warmup: "as-scheduled", or "as-peak" to count warmup as if at the peak rate.
+      warmup: how warmup counts, one of ``WARMUPS``.
       sizes: whether terms in the model size N are there; ``fit`` sets it where the runs' sizes differ. With one size
         they could not be told from L0.
     """
@@ -126,32 +132,44 @@ class Law:
         """Options as plain values, as they are stored with a fit."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-    def effects(self, lrs: jax.Array, at: jax.Array) -> Row:
+    def counted(self, lrs: jax.Array, warmup_steps: Any) -> One:
+        """The updates of one schedule ``lrs[T]`` as the law counts them, by its ``warmup``."""
+        if self.warmup == "as-peak":
+            lrs = recursions.hold_warmup(lrs, warmup_steps)
+        drops = recursions.drops(lrs)
+        if self.warmup == "without-rise":
+            drops = jnp.where(jnp.arange(lrs.size) > warmup_steps, drops, 0.0)
+        return One(lrs, drops)
+
+    def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Any = 0) -> Row:
         """Effects of one schedule ``lrs[T]`` after the updates ``at[rows]``, each ``[rows]``."""
 
         def advance(state: Any, update: One) -> tuple[Any, Row]:
             state = self.step(state, update)
             return state, self.observe(state)
 
-        updates = One(lrs, recursions.drops(lrs))
+        updates = self.counted(lrs, warmup_steps)
         history = jax.lax.scan(advance, self.init(lrs.dtype), updates, unroll=recursions.UNROLL)[1]
         return {key: value[at] for key, value in history.items()}
 
-    def final_basis(self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array) -> jax.Array:
+    def final_basis(
+        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Any = 0
+    ) -> jax.Array:
         """``[coefficients]`` phi after the update ``last`` of one schedule ``lrs[T]``.
 
         By the recursion; laws whose terms are sums over updates there, and quicker to differentiate so, give the sums.
         """
-        row = {key: value[0] for key, value in self.effects(lrs, last[None]).items()}
+        row = {key: value[0] for key, value in self.effects(lrs, last[None], warmup_steps).items()}
         return self.basis({**row, "log_N": log_n}, exponents)
 
-    def final_loss(self, lrs: jax.Array, params: jax.Array, log_n: Any = 0.0) -> jax.Array:
+    def final_loss(self, lrs: jax.Array, params: jax.Array, log_n: Any = 0.0, *, warmup_steps: Any = 0) -> jax.Array:
         """Predicted loss after the last update of one schedule ``lrs[T]``: a pure function of rates and parameters.
 
         Args:
           lrs: ``[T]`` learning rate of each update.
           params: ``[parameters]`` such as ``FitResult.vector``.
           log_n: logarithm of the model size over that of the fit's smallest; only laws fitted over sizes heed it.
+          warmup_steps: updates of warmup in ``lrs``, which laws may count in their own way.
 
         >>> from fmjax.laws import LRAnnealing
         >>> from fmjax.schedules import WSD
@@ -162,7 +180,7 @@ class Law:
         True
         """
         split, last = len(self.coefficients), jnp.asarray(lrs.size - 1)
-        phi = self.final_basis(lrs, last, jnp.asarray(log_n, lrs.dtype), params[split:])
+        phi = self.final_basis(lrs, last, jnp.asarray(log_n, lrs.dtype), params[split:], warmup_steps)
         return phi @ params[:split]
 
     def predict(self, rows: Row, params: jax.Array) -> jax.Array:
@@ -202,10 +220,10 @@ class Ahead(NamedTuple):
     """What S grows by after each update until the last."""
 
     @classmethod
-    def of(cls, lrs: jax.Array, last: jax.Array) -> "Ahead":
-        """The updates of ``lrs[T]`` until ``last``; rates and drops of later ones are 0."""
-        seen = jnp.arange(lrs.size) <= last
-        lr, drop = (jnp.where(seen, values, 0.0) for values in (lrs, recursions.drops(lrs)))
+    def of(cls, updates: One, last: jax.Array) -> "Ahead":
+        """The updates ``[T]`` until ``last``; rates and drops of later ones are 0."""
+        seen = jnp.arange(updates.lr.size) <= last
+        lr, drop = (jnp.where(seen, values, 0.0) for values in (updates.lr, updates.drop))
         return cls(lr, drop, jnp.cumsum(lr), jnp.cumsum(lr[::-1])[::-1] - lr)
 
 

@@ -58,12 +58,14 @@ class ConvexBound(Law):
         size = (jnp.exp(-exponents[0] * row["log_N"]),) if self.sizes else ()
         return stack(1.0, *size, 0.5 * jnp.exp(-row["log_S"]), 0.5 * row["noise"])
 
-    def final_basis(self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array) -> jax.Array:
-        seen = Ahead.of(lrs, last)
+    def final_basis(
+        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Any = 0
+    ) -> jax.Array:
+        seen = Ahead.of(self.counted(lrs, warmup_steps), last)
         before = jnp.arange(lrs.size) < last
         # as the mixture does, it stays finite where the last rates are zero
         shares = jnp.where(before, seen.lr**2, 0.0) / jnp.where(
             before, jnp.maximum(seen.since, 1 / MEMORY_RATES[-1]), 1.0
         )
-        row = {"log_S": safe_log(seen.forward[-1]), "noise": lrs[last] + shares.sum(), "log_N": log_n}
+        row = {"log_S": safe_log(seen.forward[-1]), "noise": seen.lr[last] + shares.sum(), "log_N": log_n}
         return self.basis(row, exponents)

@@ -1,6 +1,6 @@
 """``forward-momentum``: forward effect and Adam-style annealing momentum."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -45,6 +45,7 @@ class ForwardMomentum(Law):
     eps: Any = 1e-8
     second_moment_scale: Any = 1e5
     rho: Any = None
+    warmup: str = field(default="without-rise", kw_only=True, metadata={"static": True})
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:

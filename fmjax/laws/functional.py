@@ -1,6 +1,6 @@
 """``functional``: drops of the rate, weighed by when they come, remembered with a power law (FSL)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import jax
@@ -31,6 +31,7 @@ class Functional(Remembering):
     columns: ClassVar[int] = 1 + LOG_S_LEVELS.size
     kernel: ClassVar[str] = "after"
     size_term: ClassVar[tuple[str, str]] = ("D", "delta")
+    warmup: str = field(default="without-rise", kw_only=True, metadata={"static": True})
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:
@@ -57,8 +58,10 @@ class Functional(Remembering):
         early = jnp.exp((0.5 - alpha) * levels) @ drops[1:]
         return stack(*self.powers(row, row["log_S"], exponents), -drops[0], -early)
 
-    def final_basis(self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array) -> jax.Array:
-        alpha, (kappa, gamma), seen = exponents[0], exponents[-2:], Ahead.of(lrs, last)
+    def final_basis(
+        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Any = 0
+    ) -> jax.Array:
+        alpha, (kappa, gamma), seen = exponents[0], exponents[-2:], Ahead.of(self.counted(lrs, warmup_steps), last)
         log_s = jnp.clip(safe_log(seen.forward), *(float(end) for end in LOG_S_LEVELS[[2, -3]]))
         annealed = seen.drop * jnp.expm1(-gamma * jnp.log1p(kappa * seen.since))
         early = jnp.vdot(annealed, jnp.exp(-alpha * log_s))

@@ -113,20 +113,23 @@ class IntrinsicMomentum(Law):
     def observe(self, state: IntrinsicMomentumState) -> Row:
         return {"S": state.forward.total, "E": state.noise.total}
 
-    def effects(self, lrs: jax.Array, at: jax.Array) -> Row:
+    def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Any = 0) -> Row:
         if self.rho is not None and self.xi is not None:
-            return super().effects(lrs, at)
-        forward = memories(lrs, at, (0.0,), lambda lr, *_: jnp.atleast_1d(self._forward(lr)), kernel="after")
-        noise = memories(lrs, at, FORGETTING_RATES, lambda lr, *_: jnp.atleast_1d(self._noise(lr)), kernel="level")
+            return super().effects(lrs, at, warmup_steps)
+        updates = self.counted(lrs, warmup_steps)
+        forward = memories(updates, at, (0.0,), lambda lr, *_: jnp.atleast_1d(self._forward(lr)), kernel="after")
+        noise = memories(updates, at, FORGETTING_RATES, lambda lr, *_: jnp.atleast_1d(self._noise(lr)), kernel="level")
         return {
             "S": forward[:, 0] if self.rho is None else forward[:, 0, 0],
             "E": noise if self.xi is None else noise[..., 0],
         }
 
-    def final_basis(self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array) -> jax.Array:
+    def final_basis(
+        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Any = 0
+    ) -> jax.Array:
         if self.rho is None or self.xi is None:
-            return super().final_basis(lrs, last, log_n, exponents)
-        seen, rates = Ahead.of(lrs, last), jnp.asarray(FORGETTING_RATES, lrs.dtype)[:, None]
+            return super().final_basis(lrs, last, log_n, exponents, warmup_steps)
+        seen, rates = Ahead.of(self.counted(lrs, warmup_steps), last), jnp.asarray(FORGETTING_RATES, lrs.dtype)[:, None]
         kept = -jnp.exp(-rates * seen.since[None, :]) * jnp.expm1(-rates * seen.lr[None, :])
         row = {"S": jnp.sum(self._forward(seen.lr)), "E": kept @ self._noise(seen.lr), "log_N": log_n}
         return self.basis(row, exponents)

@@ -1,6 +1,6 @@
 """``lr-annealing``: forward area and annealing area (the "Tissue" law)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -40,6 +40,7 @@ class LRAnnealing(Law):
     }
     decay: Any = 0.999
     rho: Any = None
+    warmup: str = field(default="without-rise", kw_only=True, metadata={"static": True})
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:

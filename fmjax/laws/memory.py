@@ -122,10 +122,11 @@ class Remembering(Law):
     def observe(self, state: RememberingState) -> Row:
         return {"log_S": safe_log(state.forward.total), "memory": state.memory.total}
 
-    def effects(self, lrs: jax.Array, at: jax.Array) -> Row:
+    def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Any = 0) -> Row:
         """As ``Law.effects``, without storing every state."""
-        memory = memories(lrs, at, MEMORY_RATES[:BOUNDED], self.remembered, kernel=self.kernel)
-        return {"log_S": safe_log(jnp.cumsum(lrs)[at]), "memory": memory}
+        updates = self.counted(lrs, warmup_steps)
+        memory = memories(updates, at, MEMORY_RATES[:BOUNDED], self.remembered, kernel=self.kernel)
+        return {"log_S": safe_log(jnp.cumsum(updates.lr)[at]), "memory": memory}
 
 
 class _Updates(NamedTuple):
@@ -138,27 +139,26 @@ class _Updates(NamedTuple):
 
 
 def memories(
-    lrs: jax.Array, at: jax.Array, rates: Any, remembered: Callable[[Any, Any, Any], jax.Array], *, kernel: str
+    updates: One, at: jax.Array, rates: Any, remembered: Callable[[Any, Any, Any], jax.Array], *, kernel: str
 ) -> jax.Array:
-    """Memories ``[rows, rates, columns]`` after the updates ``at[rows]`` of one schedule ``lrs[T]``.
+    """Memories ``[rows, rates, columns]`` after the updates ``at[rows]`` of one schedule.
 
     By matrix products over chunks of updates; memories are stored at the start of each chunk only.
 
     Args:
-      lrs: learning rate of each update.
+      updates: ``[T]`` rate and drop of each update.
       at: the rows' updates.
       rates: rates of forgetting, per unit of S.
       remembered: what an update adds, ``[columns]``, from its rate, the rate's drop and S after it.
       kernel: "after" forgets it over the rates of later updates, "before" over its own as well; "level" keeps a moving
         average, to which an update adds its share 1 - exp(-rate lr).
     """
-    count = -(-lrs.size // CHUNK)
-    lrs = jnp.pad(lrs, (0, count * CHUNK - lrs.size), mode="edge")
+    count = -(-updates.lr.size // CHUNK)
+    extra = count * CHUNK - updates.lr.size
+    lrs, drops = jnp.pad(updates.lr, (0, extra), mode="edge"), jnp.pad(updates.drop, (0, extra))
     forward = jnp.cumsum(lrs)
     rates = jnp.asarray(rates, lrs.dtype)[:, None]
-    chunks = jax.tree.map(
-        lambda x: x.reshape(count, CHUNK), _Updates(lrs, recursions.drops(lrs), forward - lrs, forward)
-    )
+    chunks = jax.tree.map(lambda x: x.reshape(count, CHUNK), _Updates(lrs, drops, forward - lrs, forward))
 
     def until(memory: jax.Array, chunk: _Updates, last: Any) -> jax.Array:
         """Memories after the update ``last`` of a chunk that begins with ``memory``."""

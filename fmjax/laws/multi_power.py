@@ -1,6 +1,6 @@
 """``multi-power``: each change of the rate, remembered with a power law in the schedule's own time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import jax
@@ -30,6 +30,7 @@ class MultiPower(Remembering):
     columns: ClassVar[int] = LOG_DROP_LEVELS.size
     kernel: ClassVar[str] = "before"
     size_term: ClassVar[tuple[str, str]] = ("D", "delta")
+    warmup: str = field(default="without-rise", kw_only=True, metadata={"static": True})
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:
@@ -52,8 +53,10 @@ class MultiPower(Remembering):
         weights = forgotten(jnp.log(scale) - gamma * jnp.asarray(LOG_DROP_LEVELS, exponents.dtype), beta)
         return stack(*self.powers(row, row["log_S"], exponents), -jnp.vdot(weights, row["memory"]))
 
-    def final_basis(self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array) -> jax.Array:
-        (scale, beta, gamma), seen = exponents[-3:], Ahead.of(lrs, last)
+    def final_basis(
+        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Any = 0
+    ) -> jax.Array:
+        (scale, beta, gamma), seen = exponents[-3:], Ahead.of(self.counted(lrs, warmup_steps), last)
         log_lr = jnp.clip(safe_log(seen.lr), *(float(end) for end in LOG_DROP_LEVELS[[2, -3]]))
         grown = jnp.log1p(scale * jnp.exp(-gamma * log_lr) * (seen.since + seen.lr))
         annealed = jnp.vdot(seen.drop, jnp.expm1(-beta * grown))

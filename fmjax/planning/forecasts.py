@@ -11,6 +11,7 @@ import numpy as np
 from fmjax._checks import positive, require, whole, within
 from fmjax._json import plain
 from fmjax.curves.loss_curve import LossCurve
+from fmjax.fitting.fitted_runs import FittedRuns, of_batches
 from fmjax.fitting.metrics import LEVEL, percentile_interval
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap
@@ -53,6 +54,8 @@ class Forecast:
     """Probability that the intervals aim to cover."""
     notes: tuple[str, ...]
     """What to keep in mind."""
+    final_lr: float = 0.0
+    """Rate that alternatives anneal to where the planned schedule does not say."""
 
     @property
     def status(self) -> str:
@@ -76,6 +79,7 @@ class Forecast:
         planned, *others = [{key: x for key, x in one.items() if key != "schedule"} for one in everything]
         record |= {"message": self.fit.message, "planned": planned, "alternatives": others}
         record |= {"level": self.level, "notes": self.notes, "schedule": schedule_table(self.planned.schedule)}
+        record |= {"final_lr": self.final_lr}
         return plain(record)
 
     def to_json(self) -> str:
@@ -135,7 +139,10 @@ def forecast(
     """
     require(0 < level < 1, f"level: expected a number between 0 and 1, got {level:g}")
     seen = int(min(curve.step[-1] + 1, curve.schedule.total_steps))
-    chosen = alternatives_to(curve.schedule, seen) if alternatives is None else alternatives
+    fitted = prior.fit if isinstance(prior, Bootstrap) else prior
+    usual = 0.0 if fitted is None or fitted.trained_with is None else fitted.trained_with.usual_final_share
+    final = usual * curve.peak_lr
+    chosen = alternatives_to(curve.schedule, seen, final) if alternatives is None else alternatives
     targets = {"planned": curve.schedule, **chosen}
     _check_made(curve, chosen, seen)
     rows = Averages.of(curve)
@@ -158,7 +165,7 @@ def forecast(
         )
         for i, (name, schedule) in enumerate(targets.items())
     ]
-    return Forecast(curve.name, seen, by.fit, planned, tuple(others), level, _notes(curve, by))
+    return Forecast(curve.name, seen, by.fit, planned, tuple(others), level, _notes(curve, by), final)
 
 
 def _log_losses(
@@ -176,12 +183,12 @@ def _log_losses(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def alternatives_to(schedule: Schedule, count: int) -> dict[str, Schedule]:
+def alternatives_to(schedule: Schedule, count: int, final_lr: float = 0.0) -> dict[str, Schedule]:
     """Other ways to go on after ``count`` updates, by name.
 
     While the rate is at its peak: to anneal now or later, as WSD schedules of the planned length with the planned decay
-    and final rate (by default linear, to zero). Otherwise: to fall linearly from the present rate to the last planned
-    one, now or over the second half of what remains.
+    and final rate (by default linear, to ``final_lr``). Otherwise: to fall linearly from the present rate to the last
+    planned one, now or over the second half of what remains.
 
     >>> from fmjax import Constant
     >>> list(alternatives_to(Constant(peak_lr=1e-3, total_steps=1000), 600))
@@ -192,7 +199,7 @@ def alternatives_to(schedule: Schedule, count: int) -> dict[str, Schedule]:
     if left < 1:
         return {}
     if isinstance(schedule, WSD | Constant) and np.isclose(rates[count - 1], schedule.peak_lr, rtol=1e-5):
-        decay, final = getattr(schedule, "decay", "linear"), getattr(schedule, "final_lr", 0.0)
+        decay, final = getattr(schedule, "decay", "linear"), getattr(schedule, "final_lr", final_lr)
         planned = getattr(schedule, "anneal_ratio", None)
         ratios = {f"anneal now (R = {left / total:.3g})": left / total}
         ratios |= {f"R = {ratio:g}": ratio for ratio in ALTERNATIVE_RATIOS if ratio < left / total * (1 - 1e-6)}
@@ -229,14 +236,34 @@ def _check_made(curve: LossCurve, alternatives: Mapping[str, Schedule], seen: in
 
 
 def _notes(curve: LossCurve, prior: ForecastPrior) -> tuple[str, ...]:
+    said = (*prior.fit.notes, *_of_run(curve, prior.fit.trained_with))
     if prior.has_seen:
         return ("fitted to this run alone: give a prior",) if prior.fit.ok else ()
     reach = prior.fit.reach
     if reach is None:
-        return ()
+        return said
     low, high = reach.peak_lr
     other = (f"the prior was fitted at peak rates {low:g} ... {high:g}, not {curve.peak_lr:g}",)
-    return (*reach.longer(int(curve.schedule.total_steps)), *(() if reach.has_peak(curve.peak_lr) else other))
+    longer = reach.longer(int(curve.schedule.total_steps))
+    return (*longer, *(() if reach.has_peak(curve.peak_lr) else other), *said)
+
+
+def _of_run(curve: LossCurve, runs: FittedRuns | None) -> tuple[str, ...]:
+    """Where the run was trained otherwise than the runs that the prior was fitted to."""
+    if runs is None:
+        return ()
+    (low, high), warmup, notes = runs.warmups, int(curve.schedule.warmup_steps), []
+    if not low <= warmup <= high:
+        had = f"{low}" if low == high else f"{low} ... {high}"
+        notes.append(f"the run has {warmup} updates of warmup; the fitted runs had {had}")
+    known = {tokens for tokens in runs.tokens_per_step if tokens is not None}
+    own = curve.tokens_per_step
+    if known and own is not None and not of_batches([*known]) and of_batches([*known, own]):
+        fitted = min(known)
+        notes.append(
+            f"the run has {own:g} tokens a step, the fitted runs {fitted:g}; the law does not have the batch size in it"
+        )
+    return tuple(notes)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

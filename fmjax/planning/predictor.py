@@ -89,7 +89,7 @@ class Predictor:
         self, cell: Cell, ratios: np.ndarray, losses: np.ndarray, model_size: float | None, seed: int
     ) -> Prediction:
         """The prediction of a cell, from the law's losses ``[1 + samples, ratios]``."""
-        law_ratio, rng = cell.best_ratio, np.random.default_rng(seed)
+        law_ratio, rng = float(ratios[np.argmin(losses[0])]), np.random.default_rng(seed)
         if self.runs.decay:
             targets = Points.of_cell(ratios, cell, model_size)
             correction = Correction.of(self.runs, self.residuals[0], targets, self.prior)
@@ -98,7 +98,8 @@ class Predictor:
         far = 0.0 if self.fit.reach is None else np.log(max(cell.total_steps / self.fit.reach.total_steps[1], 1.0))
         drifts = np.append(0.0, self.drift * far * rng.standard_normal(len(losses) - 1))
         losses = losses * np.exp(drifts)[:, None]  # the same at all ratios, so no choice depends on it
-        cell = cell.under(ratios, losses)
+        axes, cell = tuple(name for name in cell.outside if name != "loss"), cell.under(ratios, losses)
+        cell = cell._replace(outside=axes + (("loss",) if self.fit.doubts(cell.loss) else ()))
         best = int(np.argmin(losses[0]))
         excess = losses[1:, best] - losses[1:].min(axis=1)
         return Prediction(cell, losses[0], law_ratio, float(excess.mean()) if excess.size else float("nan"), model_size)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,8 @@ from fmjax._checks import positive, require, whole
 from fmjax._json import plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.exporters.snippets import optax_snippet
-from fmjax.fitting.problem import FitOptions
+from fmjax.fitting.fitted_runs import FittedRuns, PlanShape
+from fmjax.fitting.problem import FitOptions, with_rows
 from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.laws import Law
 from fmjax.planning.predictor import Prediction, Predictor, predictors
@@ -61,6 +62,8 @@ class Recommendation:
     anneal_ratio: np.ndarray
     """``[ratios]`` ratios searched."""
     choices: tuple[Choice, ...]
+    taken: dict[str, float] = field(default_factory=dict)
+    """Warmup, initial and final rate that were taken from the runs; the final rate as a share of the peak."""
 
     @property
     def law(self) -> Law:
@@ -69,14 +72,18 @@ class Recommendation:
 
     @property
     def best(self) -> Choice:
-        """The choice of least predicted final loss, among peak rates that runs were trained at if there are any."""
-        return min(self.choices, key=lambda choice: (not choice.known_rate, choice.cell.loss))
+        """The choice of least predicted final loss, among peak rates that runs were trained at if there are any.
+
+        A choice whose predicted loss is lower or higher than it can be comes last.
+        """
+        return min(self.choices, key=lambda one: (not one.cell.is_offered, not one.known_rate, one.cell.loss))
 
     def to_dict(self) -> dict[str, Any]:
         """The recommendation as plain values for JSON."""
         choices = [_choice_dict(choice) for choice in self.choices]
         best = self.choices.index(self.best)
-        return plain({"law": self.law.name, "options": self.law.options(), "best": best, "choices": choices})
+        record = {"law": self.law.name, "options": self.law.options(), "best": best, "choices": choices}
+        return plain({**record, "taken_from_fitted_runs": self.taken})
 
     def to_json(self) -> str:
         """The recommendation as JSON text."""
@@ -113,9 +120,9 @@ def recommend(
     law: Law | str | None = None,
     anneal_ratio: Any = SEARCHED_RATIOS,
     decay: str | Sequence[str] = "linear",
-    final_lr: float = 0.0,
+    final_lr: float | None = None,
     warmup_steps: int | None = None,
-    init_lr: float = 0.0,
+    init_lr: float | None = None,
     model_size: float | None = None,
     samples: int = 200,
     seed: int = 0,
@@ -140,9 +147,9 @@ def recommend(
         refinement); or a law, taken as it is.
       anneal_ratio: ratios to search.
       decay: shapes of the anneal, one or many.
-      final_lr: rate the anneal ends at.
+      final_lr: rate the anneal ends at; by default the median of the runs' shares of the peak rate.
       warmup_steps: updates of warmup; by default the median of the runs'.
-      init_lr: rate of update 0.
+      init_lr: rate of update 0; by default the median of the runs'.
       model_size: number of parameters of the target, for runs of several sizes.
       samples: bootstrap samples behind the intervals; 0 for none.
       seed: seed of the samples.
@@ -163,40 +170,45 @@ def recommend(
     peaks = [positive(lr, "peak_lr") for lr in ([peak_lr] if np.ndim(peak_lr) == 0 else peak_lr)]
     require(peaks, "expected at least one peak_lr, found none")
     say = progress or (lambda stage: None)
-    if warmup_steps is None:
-        warmup_steps = min(steps, int(np.median([curve.schedule.warmup_steps for curve in curves])))
+    curves, left_out = with_rows(curves, FitOptions(**options))
+    told: dict[str, Any] = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": final_lr}
+    shape = PlanShape.of(FittedRuns.of(curves), longest_warmup=steps, peak_lr=peaks, **told)
     options = {"starts": 3, **options}
     fits = predictors(law, curves, peaks, options=FitOptions(**options), samples=samples, seed=seed, progress=say)
     ratios = np.atleast_1d(np.asarray(anneal_ratio, float))
-    target = {"total_steps": steps, "decay": decay, "final_lr": final_lr, "warmup_steps": warmup_steps}
-    target |= {"init_lr": init_lr, "model_size": model_size}
+    target = {"total_steps": steps, "decay": decay, "warmup_steps": shape.warmup_steps}
+    target |= {"init_lr": shape.init_lr, "model_size": model_size}
     choices: list[Choice] = []
     for peak in peaks:
         say(f"searching {ratios.size} ratios at peak rate {peak:g}")
-        found = fits[peak].predict(peak_lr=peak, anneal_ratio=ratios, seed=seed, **target)
-        choices += [_choice(one, fits[peak], warmup_steps, init_lr) for one in found]
-    return Recommendation(steps, ratios, tuple(choices))
+        final = shape.final_at(peak)
+        found = fits[peak].predict(peak_lr=peak, anneal_ratio=ratios, seed=seed, final_lr=final, **target)
+        choices += [_choice(one, fits[peak], shape, left_out) for one in found]
+    doubts = [choice.fit.doubts(choice.cell.loss) for choice in choices]
+    require(not all(doubts), f"no schedule can be recommended: {''.join(doubts[0])}; plan nearer to the runs")
+    return Recommendation(steps, ratios, tuple(choices), shape.taken)
 
 
-def _choice(found: Prediction, by: Predictor, warmup_steps: int, init_lr: float) -> Choice:
+def _choice(found: Prediction, by: Predictor, shape: PlanShape, left_out: tuple[str, ...]) -> Choice:
     return Choice(
         cell=found.cell,
         losses=found.losses,
         law_ratio=found.law_ratio,
         regret=found.regret,
-        schedule=found.cell.schedule(warmup_steps, init_lr),
+        schedule=found.cell.schedule(shape.warmup_steps, shape.init_lr),
         fit=by.fit,
         per_rate=by.peak_lr is not None,
         known_rate=by.knows(found.cell.peak_lr),
         held_out=by.held_out,
         samples=0 if by.samples is None else len(by.samples),
-        notes=_notes(found, by),
+        notes=(*left_out, *_notes(found, by), *shape.notes),
     )
 
 
 def _notes(found: Prediction, by: Predictor) -> tuple[str, ...]:
     cell, reach = found.cell, by.fit.reach
-    notes = [] if reach is None else [*reach.longer(cell.total_steps)]
+    notes = [*by.fit.doubts(cell.loss), *by.fit.notes]
+    notes += [] if reach is None else [*reach.longer(cell.total_steps)]
     peaks = sorted({curve.peak_lr for curve in by.curves})
     if not by.knows(cell.peak_lr):
         notes.append(f"no run has this peak rate; fitted on {peaks[0]:g} ... {peaks[-1]:g}")

@@ -126,7 +126,7 @@ def _cell(cell: Cell) -> list[str]:
     target = [f"{cell.total_steps}", f"{cell.peak_lr:.4g}", cell.decay, f"{cell.final_lr:.3g}"]
     return [
         *target,
-        f"{cell.best_ratio:.3g}{' (edge)' if cell.at_edge else ''}",
+        f"{number_text(cell.best_ratio, '.3g')}{' (edge)' if cell.at_edge else ''}",
         interval_text(cell.interval),
-        f"{cell.loss:.5f}",
+        number_text(cell.loss, ".5f"),
     ]

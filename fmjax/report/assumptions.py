@@ -23,12 +23,9 @@ def _note(found: Recommendation, note: str) -> str:
     return note if len(of) == len(found.choices) else f"peak rate {', '.join(dict.fromkeys(of))}: {note}"
 
 
-def assumed_of_search(fit: FitResult, best: Cell) -> Html:
-    """What a search extrapolates to."""
-    said = [] if fit.reach is None else [*fit.reach.longer(best.total_steps)]
-    if fit.reach is not None and not fit.reach.has_peak(best.peak_lr):
-        low, high = fit.reach.peak_lr
-        said.append(f"peak rate {best.peak_lr:.4g} lies outside those fitted, {low:.4g} … {high:.4g}")
+def assumed_of_search(fit: FitResult, best: Cell, notes: Sequence[str]) -> Html:
+    """What a search extrapolates to, and what it took from the fitted runs."""
+    said = list(dict.fromkeys((*fit.plan_notes(best.total_steps, best.peak_lr), *notes)))
     said += ["the best ratio lies at the edge of those searched"] if best.at_edge else []
     said += [fit.message] if fit.status == "at-bound" else []
     given = best.loss_interval is not None

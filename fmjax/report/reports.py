@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fmjax._checks import require
 from fmjax._files import write_whole, writing
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.records import FitResult
@@ -103,11 +104,13 @@ def search_page(
       ValueError: plotly is not installed, or a file of ``inputs`` cannot be read.
     """
     cells = tuple(result.cells)
-    at = min(range(len(cells)), key=lambda i: cells[i].loss)
+    offered = [i for i, cell in enumerate(cells) if cell.is_offered]
+    require(offered, f"no cell of the search has a best ratio: {'; '.join(result.notes)}")
+    at = min(offered, key=lambda i: cells[i].loss)
     best, schedule = cells[at], cells[at].schedule(result.warmup_steps, result.init_lr)
     losses = {} if result.losses is None else _of_losses(cells, result.anneal_ratio, result.losses, at)
     drawn = {**_of_runs(fit, curves), **losses, "rates": loss_charts.schedule_chart(schedule)}
-    rest = (quality.quality([(f"{fit.law.name}", fit, ())]), assumptions.assumed_of_search(fit, best))
+    rest = (quality.quality([(f"{fit.law.name}", fit, ())]), assumptions.assumed_of_search(fit, best, result.notes))
     answer = answers.searched(result, best, schedule, fit)
     return _page(f"Best of {result.candidates} schedules", answer, drawn, rest, reproduction(command, inputs, schedule))
 

@@ -10,7 +10,8 @@ import numpy as np
 from fmjax._checks import require
 from fmjax._json import plain
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.fitting.problem import FitOptions
+from fmjax.fitting.fitted_runs import of_batches
+from fmjax.fitting.problem import FitOptions, with_rows
 from fmjax.fitting.records import SAME_PEAK
 from fmjax.laws import Law
 from fmjax.planning.predictor import Prediction, predictors
@@ -146,6 +147,7 @@ def transfer(
     >>> [(cell.tried.schedule.decay, cell.tried.distinct.size) for cell in found.cells]
     [('1-sqrt', 2), ('linear', 6)]
     """
+    curves, left_out = with_rows(curves, FitOptions(**options))
     groups, say = tried(curves), progress or (lambda stage: None)
     require(groups, "expected runs that differ in nothing but their annealing ratio, found none")
     chosen = {"options": FitOptions(**{"starts": 3, **options}), "samples": samples, "seed": seed, "progress": say}
@@ -156,7 +158,8 @@ def transfer(
     parts = zip(groups, measured, predicted, ahead, strict=True)
     cells = tuple(CellTransfer(group, one, found, *rest) for group, one, found, rest in parts)
     batch, failure = _batch_size(curves, seed)
-    notes = (*_notes(cells), *failure, *(batch.notes if batch else ()))
+    batches = of_batches([curve.tokens_per_step for curve in curves])
+    notes = (*left_out, *batches, *_notes(cells), *failure, *(batch.notes if batch else ()))
     return Transfer(cells, _measured_law(cells), _predicted_law(cells), _against(cells, against, seed), batch, notes)
 
 

@@ -5,7 +5,7 @@ takes it. Every field except a decay's name is a leaf, and the rate is written w
 annealing ratio, warmup, final rate and total steps may all be traced, batched with ``jax.vmap`` and differentiated.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -59,15 +59,31 @@ def lrs(schedule: Callable[[Any], Any], total_steps: int | None = None) -> jax.A
     """Learning rate of every update, ``[total_steps]``.
 
     Args:
-      schedule: an fmjax or Optax schedule.
+      schedule: an fmjax schedule, or any Optax schedule; of these, each count is asked by itself.
       total_steps: number of updates; by default the schedule's own (which then must not be traced).
 
     >>> lrs(WSD(peak_lr=1.0, total_steps=5, anneal_ratio=0.4)).tolist()
     [1.0, 1.0, 1.0, 1.0, 0.5]
     """
     length = schedule.total_steps if total_steps is None else total_steps  # type: ignore[attr-defined]
-    rates = schedule(jnp.arange(length))
+    own = isinstance(schedule, Constant | Cosine | WSD | Step | Tabulated)
+    rates = schedule(jnp.arange(length)) if own else _count_by_count(schedule, length)
     return jnp.broadcast_to(rates, (length,))
+
+
+def _count_by_count(schedule: Callable[[Any], Any], length: int) -> jax.Array:
+    """Rates of a foreign schedule, each asked for its own count.
+
+    Some schedules of Optax crash for an array of counts, or take it for something else. ``vmap`` asks for one count at
+    a time; a schedule that cannot be traced is asked with numbers.
+    """
+    try:
+        rates = jax.vmap(schedule)(jnp.arange(length))
+    except (TypeError, ValueError, IndexError, AttributeError):
+        rates = jnp.asarray([jnp.asarray(schedule(count)) for count in range(length)])
+    shapes = (), (length,)
+    require(jnp.shape(rates) in shapes, f"expected one rate a count, got shape {jnp.shape(rates)} for {length} counts")
+    return rates
 
 
 @jax.tree_util.register_dataclass
@@ -291,6 +307,11 @@ class Tabulated:
     lrs: Any
     warmup_steps: Scalar = 0
 
+    def __post_init__(self) -> None:
+        # JAX would take a list apart into one leaf a rate
+        if isinstance(self.lrs, list | tuple):
+            object.__setattr__(self, "lrs", _as_array(self.lrs))
+
     @classmethod
     def from_schedule(cls, schedule: Callable[[Any], Any], total_steps: int, warmup_steps: int = 0) -> "Tabulated":
         """Tabulates any Optax schedule over ``total_steps`` updates."""
@@ -315,6 +336,16 @@ class Tabulated:
         return self(count - 1) - self(count)
 
 
+def _as_array(rates: Sequence[Any]) -> Any:
+    """A list of rates as an array, of NumPy unless some are traced."""
+    if any(isinstance(rate, jax.Array) for rate in rates):
+        return jnp.stack([jnp.asarray(rate) for rate in rates])
+    try:
+        return np.array(rates, float)
+    except (TypeError, ValueError):
+        raise ValueError(f"lrs: expected a list of rates, got {rates!r:.80}") from None
+
+
 def check_schedule(schedule: Any) -> None:
     """Checks a schedule whose fields are concrete.
 
@@ -323,6 +354,7 @@ def check_schedule(schedule: Any) -> None:
     """
     if isinstance(schedule, Tabulated):
         _check_rates(schedule.lrs, "lrs")
+        require(np.any(np.asarray(schedule.lrs) > 0), "lrs: expected a rate above zero, found only zeros")
     made = "an Optax schedule becomes one by Tabulated.from_schedule"
     require(hasattr(schedule, "total_steps"), f"expected an fmjax schedule, got {type(schedule).__name__}; {made}")
     total, warmup = whole(schedule.total_steps, "total_steps", least=1), whole(schedule.warmup_steps, "warmup_steps")

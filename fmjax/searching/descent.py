@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fmjax.effects.recursions import hold_warmup
 from fmjax.laws import Law
 
 GAIN, PATIENCE = 1e-8, 8
@@ -41,8 +40,8 @@ class Ground(NamedTuple):
     def loss(self, last: Any, lrs: jax.Array) -> jax.Array:
         """Predicted loss after the update ``last`` of ``lrs[T]``."""
         split = len(self.law.coefficients)
-        held = hold_warmup(lrs, self.warmup_steps) if self.law.warmup == "as-peak" else lrs
-        return self.law.final_basis(held, last, self.log_n, self.vector[split:]) @ self.vector[:split]
+        phi = self.law.final_basis(lrs, last, self.log_n, self.vector[split:], self.warmup_steps)
+        return phi @ self.vector[:split]
 
 
 class Start(NamedTuple):

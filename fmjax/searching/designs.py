@@ -7,7 +7,7 @@ error of a fit; a jump of the rate, where a law wants one, is drawn out from one
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -17,13 +17,14 @@ import numpy as np
 
 from fmjax._checks import finite, require, whole
 from fmjax._json import plain
-from fmjax.fitting.records import FitResult, FittedRange
+from fmjax.fitting.fitted_runs import PlanShape
+from fmjax.fitting.records import FitResult
 from fmjax.laws import Law
 from fmjax.schedules.anneals import DECAYS
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Tabulated
 from fmjax.schedules.knots import thinned
 from fmjax.searching.descent import Descent, Ground, Start, descend
-from fmjax.searching.grid import Grid
+from fmjax.searching.grid import Grid, axis_of
 from fmjax.searching.results import Cell
 from fmjax.searching.sweeps import SEARCHED_RATIOS
 
@@ -99,17 +100,31 @@ class Designs:
 
     law: Law
     designs: tuple[Design, ...]
+    taken: dict[str, float] = field(default_factory=dict)
+    """Warmup, initial and final rate that were taken from the fitted runs; the final rate as a share of the peak."""
+    doubted: tuple[bool, ...] = ()
+    """Designs whose predicted loss is lower or higher than it can be; none is the best."""
 
     @property
     def best(self) -> Design:
-        """The design of least predicted loss."""
-        return min(self.designs, key=lambda design: design.loss)
+        """The design of least predicted loss, among those whose loss is not doubted."""
+        doubted = self.doubted or (False,) * len(self.designs)
+        offered = [design for design, doubt in zip(self.designs, doubted, strict=True) if not doubt]
+        return min(offered, key=lambda design: design.loss)
 
     def to_dict(self) -> dict[str, Any]:
         """The designs as plain values for JSON."""
         designs = [{**design._asdict(), "wsd": design.wsd._asdict()} for design in self.designs]
         best = self.designs.index(self.best)
-        return plain({"law": self.law.name, "options": self.law.options(), "best": best, "designs": designs})
+        return plain(
+            {
+                "law": self.law.name,
+                "options": self.law.options(),
+                "best": best,
+                "designs": designs,
+                "taken_from_fitted_runs": self.taken,
+            }
+        )
 
     def to_json(self) -> str:
         """The designs as JSON text."""
@@ -122,9 +137,9 @@ def optimize(
     total_steps: Any,
     peak_lr: Any,
     knots: int | None = None,
-    warmup_steps: int = 0,
-    init_lr: float = 0.0,
-    final_lr: float = 0.0,
+    warmup_steps: int | None = None,
+    init_lr: float | None = None,
+    final_lr: float | None = None,
     model_size: float | None = None,
     max_iterations: int = MAX_DESCENT_STEPS,
     progress: Callable[[int, int], None] | None = None,
@@ -142,9 +157,9 @@ def optimize(
       peak_lr: peak rates, one or many.
       knots: straight pieces are to meet in so many points after warmup (the ends of the run counted), whose places are
         found as well; None for any schedule, in which ``KNOTS`` fixed knots stand for every update.
-      warmup_steps: updates w of linear warmup.
-      init_lr: rate of update 0 when there is a warmup.
-      final_lr: lowest rate allowed after warmup.
+      warmup_steps: updates w of linear warmup; by default as many as the fitted runs had.
+      init_lr: rate of update 0 when there is a warmup; by default the fitted runs'.
+      final_lr: lowest rate allowed after warmup; by default the fitted runs' final share of the lowest peak rate.
       model_size: number of parameters, for laws fitted over several sizes.
       max_iterations: steps of the descent.
       progress: called with (targets done, targets in all).
@@ -163,7 +178,11 @@ def optimize(
     True
     """  # noqa: E501 - one formula
     require(result.ok, f"the fit cannot predict: {result.message}")
-    lowest = finite(final_lr, "final_lr")
+    steps, peaks = axis_of(total_steps, "total_steps"), axis_of(peak_lr, "peak_lr")
+    told: dict[str, Any] = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": final_lr}
+    room = max(0, int(steps.min()) - 2)
+    shape = PlanShape.of(result.trained_with, longest_warmup=room, peak_lr=peaks, **told)
+    lowest = finite(shape.final_at(float(peaks.min())), "final_lr")
     decays = tuple(decay for decay in DECAYS if decay != "exponential" or lowest > 0)
     grid = Grid.of(
         total_steps=total_steps,
@@ -171,8 +190,8 @@ def optimize(
         decay=decays,
         final_lr=lowest,
         anneal_ratio=SEARCHED_RATIOS,
-        warmup_steps=warmup_steps,
-        init_lr=init_lr,
+        warmup_steps=shape.warmup_steps,
+        init_lr=shape.init_lr,
     )
     room = int(grid.total_steps.min()) - grid.warmup_steps
     require(room >= 2, f"expected at least two updates after warmup, found {max(room, 0)}")
@@ -193,10 +212,13 @@ def optimize(
             drawn = descend(ground, starts, size * DESIGN_STARTS, limit, longest, move=wanted is not None)
             for i, target in enumerate(targets):
                 best = min(drawn[i * DESIGN_STARTS : (i + 1) * DESIGN_STARTS], key=_loss_or_inf)
-                found.append(_design(ground, target, best, wanted, result.reach))
+                found.append(_design(ground, target, best, wanted, result))
             if progress is not None:
                 progress(len(found), len(cells))
-    return Designs(result.law, tuple(found))
+    designs = [design._replace(notes=(*shape.notes, *result.notes, *design.notes)) for design in found]
+    doubts = [result.doubts(design.loss) for design in found]
+    require(not all(doubts), f"no schedule can be offered: {(doubts[0] or ('',))[0]}")
+    return Designs(result.law, tuple(designs), shape.taken, tuple(map(bool, doubts)))
 
 
 def _loss_or_inf(drawn: Descent) -> float:
@@ -292,7 +314,7 @@ def _dense(begin: float, last: float, count: int) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _design(ground: Ground, target: _Target, drawn: Descent, wanted: int | None, reach: FittedRange | None) -> Design:
+def _design(ground: Ground, target: _Target, drawn: Descent, wanted: int | None, fit: FitResult) -> Design:
     """The best schedule drawn, or a rival where none is better and any number of knots will do."""
     total, peak, warmup = target.total_steps, target.peak_lr, ground.warmup_steps
     best = int(np.argmin(target.losses))
@@ -320,7 +342,7 @@ def _design(ground: Ground, target: _Target, drawn: Descent, wanted: int | None,
         iterations=int(drawn.iterations),
         notes=(),
     )
-    notes = *_of_descent(design, min(target.losses)), *_of_shape(design), *_of_reach(design, reach)
+    notes = *_of_descent(design, min(target.losses)), *_of_shape(design), *_of_reach(design, fit)
     return design._replace(notes=notes)
 
 
@@ -339,13 +361,12 @@ def _of_shape(design: Design) -> Iterator[str]:
         yield f"loses {100 * lost:.0f} % of its peak rate within {ABRUPT} updates: try it on a small run first"
 
 
-def _of_reach(design: Design, reach: FittedRange | None) -> Iterator[str]:
+def _of_reach(design: Design, fit: FitResult) -> Iterator[str]:
+    yield from fit.doubts(design.loss)
+    reach, peak = fit.reach, design.peak_lr
     if reach is None:
         return
-    (low, high), peak = reach.peak_lr, design.peak_lr
-    yield from reach.longer(design.total_steps)
-    if not reach.has_peak(peak):
-        yield f"peak rate {peak:g} lies outside those fitted, {low:g} ... {high:g}"
+    yield from fit.plan_notes(design.total_steps, peak)
     steepest, lowest = _greatest_loss(design, 1), float(design.lrs[design.warmup_steps :].min()) / peak
     if steepest > reach.steepest * (1 + EQUAL_RATES):
         yield f"drops by {steepest:.2%} of the peak rate in one update, fitted runs by at most {reach.steepest:.2%}"

@@ -41,6 +41,8 @@ class Grid(NamedTuple):
     anneal_ratio: np.ndarray
     warmup_steps: int
     init_lr: float
+    final_is_share: bool = False
+    """Whether ``final_lr`` holds shares of the peak rate instead of rates."""
 
     @classmethod
     def of(
@@ -53,6 +55,7 @@ class Grid(NamedTuple):
         anneal_ratio: Any,
         warmup_steps: int,
         init_lr: float,
+        final_is_share: bool = False,
     ) -> "Grid":
         """The grid of these axes, one value or many on each.
 
@@ -60,13 +63,14 @@ class Grid(NamedTuple):
           ValueError: naming the axis, what was expected and what was found.
         """
         grid = cls(
-            total_steps=_axis(total_steps, "total_steps"),
-            peak_lr=_axis(peak_lr, "peak_lr"),
+            total_steps=axis_of(total_steps, "total_steps"),
+            peak_lr=axis_of(peak_lr, "peak_lr"),
             decay=tuple(choose(name, DECAYS, "decay") for name in ([decay] if isinstance(decay, str) else decay)),
-            final_lr=_axis(final_lr, "final_lr"),
-            anneal_ratio=_axis(anneal_ratio, "anneal_ratio"),
+            final_lr=axis_of(final_lr, "final_lr"),
+            anneal_ratio=axis_of(anneal_ratio, "anneal_ratio"),
             warmup_steps=whole(warmup_steps, "warmup_steps"),
             init_lr=finite(init_lr, "init_lr"),
+            final_is_share=final_is_share,
         )
         grid._check()
         return grid._replace(total_steps=grid.total_steps.astype(np.int64))
@@ -83,8 +87,9 @@ class Grid(NamedTuple):
         warmup, lowest = self.warmup_steps, float(self.peak_lr.min())
         require(warmup <= shortest, f"warmup of {warmup} steps is longer than the run of {shortest}")
         require(0 <= self.init_lr <= lowest, f"init_lr: expected a rate in [0, {lowest:g}], got {self.init_lr:g}")
-        for final in self.final_lr[(self.final_lr < 0) | (self.final_lr > lowest)]:
-            require(False, f"final_lr: expected a rate in [0, {lowest:g}], got {final:g}")
+        most = 1.0 if self.final_is_share else lowest
+        for final in self.final_lr[(self.final_lr < 0) | (self.final_lr > most)]:
+            require(False, f"final_lr: expected a rate in [0, {most:g}], got {final:g}")
         final = float(self.final_lr.min())
         ends = final > 0 or "exponential" not in self.decay
         require(ends, f"exponential decay needs a final_lr above zero, got {final:g}")
@@ -114,7 +119,11 @@ class Grid(NamedTuple):
     def cell(self, index: int) -> tuple[int, float, str, float]:
         """(total_steps, peak_lr, decay, final_lr) of a cell."""
         t, p, d, f = np.unravel_index(index, self.shape)
-        return int(self.total_steps[t]), float(self.peak_lr[p]), self.decay[d], float(self.final_lr[f])
+        return int(self.total_steps[t]), float(self.peak_lr[p]), self.decay[d], float(self._final(p, f))
+
+    def _final(self, peak: Any, final: Any) -> Any:
+        """Final rates of pairs of places on the axes of peak and final rates."""
+        return self.final_lr[final] * (self.peak_lr[peak] if self.final_is_share else 1.0)
 
     def parts(self, rows: int) -> Iterator[Part]:
         """The grid in parts of at most ``rows`` cells."""
@@ -124,17 +133,17 @@ class Grid(NamedTuple):
                 for start in range(0, peaks * finals, rows):
                     p, f = np.divmod(np.arange(start, min(start + rows, peaks * finals)), finals)
                     cells = np.ravel_multi_index((np.full_like(p, t), p, np.full_like(p, d), f), self.shape)
-                    yield Part(
-                        number, int(self.total_steps[t]), self.decay[d], self.peak_lr[p], self.final_lr[f], cells
-                    )
+                    final = self._final(p, f)
+                    yield Part(number, int(self.total_steps[t]), self.decay[d], self.peak_lr[p], final, cells)
                     number += 1
 
     def to_dict(self) -> dict[str, Any]:
         """The axes as plain values; long ones as their length, ends and digest."""
-        return {name: _described(value) for name, value in self._asdict().items()}
+        named = {name: _described(value) for name, value in self._asdict().items()}
+        return named if self.final_is_share else {name: x for name, x in named.items() if name != "final_is_share"}
 
 
-def _axis(values: Any, name: str) -> np.ndarray:
+def axis_of(values: Any, name: str) -> np.ndarray:
     """Values of an axis, all finite."""
     found = [values] if np.ndim(values) == 0 else values
     require(len(found), "expected at least one value on every axis of the grid, found none")

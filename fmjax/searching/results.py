@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 
 from fmjax._json import plain
 from fmjax.fitting.metrics import percentile_interval
+from fmjax.fitting.records import FittedRange
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.grid import Grid
 
@@ -33,6 +34,14 @@ class Cell(NamedTuple):
     """Bootstrap interval of the best ratio, where samples were given."""
     loss_interval: tuple[float, float] | None = None
     """Bootstrap interval of the predicted loss at the best ratio, likewise."""
+    outside: tuple[str, ...] = ()
+    """In what the cell lies outside the fitted runs: "total_steps", "peak_lr"; "loss" where no ratio is offered as the
+    best, as the loss predicted for it is lower or higher than it can be."""
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether the cell has a best ratio."""
+        return "loss" not in self.outside
 
     @classmethod
     def of(cls, axes: tuple[int, float, str, float], ratios: np.ndarray, losses: np.ndarray) -> "Cell":
@@ -42,7 +51,7 @@ class Cell(NamedTuple):
 
     def under(self, ratios: np.ndarray, losses: np.ndarray) -> "Cell":
         """The cell with its best chosen anew, by losses ``[1 + samples, ratios]`` of a prediction and its samples."""
-        return Cell.of(self[:4], ratios, losses)
+        return Cell.of(self[:4], ratios, losses)._replace(outside=self.outside)
 
     def schedule(self, warmup_steps: int = 0, init_lr: float = 0.0) -> WSD:
         """The best schedule of the cell, with an anneal of a whole number of updates."""
@@ -60,11 +69,18 @@ class Cell(NamedTuple):
 class Cells(Sequence[Cell]):
     """The cells of a search, held as columns: one array for each field, so that millions of them fit."""
 
-    def __init__(self, grid: Grid, columns: np.ndarray, intervals: np.ndarray) -> None:
-        self._grid, self._columns, self._intervals = grid, columns, intervals
+    def __init__(
+        self, grid: Grid, columns: np.ndarray, intervals: np.ndarray, reach: FittedRange | None = None
+    ) -> None:
+        self._grid, self._columns, self._intervals, self._reach = grid, columns, intervals, reach
 
     def __len__(self) -> int:
         return self._grid.cells
+
+    @property
+    def without_best(self) -> int:
+        """Number of cells that have no best ratio."""
+        return int(np.sum(self._columns["best"] == NO_BEST))
 
     @overload
     def __getitem__(self, index: int) -> Cell: ...
@@ -75,13 +91,18 @@ class Cells(Sequence[Cell]):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = range(len(self))[index]
         intervals = self._intervals[i].tolist() if len(self._intervals) else ()
-        return _cell(self._grid.cell(i), self._grid.anneal_ratio, self._columns[i], intervals)
+        found = _cell(self._grid.cell(i), self._grid.anneal_ratio, self._columns[i], intervals)
+        outside = () if self._reach is None else self._reach.outside(found.total_steps, found.peak_lr)
+        return found._replace(outside=(*outside, *found.outside)) if outside else found
 
 
 def _cell(
     fixed: tuple[int, float, str, float], ratios: np.ndarray, column: np.ndarray, intervals: Sequence[float]
 ) -> Cell:
     """A cell from what is fixed in it, its columns and its four ends of intervals, if any."""
+    nan = float("nan")
+    if column["best"] == NO_BEST:
+        return Cell(*fixed, nan, nan, (nan, nan), at_edge=False, outside=("loss",))
     best, low, high = (float(ratios[k]) for k in column[["best", "low", "high"]].tolist())
     found = Cell(*fixed, best, float(column["loss"]), (low, high), bool(column["at_edge"]))
     if not len(intervals):
@@ -116,6 +137,17 @@ class SearchResult:
     """``[samples, cells, ratios]`` the same under each bootstrap sample."""
     warmup_steps: int = 0
     init_lr: float = 0.0
+    taken: dict[str, float] = field(default_factory=dict)
+    """Warmup, initial and final rate that were taken from the fitted runs; the final rate as a share of the peak."""
+    notes: tuple[str, ...] = ()
+    """What to keep in mind: what was taken from the fitted runs, and where the grid lies outside them."""
+
+    @property
+    def without_best(self) -> int:
+        """Number of cells that have no best ratio."""
+        if isinstance(self.cells, Cells):
+            return self.cells.without_best
+        return sum(not cell.is_offered for cell in self.cells)
 
     @property
     def candidates(self) -> int:
@@ -126,7 +158,8 @@ class SearchResult:
         """The result as plain values for JSON, without the loss of every candidate."""
         cells, top = ([item._asdict() for item in items] for items in (self.cells, self.top))
         warmup = {"warmup_steps": self.warmup_steps, "init_lr": self.init_lr}
-        return plain({"candidates": self.candidates, **warmup, "cells": cells, "top": top})
+        said = {"taken_from_fitted_runs": self.taken, "notes": self.notes}
+        return plain({"candidates": self.candidates, **warmup, "cells": cells, "top": top, **said})
 
     def to_json(self) -> str:
         """The result as JSON text."""
@@ -135,6 +168,9 @@ class SearchResult:
 
 COLUMNS = np.dtype([("best", "i4"), ("low", "i4"), ("high", "i4"), ("at_edge", "?"), ("loss", "f8")])
 """What a search keeps of a cell: indices into the ratios, and the loss."""
+
+NO_BEST = -1
+"""The index where no ratio is offered as the best."""
 
 
 TOP = np.dtype([("candidate", "i8"), ("loss", "f8")])

@@ -66,7 +66,7 @@ def final_effects(law: Law, schedule: Schedule, *, dtype: Any = "float64") -> Ro
 @partial(jax.jit, static_argnames=("dtype",))
 def _final_effects(law: Law, schedule: Schedule, *, dtype: Any) -> Row:
     last = jnp.minimum(schedule.warmup_steps, schedule.total_steps - 1)
-    rates = Held(schedule, last) if law.warmup == "as-peak" else schedule
+    rates = counted(law, schedule, last)
     end, kinks = jnp.asarray(schedule.total_steps).astype(jnp.int32), schedule.kinks
     blocks = law.blocks and kinks is not None
     return law.observe(follow(law, law.init(dtype), rates, 0, end, (0, *(kinks or ())), dtype, end=end, blocks=blocks))
@@ -103,19 +103,20 @@ def branch_effects(
     """
     held, warmup = law.warmup == "as-peak", jnp.asarray(run.warmup_steps).astype(jnp.int32)
     warm = Constant(peak_lr, run.total_steps, run.warmup_steps, run.init_lr)
-    stem = dataclasses.replace(warm, warmup_steps=0) if held else warm
+    flat = dataclasses.replace(warm, warmup_steps=0) if held else warm
+    stem = flat if held else counted(law, warm, warmup)
 
     def reach(carry: tuple[Any, Any], start: Any) -> tuple[Any, Any]:
         # held at the rate of the warmup's end, a run that anneals before that end has nothing of the stem
         until = jnp.where(start < warmup, 0, start) if held else start
         until = until if share else jnp.zeros_like(start)
-        kinks, end = (0, stem.warmup_steps), run.total_steps
+        kinks, end = (0, flat.warmup_steps), run.total_steps
         return until, follow(law, carry[1], stem, carry[0], until, kinks, dtype, end=end, blocks=law.blocks)
 
     def anneal(state: Any, left: Any, branch: Branches) -> Row:
         falling = Anneal(DECAYS[decay], peak_lr, final_lr, 0, branch.fraction, branch.length)
         joined = Joined(warm, falling._replace(start=branch.start))
-        rates = Held(joined, jnp.minimum(warmup, run.total_steps - 1)) if held else joined
+        rates = counted(law, joined, jnp.minimum(warmup, run.total_steps - 1))
         warmed = jnp.clip(warmup + 1, left, run.total_steps)  # the update after warmup still sees a rise
         state = _advance(law, rates, dtype, 1, left, warmed - left, state, unroll=1)
         # from here on counted from the start of the anneal, for float32
@@ -131,6 +132,28 @@ def branch_effects(
         return carry, jax.tree.map(lambda x: x[None], anneal(state, left, one))
 
     return jax.lax.scan(group, (jnp.zeros((), jnp.int32), law.init(dtype)), branches)[1]
+
+
+def counted(law: Law, schedule: Rates, warmup_steps: Any) -> Rates:
+    """A schedule as the law counts it, by its ``warmup``; as ``Law.counted`` for rates that are never stored."""
+    if law.warmup == "as-peak":
+        return Held(schedule, warmup_steps)
+    return WithoutRise(schedule, warmup_steps) if law.warmup == "without-rise" else schedule
+
+
+class WithoutRise(NamedTuple):
+    """A schedule whose rise over warmup counts as no drop of the rate."""
+
+    schedule: Rates
+    warmup_steps: Any
+
+    def __call__(self, count: Any) -> jax.Array:
+        """Learning rate of update ``count``."""
+        return self.schedule(count)
+
+    def drop(self, count: Any) -> jax.Array:
+        """Rate of the update before minus that of update ``count``, from the end of warmup on."""
+        return jnp.where(count > self.warmup_steps, self.schedule.drop(count), 0.0)
 
 
 class Held(NamedTuple):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +11,15 @@ import numpy as np
 
 from fmjax._checks import choose, require, whole
 from fmjax._json import plain
-from fmjax.fitting.records import FitResult
+from fmjax.fitting.fitted_runs import PlanShape
+from fmjax.fitting.records import FitResult, FittedRange
 from fmjax.searching import hosts
-from fmjax.searching.grid import Grid, Part
+from fmjax.searching.grid import Grid, Part, axis_of
 from fmjax.searching.kernels import Kernel, Layout
 from fmjax.searching.parts_folder import Folder, Reduced
 from fmjax.searching.results import (
     COLUMNS,
+    NO_BEST,
     TOP,
     Candidate,
     Cells,
@@ -37,9 +39,9 @@ def search(
     peak_lr: Any,
     anneal_ratio: Any = SEARCHED_RATIOS,
     decay: str | Sequence[str] = "linear",
-    final_lr: Any = 0.0,
-    warmup_steps: int = 0,
-    init_lr: float = 0.0,
+    final_lr: Any = None,
+    warmup_steps: int | None = None,
+    init_lr: float | None = None,
     model_size: float | None = None,
     samples: np.ndarray | None = None,
     top: int = 10,
@@ -62,9 +64,9 @@ def search(
       peak_lr: peak rates, one or many.
       anneal_ratio: ratios R in (0, 1] to search.
       decay: shapes of the anneal, one or many of ``DECAYS``.
-      final_lr: rates the anneal ends at, one or many.
-      warmup_steps: updates of linear warmup.
-      init_lr: rate of update 0.
+      final_lr: rates the anneal ends at, one or many; by default the fitted runs' share of the peak rate.
+      warmup_steps: updates of linear warmup; by default as many as the fitted runs had.
+      init_lr: rate of update 0; by default the fitted runs'.
       model_size: number of parameters, for laws fitted over several sizes.
       samples: ``[samples, parameters]`` bootstrap samples (``Bootstrap.params``), for intervals.
       top: how many of the best candidates to return.
@@ -75,7 +77,9 @@ def search(
       progress: called with (candidates done, candidates in all) after each part.
 
     Returns:
-      The cells with best ratio, loss and near-optimal interval, and the best candidates.
+      The cells with best ratio, loss and near-optimal interval, and the best candidates. ``notes`` have what was taken
+      from the fitted runs and where the grid lies outside them. A cell whose predicted loss is below the fitted L0, or
+      above the first rows of the fitted runs, has no best ratio.
 
     Raises:
       ValueError: a fit that cannot predict, a grid value out of range or a grid too large to index, an unknown decay, a
@@ -88,15 +92,8 @@ def search(
     (2, 198)
     """
     require(result.ok, f"the fit cannot predict: {result.message}")
-    grid = Grid.of(
-        total_steps=total_steps,
-        peak_lr=peak_lr,
-        decay=decay,
-        final_lr=final_lr,
-        anneal_ratio=anneal_ratio,
-        warmup_steps=warmup_steps,
-        init_lr=init_lr,
-    )
+    axes = {"total_steps": total_steps, "peak_lr": peak_lr, "decay": decay, "anneal_ratio": anneal_ratio}
+    grid, shape = planned_grid(result, axes, final_lr=final_lr, warmup_steps=warmup_steps, init_lr=init_lr)
     choose(dtype, ("float64", "float32"), "dtype")
     require(dtype == "float64" or grid.total_steps.max() <= 2**24, "runs of more than 2^24 updates need float64")
     require(folder is not None or not table, "a table of every candidate needs a folder to write it to")
@@ -113,8 +110,47 @@ def search(
     store = None
     if folder is not None:
         store = Folder.open(folder, {**_described(kernel), "top": wanted, "table": table}, table=table)
-    mine = _Found.of(_parts(kernel, wanted, store, keep_losses, progress), _nothing(kernel))
-    return _result(hosts.gather(mine), grid, layout, wanted)
+    mine = _Found.of(_parts(kernel, result.loss_limits, wanted, store, keep_losses, progress), _nothing(kernel))
+    found = _result(hosts.gather(mine), grid, layout, wanted, result.reach)
+    notes = (*shape.notes, *result.notes, *_outside(result, grid), *_not_offered(result, found))
+    return dataclasses.replace(found, taken=shape.taken, notes=notes)
+
+
+def planned_grid(
+    result: FitResult, axes: Mapping[str, Any], *, final_lr: Any, warmup_steps: int | None, init_lr: float | None
+) -> tuple[Grid, PlanShape]:
+    """The grid of these axes, with the warmup and the rates of the fitted runs where none are told."""
+    steps, peaks = (axis_of(axes[name], name) for name in ("total_steps", "peak_lr"))
+    told = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": final_lr}
+    shape = PlanShape.of(result.trained_with, longest_warmup=int(steps.min()), peak_lr=peaks, **told)
+    final = {"final_lr": shape.final_lr, "final_is_share": shape.final_is_share}
+    return Grid.of(**axes, **final, warmup_steps=shape.warmup_steps, init_lr=shape.init_lr), shape
+
+
+def _outside(result: FitResult, grid: Grid) -> Iterator[str]:
+    """Where a grid lies outside the fitted runs, one note an axis."""
+    if result.reach is None:
+        return
+    yield from result.reach.longer(int(grid.total_steps.max()))
+    low, high = result.reach.peak_lr
+    others = [f"{lr:.4g}" for lr in grid.peak_lr if not result.reach.has_peak(lr)]
+    if others:
+        named = (
+            others[0] if len(others) == 1 else f"{others[0]} ... {others[-1]} ({len(others)} of {grid.peak_lr.size})"
+        )
+        yield f"peak rate {named} lies outside those fitted, {low:.4g} ... {high:.4g}"
+
+
+def _not_offered(result: FitResult, found: SearchResult) -> tuple[str, ...]:
+    missing = found.without_best
+    if not missing:
+        return ()
+    low, high = result.loss_limits
+    bounds = f"below the fitted L0 ({low:.4g})" + (
+        f" or above the first rows ({high:.4g})" if np.isfinite(high) else ""
+    )
+    have = "has" if missing == 1 else "have"
+    return (f"{missing} of {len(found.cells)} cells {have} no best ratio: the loss predicted there lies {bounds}",)
 
 
 def _described(kernel: Kernel) -> dict[str, Any]:
@@ -167,7 +203,12 @@ def _nothing(kernel: Kernel) -> np.ndarray:
 
 
 def _parts(
-    kernel: Kernel, top: int, store: Folder | None, keep_losses: bool, progress: Callable[[int, int], None] | None
+    kernel: Kernel,
+    limits: tuple[float, float],
+    top: int,
+    store: Folder | None,
+    keep_losses: bool,
+    progress: Callable[[int, int], None] | None,
 ) -> Iterator[tuple[Reduced, np.ndarray]]:
     """What is kept of each part of this process, from the folder or computed; losses only if they are to be kept."""
     grid, done = kernel.grid, 0
@@ -183,7 +224,7 @@ def _parts(
         reduced, losses = stored.get(part.number), _nothing(kernel)
         if reduced is None:
             _, found = next(fresh)
-            reduced = _reduced(part, found, grid, top)
+            reduced = _reduced(part, found, grid, limits, top)
             if store is not None:
                 store.save(part, reduced, found[0], grid)
             losses = found.swapaxes(0, 1) if keep_losses else losses
@@ -193,15 +234,21 @@ def _parts(
         yield reduced, losses
 
 
-def _reduced(part: Part, losses: np.ndarray, grid: Grid, top: int) -> Reduced:
-    """The best of a part, from its losses ``[vectors, rows, ratios]`` under the fit and its samples."""
+def _reduced(part: Part, losses: np.ndarray, grid: Grid, limits: tuple[float, float], top: int) -> Reduced:
+    """The best of a part, from its losses ``[vectors, rows, ratios]`` under the fit and its samples.
+
+    A cell with a loss below the limits has no best: where the law goes below its own floor at one ratio, the ratio
+    beside it, just above the floor, is no better. Nor has a cell whose least loss lies above them.
+    """
     fitted, ratios = losses[0], grid.anneal_ratio
     bad = ~np.isfinite(fitted).all(axis=1)
     require(not bad.any(), f"the fit predicts a loss that is not finite for peak_lr {part.peak_lr[np.argmax(bad)]:g}")
-    columns = best_columns(ratios, fitted)
+    columns, least = best_columns(ratios, fitted), fitted.min(axis=1)
     each = enumerate(columns["best"])
     intervals = np.array([ratio_intervals(ratios, losses[1:, i], best) for i, best in each])
-    return Reduced(columns, _top(part, fitted, top), intervals.reshape(-1, 4))
+    refused = (least < limits[0]) | (least > limits[1])
+    columns[refused] = (NO_BEST, NO_BEST, NO_BEST, False, np.nan)
+    return Reduced(columns, _top(part, np.where(refused[:, None], np.inf, fitted), top), intervals.reshape(-1, 4))
 
 
 def _top(part: Part, fitted: np.ndarray, top: int) -> np.ndarray:
@@ -209,13 +256,14 @@ def _top(part: Part, fitted: np.ndarray, top: int) -> np.ndarray:
     flat = fitted.ravel()
     cut = np.partition(flat, top - 1)[top - 1] if 0 < top < flat.size else np.inf
     best = np.concatenate([np.flatnonzero(flat < cut), np.flatnonzero(flat == cut)])[:top]  # of equals, the first
+    best = best[np.isfinite(flat[best])]
     row, ratio = np.divmod(best, fitted.shape[1])
     found = np.empty(best.size, TOP)
     found["candidate"], found["loss"] = part.cells[row] * fitted.shape[1] + ratio, flat[best]
     return found
 
 
-def _result(found: Sequence[_Found], grid: Grid, layout: Layout, top: int) -> SearchResult:
+def _result(found: Sequence[_Found], grid: Grid, layout: Layout, top: int, reach: FittedRange | None) -> SearchResult:
     """What the processes found, in the order of the grid."""
     owners = [hosts.share(grid.parts(layout.rows), process, len(found)) for process in range(len(found))]
     cells = np.concatenate([part.cells for parts in owners for part in parts])
@@ -226,7 +274,9 @@ def _result(found: Sequence[_Found], grid: Grid, layout: Layout, top: int) -> Se
     tops = tops[np.lexsort((tops["candidate"], tops["loss"]))][:top]
     best = tuple(_candidate(grid, one) for one in tops)
     warmup, init = grid.warmup_steps, grid.init_lr
-    result = SearchResult(Cells(grid, columns, intervals), grid.anneal_ratio, best, warmup_steps=warmup, init_lr=init)
+    result = SearchResult(
+        Cells(grid, columns, intervals, reach), grid.anneal_ratio, best, warmup_steps=warmup, init_lr=init
+    )
     if not len(losses):
         return result
     return dataclasses.replace(result, losses=losses[:, 0], sample_losses=losses[:, 1:].swapaxes(0, 1))

@@ -1,0 +1,216 @@
+"""What the fitted runs were trained with: plans take from it what they are not told, and are compared with it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fmjax._checks import finite, whole
+from fmjax.curves.loss_curve import LossCurve
+from fmjax.schedules.kinds import Constant, lrs
+
+ONE_RATE = 1e-3
+"""Relative difference up to which two rates count as one."""
+
+BEGINNING = 0.25
+"""Share of a run in which its first row must lie to show where its loss began."""
+
+SHORTENED = "the warmup of the fitted runs, {} updates, is longer than the plan; shortened to {}"
+
+
+class FittedRuns(NamedTuple):
+    """What each fitted run was trained with; every field has one value a run."""
+
+    warmup_steps: tuple[int, ...]
+    init_lr: tuple[float | None, ...]
+    """Rate of update 0 where there is a warmup."""
+    final_lr: tuple[float | None, ...]
+    """Rate that the run ends at, for runs whose rate falls."""
+    total_steps: tuple[int, ...]
+    peak_lr: tuple[float, ...]
+    tokens_per_step: tuple[float | None, ...]
+    model_size: tuple[float | None, ...]
+    first_loss: tuple[float | None, ...]
+    """Loss of the first row, where it was logged early in the run."""
+
+    @classmethod
+    def of(cls, curves: Sequence[LossCurve]) -> "FittedRuns":
+        """What these runs were trained with."""
+        return cls(*zip(*map(_trained_with, curves), strict=True))
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "FittedRuns":
+        """Reads what JSON made of one."""
+        return cls(*(tuple(record[name]) for name in cls._fields))
+
+    @property
+    def warmups(self) -> tuple[int, int]:
+        """Least and greatest warmup."""
+        return min(self.warmup_steps), max(self.warmup_steps)
+
+    @property
+    def usual_warmup(self) -> int:
+        """The middle warmup of the runs."""
+        return int(_middle(self.warmup_steps))
+
+    def usual_init(self, peak_lrs: Any) -> float:
+        """The middle initial rate of runs with warmup; where they differ, as a share of the lowest of these peaks."""
+        known = [(lr, lr / peak) for lr, peak in zip(self.init_lr, self.peak_lr, strict=True) if lr is not None]
+        if not known:
+            return 0.0
+        rates, shares = zip(*known, strict=True)
+        lowest = float(np.min(peak_lrs))
+        return min(lowest, float(_middle(rates))) if _one(rates) else lowest * float(_middle(shares))
+
+    @property
+    def final_shares(self) -> tuple[float, ...]:
+        """Final rate over peak rate, of the runs whose rate falls."""
+        return tuple(lr / peak for lr, peak in zip(self.final_lr, self.peak_lr, strict=True) if lr is not None)
+
+    @property
+    def usual_final_share(self) -> float:
+        """The middle final rate as a share of the peak rate; 0 where no run's rate falls."""
+        return float(_middle(self.final_shares)) if self.final_shares else 0.0
+
+    @property
+    def first_loss_most(self) -> float:
+        """Highest loss that a run began with; infinite where none was logged early."""
+        known = [loss for loss in self.first_loss if loss is not None]
+        return max(known) if len(known) == len(self.first_loss) else float("inf")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What every verb has to say of these runs."""
+        return of_batches(self.tokens_per_step)
+
+
+def of_batches(tokens_per_step: Sequence[float | None]) -> tuple[str, ...]:
+    """What to say of runs of several batch sizes under a law that has no batch size in it."""
+    known = [tokens for tokens in tokens_per_step if tokens is not None]
+    if not known or _one(known):
+        return ()
+    ends = f"{min(known):g} and {max(known):g}"
+    return (f"batch sizes of the fitted runs differ, {ends} tokens a step; the law does not have the batch size in it",)
+
+
+def _trained_with(curve: LossCurve) -> tuple[Any, ...]:
+    total, warmup = int(curve.schedule.total_steps), int(curve.schedule.warmup_steps)
+    rates = np.asarray(lrs(curve.schedule), float)
+    first = float(curve.loss[0]) if curve.step.size > 1 and curve.step[0] <= BEGINNING * total else None
+    return (
+        warmup,
+        float(rates[0]) if warmup else None,
+        _final_rate(curve, rates[warmup:]),
+        total,
+        curve.peak_lr,
+        curve.tokens_per_step,
+        curve.model_size,
+        first,
+    )
+
+
+def _final_rate(curve: LossCurve, rates: np.ndarray) -> float | None:
+    """The rate a run ends at, one update after its last; None where it does not fall."""
+    if isinstance(curve.schedule, Constant) or rates.size < 2 or rates[-1] >= curve.peak_lr * (1 - ONE_RATE):
+        return None
+    known = getattr(curve.schedule, "final_lr", None)
+    return max(0.0, float(2 * rates[-1] - rates[-2])) if known is None else float(known)
+
+
+def _middle(values: Sequence[Any]) -> Any:
+    """The median; of an even number of values the lower of the two, which a run had."""
+    return sorted(values)[(len(values) - 1) // 2]
+
+
+def _one(values: Sequence[float]) -> bool:
+    return max(values) - min(values) <= ONE_RATE * max(values)
+
+
+class PlanShape(NamedTuple):
+    """Warmup, initial and final rate of a plan, and where they come from."""
+
+    warmup_steps: int
+    init_lr: float
+    final_lr: Any
+    """As told; where it comes from the runs, as a share of the peak rate."""
+    final_is_share: bool
+    taken: dict[str, float]
+    """What was taken from the fitted runs; a final rate as a share of the peak rate."""
+    notes: tuple[str, ...]
+
+    def final_at(self, peak_lr: float) -> Any:
+        """The final rate of a plan at a peak rate."""
+        return self.final_lr * peak_lr if self.final_is_share else self.final_lr
+
+    @classmethod
+    def of(
+        cls,
+        runs: FittedRuns | None,
+        *,
+        longest_warmup: int,
+        peak_lr: Any,
+        warmup_steps: int | None,
+        init_lr: float | None,
+        final_lr: Any,
+    ) -> "PlanShape":
+        """The shape that is told, and where nothing is told that of the fitted runs.
+
+        Args:
+          runs: the fitted runs; None where a fit does not have them, as one from an older file.
+          longest_warmup: updates of warmup that the plan has room for.
+          peak_lr: peak rates of the plan, one or many.
+          warmup_steps: updates of warmup, or None.
+          init_lr: rate of update 0, or None.
+          final_lr: rates the anneal ends at, or None.
+        """
+        told = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": final_lr}
+        usual = {"warmup_steps": 0, "init_lr": 0.0, "final_lr": 0.0}
+        if runs is not None:
+            warmup = max(0, min(longest_warmup, runs.usual_warmup))
+            usual = {"warmup_steps": warmup, "init_lr": runs.usual_init(peak_lr), "final_lr": runs.usual_final_share}
+        taken = {name: value for name, value in usual.items() if told[name] is None}
+        found = {name: usual[name] if value is None else value for name, value in told.items()}
+        warmup, init = whole(found["warmup_steps"], "warmup_steps"), finite(found["init_lr"], "init_lr")
+        is_share = final_lr is None and runs is not None and found["final_lr"] > 0
+        notes = _of_taken(runs, taken) + (() if runs is None else _of_told(runs, told, peak_lr))
+        return cls(warmup, init, found["final_lr"], is_share, taken if runs is not None else {}, notes)
+
+
+_WORDS = {"warmup_steps": "{:g} updates of warmup", "init_lr": "an initial rate of {:g}", "final_lr": "{}"}
+
+
+def _of_taken(runs: FittedRuns | None, taken: dict[str, float]) -> tuple[str, ...]:
+    if not taken:
+        return ()
+    final = taken.get("final_lr", 0.0)
+    ends = f"a final rate of {final:.3g} times the peak rate" if final else "a final rate of 0"
+    named = ", ".join(_WORDS[name].format(ends if name == "final_lr" else value) for name, value in taken.items())
+    if runs is None:
+        return (f"the fit does not hold what its runs were trained with; planned with {named}",)
+    notes = [f"taken from the fitted runs: {named}"]
+    low, high = runs.warmups
+    if "warmup_steps" in taken and low != high:
+        notes.append(f"the fitted runs had {low} ... {high} updates of warmup")
+    if "warmup_steps" in taken and taken["warmup_steps"] < runs.usual_warmup:
+        notes.append(SHORTENED.format(runs.usual_warmup, taken["warmup_steps"]))
+    return tuple(notes)
+
+
+def _of_told(runs: FittedRuns, told: dict[str, Any], peak_lr: Any) -> tuple[str, ...]:
+    notes, (low, high) = [], runs.warmups
+    warmup, final = told["warmup_steps"], told["final_lr"]
+    if warmup is not None and not low <= warmup <= high:
+        had = f"{low}" if low == high else f"{low} ... {high}"
+        notes.append(f"the plan has {warmup:g} updates of warmup; the fitted runs had {had}")
+    shares = runs.final_shares
+    if final is not None and shares:
+        ends = np.divide.outer(np.atleast_1d(final), np.atleast_1d(peak_lr)) if np.ndim(final) < 2 else np.zeros(1)
+        beyond = ends[(ends < min(shares) - 0.01) | (ends > max(shares) + 0.01)]
+        if beyond.size:
+            had = (
+                f"{min(shares):.3g}"
+                if max(shares) - min(shares) < ONE_RATE
+                else f"{min(shares):.3g} ... {max(shares):.3g}"
+            )
+            notes.append(f"a final rate of {beyond[0]:.3g} times the peak rate; the fitted runs had {had} times")
+    return tuple(notes)
