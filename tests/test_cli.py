@@ -152,10 +152,10 @@ def test_search_as_json(answer):
 
 
 def test_search_over_ranges_and_lists(answer):
-    grid = ("--total-steps", "300:400:3", "--peak-lr", "1e-3:4e-3:3", "--anneal-ratio", "0.2,0.5")
+    grid = ("--total-steps", "300:400:3", "--peak-lr", "2.5e-4:1e-3:3", "--anneal-ratio", "0.2,0.5")
     cells = answer("search", "fit.json", *grid)["cells"]
     assert sorted({cell["total_steps"] for cell in cells}) == [300, 350, 400]
-    assert sorted({cell["peak_lr"] for cell in cells}) == [1e-3, 2e-3, 4e-3]
+    assert sorted({cell["peak_lr"] for cell in cells}) == [2.5e-4, 5e-4, 1e-3]
     assert {cell["best_ratio"] for cell in cells} <= {0.2, 0.5}
 
 

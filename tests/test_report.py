@@ -468,7 +468,7 @@ def test_the_search_as_json(fmjax_):
     code, out, err = fmjax_("fit.json", *TARGET, "-o", "a.html", "--json")
     assert (code, err) == (0, "")
     record = json.loads(out)
-    assert (record["file"], record["candidates"], record["warmup_steps"]) == ("a.html", 38, 0)
+    assert (record["file"], record["candidates"], record["warmup_steps"]) == ("a.html", 38, 20)
 
 
 @pytest.mark.parametrize(

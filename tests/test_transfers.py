@@ -116,7 +116,8 @@ def test_why_no_critical_batch_size_is_told(curves):
     assert not any("batch" in note for note in found.notes)  # unknown for some runs
     mixed = [replace(run, tokens_per_step=1e5 * (1 + i // 3)) for i, run in enumerate(curves[:5])]
     mixed[4] = replace(mixed[4], step=mixed[4].step[-3:], loss=mixed[4].loss[-3:])
-    (note,) = [note for note in transfer(mixed, law=LAW, samples=0).notes if "batch" in note]
+    mix, note = [note for note in transfer(mixed, law=LAW, samples=0).notes if "batch" in note]
+    assert mix.startswith("batch sizes of the fitted runs differ, 100000 and 200000 tokens a step")
     assert note.startswith("no critical batch size: run 'p0.0005-t300-r0.8'")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from fmjax.cli.output import console, interval, new_table, number
+from fmjax.cli.output import console, interval, new_table, number, print_notes
 from fmjax.exporters.snippets import knots_snippet, optax_snippet
 from fmjax.planning.forecasts import Forecast
 from fmjax.planning.recommendation import Recommendation
@@ -47,6 +47,7 @@ def print_recommendation(found: Recommendation) -> None:
         of = [f"{choice.cell.peak_lr:.4g}" for choice in found.choices if note in choice.notes]
         where = "" if len(of) == len(found.choices) else f"peak rate {', '.join(dict.fromkeys(of))}: "
         out.print(f"[dim]note: {where}{note}[/dim]")
+    print_notes(found.notes)
     out.out(f"\n{optax_snippet(best.schedule)}")
 
 

@@ -29,7 +29,8 @@ def load_runs(path: str | PathLike[str]) -> tuple[LossCurve, ...]:
     have ``model_size``, ``tokens_per_step``, ``final_loss``, ``split`` and ``schedule``: ``kind`` (one of ``KINDS``)
     with the fields of that class; "wsd" takes ``anneal_ratio`` or ``anneal_steps``. Files have the columns ``step`` and
     ``loss``; without a schedule the column ``lr`` is interpolated linearly to every update from 0 to the last logged
-    step (``warmup_steps`` of the run then says how many of them are warmup).
+    step (``warmup_steps`` of the run then says how many of them are warmup; by default those in which the rate rises
+    to its peak).
 
     Args:
       path: the manifest, or the folder that holds it as ``runs.toml``.
@@ -140,7 +141,19 @@ def _curve(run: dict[str, Any], folder: Path) -> LossCurve:
         return curve
     with within(f"{file}: run {curve.name!r}"):
         lrs = _every_update(curve.step, rows)
-    return dataclasses.replace(curve, schedule=Tabulated(lrs, run.get("warmup_steps", 0)))
+    warmup = run["warmup_steps"] if "warmup_steps" in run else rising_start(lrs)
+    return dataclasses.replace(curve, schedule=Tabulated(lrs, warmup))
+
+
+def rising_start(lrs: np.ndarray) -> int:
+    """Updates before a rate that rises from update 0 on reaches its peak; 0 where it does not, or takes half the run.
+
+    >>> rising_start(np.array([0.0, 0.5, 1.0, 1.0, 0.5, 0.0]))
+    2
+    """
+    peak = int(np.argmax(lrs >= (1 - 1e-3) * lrs.max()))
+    rises = bool((np.diff(lrs[: peak + 1]) >= 0).all())
+    return peak if rises and peak <= lrs.size // 2 else 0
 
 
 def _every_update(kept: np.ndarray, rows: dict[str, np.ndarray]) -> np.ndarray:

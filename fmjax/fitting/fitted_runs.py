@@ -32,6 +32,10 @@ class FittedRuns(NamedTuple):
     model_size: tuple[float | None, ...]
     first_loss: tuple[float | None, ...]
     """Loss of the first row, where it was logged early in the run."""
+    first_step: tuple[int, ...]
+    """Step of the first row."""
+    least_loss: tuple[float, ...]
+    """Lowest loss of a row, or the final loss where that is lower."""
 
     @classmethod
     def of(cls, curves: Sequence[LossCurve]) -> "FittedRuns":
@@ -72,11 +76,11 @@ class FittedRuns(NamedTuple):
         """The middle final rate as a share of the peak rate; 0 where no run's rate falls."""
         return float(_middle(self.final_shares)) if self.final_shares else 0.0
 
-    @property
-    def first_loss_most(self) -> float:
-        """Highest loss that a run began with; infinite where none was logged early."""
+    def most_loss(self, total_steps: int) -> float:
+        """Highest loss that a run began with; infinite where one was not logged early, or later than the plan ends."""
         known = [loss for loss in self.first_loss if loss is not None]
-        return max(known) if len(known) == len(self.first_loss) else float("inf")
+        comparable = len(known) == len(self.first_loss) and total_steps > max(self.first_step)
+        return max(known) if comparable else float("inf")
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -106,6 +110,8 @@ def _trained_with(curve: LossCurve) -> tuple[Any, ...]:
         curve.tokens_per_step,
         curve.model_size,
         first,
+        int(curve.step[0]),
+        min(float(curve.loss.min()), curve.final_loss_measured),
     )
 
 

@@ -125,27 +125,30 @@ class FitResult:
         outside = f"peak rate {peak_lr:.4g} lies outside those fitted, {low:.4g} ... {high:.4g}"
         return said if self.reach.has_peak(peak_lr) else (*said, outside)
 
-    @property
-    def loss_limits(self) -> tuple[float, float]:
-        """Below and above which no prediction is right: the fitted L0, and what the fitted runs began with.
+    def loss_limits(self, total_steps: int) -> tuple[float, float]:
+        """Below and above which no prediction of a final loss is right: the fitted L0, and what fitted runs began with.
 
-        None, as infinities, for fits from older files, which do not hold what their runs began with.
+        L0 is no limit, and 0 is, where a fitted run got below it. A fit from an older file has no limits.
         """
         if self.trained_with is None:
             return -float("inf"), float("inf")
-        return max(0.0, self.params.get("L0", 0.0)) * (1 - 1e-9), self.trained_with.first_loss_most
+        floor = self.params.get("L0", 0.0)
+        floor = floor if floor <= min(self.trained_with.least_loss) else 0.0
+        return floor * (1 - 1e-9), self.trained_with.most_loss(total_steps)
 
-    def doubts(self, loss: float) -> tuple[str, ...]:
-        """Why a predicted final loss cannot be right: below the fitted L0, or above what the fitted runs began with."""
-        least, most = self.loss_limits
+    def doubts(self, loss: float, total_steps: int) -> tuple[str, ...]:
+        """Why a predicted final loss cannot be right; see ``loss_limits``."""
+        least, most = self.loss_limits(total_steps)
         if loss < least:
-            return (f"a predicted loss of {loss:.4g} lies below the fitted L0, {least:.4g}",)
+            return (f"a predicted loss of {loss:.4g} lies below what the law can reach, {least:.4g}",)
         began = f"a predicted loss of {loss:.4g} lies above the first rows of the fitted runs, at most {most:.4g}"
         return (began,) if loss > most else ()
 
-    def with_runs(self, runs: Sequence["RunMetrics"], reach: FittedRange, trained_with: FittedRuns) -> "FitResult":
+    def with_runs(
+        self, runs: Sequence["RunMetrics"], reach: FittedRange, trained_with: FittedRuns | None = None
+    ) -> "FitResult":
         """The same fit with metrics of its runs, what they cover and what they were trained with."""
-        return dataclasses.replace(self, runs=tuple(runs), reach=reach, trained_with=trained_with)
+        return dataclasses.replace(self, runs=tuple(runs), reach=reach, trained_with=trained_with or self.trained_with)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain values for JSON; NaN becomes None."""

@@ -99,7 +99,7 @@ class Predictor:
         drifts = np.append(0.0, self.drift * far * rng.standard_normal(len(losses) - 1))
         losses = losses * np.exp(drifts)[:, None]  # the same at all ratios, so no choice depends on it
         axes, cell = tuple(name for name in cell.outside if name != "loss"), cell.under(ratios, losses)
-        cell = cell._replace(outside=axes + (("loss",) if self.fit.doubts(cell.loss) else ()))
+        cell = cell._replace(outside=axes + (("loss",) if self.fit.doubts(cell.loss, cell.total_steps) else ()))
         best = int(np.argmin(losses[0]))
         excess = losses[1:, best] - losses[1:].min(axis=1)
         return Prediction(cell, losses[0], law_ratio, float(excess.mean()) if excess.size else float("nan"), model_size)

@@ -64,6 +64,8 @@ class Recommendation:
     choices: tuple[Choice, ...]
     taken: dict[str, float] = field(default_factory=dict)
     """Warmup, initial and final rate that were taken from the runs; the final rate as a share of the peak."""
+    notes: tuple[str, ...] = ()
+    """What holds of every choice: runs left out, and what was taken from the runs."""
 
     @property
     def law(self) -> Law:
@@ -83,7 +85,7 @@ class Recommendation:
         choices = [_choice_dict(choice) for choice in self.choices]
         best = self.choices.index(self.best)
         record = {"law": self.law.name, "options": self.law.options(), "best": best, "choices": choices}
-        return plain({**record, "taken_from_fitted_runs": self.taken})
+        return plain({**record, "taken_from_fitted_runs": self.taken, "notes": self.notes})
 
     def to_json(self) -> str:
         """The recommendation as JSON text."""
@@ -183,13 +185,13 @@ def recommend(
         say(f"searching {ratios.size} ratios at peak rate {peak:g}")
         final = shape.final_at(peak)
         found = fits[peak].predict(peak_lr=peak, anneal_ratio=ratios, seed=seed, final_lr=final, **target)
-        choices += [_choice(one, fits[peak], shape, left_out) for one in found]
-    doubts = [choice.fit.doubts(choice.cell.loss) for choice in choices]
+        choices += [_choice(one, fits[peak], shape) for one in found]
+    doubts = [choice.fit.doubts(choice.cell.loss, steps) for choice in choices]
     require(not all(doubts), f"no schedule can be recommended: {''.join(doubts[0])}; plan nearer to the runs")
-    return Recommendation(steps, ratios, tuple(choices), shape.taken)
+    return Recommendation(steps, ratios, tuple(choices), shape.taken, (*left_out, *shape.notes))
 
 
-def _choice(found: Prediction, by: Predictor, shape: PlanShape, left_out: tuple[str, ...]) -> Choice:
+def _choice(found: Prediction, by: Predictor, shape: PlanShape) -> Choice:
     return Choice(
         cell=found.cell,
         losses=found.losses,
@@ -201,13 +203,13 @@ def _choice(found: Prediction, by: Predictor, shape: PlanShape, left_out: tuple[
         known_rate=by.knows(found.cell.peak_lr),
         held_out=by.held_out,
         samples=0 if by.samples is None else len(by.samples),
-        notes=(*left_out, *_notes(found, by), *shape.notes),
+        notes=_notes(found, by),
     )
 
 
 def _notes(found: Prediction, by: Predictor) -> tuple[str, ...]:
     cell, reach = found.cell, by.fit.reach
-    notes = [*by.fit.doubts(cell.loss), *by.fit.notes]
+    notes = [*by.fit.doubts(cell.loss, cell.total_steps), *by.fit.notes]
     notes += [] if reach is None else [*reach.longer(cell.total_steps)]
     peaks = sorted({curve.peak_lr for curve in by.curves})
     if not by.knows(cell.peak_lr):

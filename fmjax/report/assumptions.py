@@ -13,7 +13,7 @@ from fmjax.searching.results import NEAR, Cell
 def assumed(found: Recommendation) -> Html:
     """Notes of all choices, and what intervals know."""
     notes = dict.fromkeys(note for choice in found.choices for note in choice.notes)
-    said = [_note(found, note) for note in notes]
+    said = [*(_note(found, note) for note in notes), *found.notes]
     samples = max(choice.samples for choice in found.choices)
     return _assumptions(said, _INTERVALS.format(samples=samples) if samples else _NONE, *_RECOMMENDED)
 
@@ -23,7 +23,7 @@ def _note(found: Recommendation, note: str) -> str:
     return note if len(of) == len(found.choices) else f"peak rate {', '.join(dict.fromkeys(of))}: {note}"
 
 
-def assumed_of_search(fit: FitResult, best: Cell, notes: Sequence[str]) -> Html:
+def assumed_of_search(fit: FitResult, best: Cell, notes: Sequence[str] = ()) -> Html:
     """What a search extrapolates to, and what it took from the fitted runs."""
     said = list(dict.fromkeys((*fit.plan_notes(best.total_steps, best.peak_lr), *notes)))
     said += ["the best ratio lies at the edge of those searched"] if best.at_edge else []

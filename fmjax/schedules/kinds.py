@@ -354,7 +354,10 @@ def check_schedule(schedule: Any) -> None:
     """
     if isinstance(schedule, Tabulated):
         _check_rates(schedule.lrs, "lrs")
-        require(np.any(np.asarray(schedule.lrs) > 0), "lrs: expected a rate above zero, found only zeros")
+        require(
+            np.size(schedule.lrs) == 0 or np.any(np.asarray(schedule.lrs) > 0),
+            "lrs: expected a rate above zero, found only zeros",
+        )
     made = "an Optax schedule becomes one by Tabulated.from_schedule"
     require(hasattr(schedule, "total_steps"), f"expected an fmjax schedule, got {type(schedule).__name__}; {made}")
     total, warmup = whole(schedule.total_steps, "total_steps", least=1), whole(schedule.warmup_steps, "warmup_steps")

@@ -216,7 +216,7 @@ def optimize(
             if progress is not None:
                 progress(len(found), len(cells))
     designs = [design._replace(notes=(*shape.notes, *result.notes, *design.notes)) for design in found]
-    doubts = [result.doubts(design.loss) for design in found]
+    doubts = [result.doubts(design.loss, design.total_steps) for design in found]
     require(not all(doubts), f"no schedule can be offered: {(doubts[0] or ('',))[0]}")
     return Designs(result.law, tuple(designs), shape.taken, tuple(map(bool, doubts)))
 
@@ -362,7 +362,7 @@ def _of_shape(design: Design) -> Iterator[str]:
 
 
 def _of_reach(design: Design, fit: FitResult) -> Iterator[str]:
-    yield from fit.doubts(design.loss)
+    yield from fit.doubts(design.loss, design.total_steps)
     reach, peak = fit.reach, design.peak_lr
     if reach is None:
         return

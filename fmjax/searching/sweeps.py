@@ -110,7 +110,7 @@ def search(
     store = None
     if folder is not None:
         store = Folder.open(folder, {**_described(kernel), "top": wanted, "table": table}, table=table)
-    mine = _Found.of(_parts(kernel, result.loss_limits, wanted, store, keep_losses, progress), _nothing(kernel))
+    mine = _Found.of(_parts(kernel, result, wanted, store, keep_losses, progress), _nothing(kernel))
     found = _result(hosts.gather(mine), grid, layout, wanted, result.reach)
     notes = (*shape.notes, *result.notes, *_outside(result, grid), *_not_offered(result, found))
     return dataclasses.replace(found, taken=shape.taken, notes=notes)
@@ -145,8 +145,8 @@ def _not_offered(result: FitResult, found: SearchResult) -> tuple[str, ...]:
     missing = found.without_best
     if not missing:
         return ()
-    low, high = result.loss_limits
-    bounds = f"below the fitted L0 ({low:.4g})" + (
+    low, high = result.loss_limits(int(found.cells[0].total_steps))
+    bounds = f"below what the law can reach ({low:.4g})" + (
         f" or above the first rows ({high:.4g})" if np.isfinite(high) else ""
     )
     have = "has" if missing == 1 else "have"
@@ -204,7 +204,7 @@ def _nothing(kernel: Kernel) -> np.ndarray:
 
 def _parts(
     kernel: Kernel,
-    limits: tuple[float, float],
+    result: FitResult,
     top: int,
     store: Folder | None,
     keep_losses: bool,
@@ -224,7 +224,7 @@ def _parts(
         reduced, losses = stored.get(part.number), _nothing(kernel)
         if reduced is None:
             _, found = next(fresh)
-            reduced = _reduced(part, found, grid, limits, top)
+            reduced = _reduced(part, found, grid, result.loss_limits(part.total_steps), top)
             if store is not None:
                 store.save(part, reduced, found[0], grid)
             losses = found.swapaxes(0, 1) if keep_losses else losses
