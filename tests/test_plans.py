@@ -11,7 +11,6 @@ import fmjax
 from fmjax import WSD, Cosine, FitResult, LossCurve, Tabulated
 from fmjax.curves.manifest import load_runs, rising_start
 from fmjax.fitting.fitted_runs import FittedRuns, PlanShape
-from fmjax.laws import make_law
 from fmjax.laws.base import WARMUPS
 
 W, T, PEAK = 20, 400, 1e-3
