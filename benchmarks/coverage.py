@@ -91,7 +91,7 @@ def _schedules() -> dict[str, schedules.Schedule]:
 def _clean(law: laws.Law, params: dict[str, float], name: str, schedule: schedules.Schedule) -> fmjax.LossCurve:
     step = np.arange(INTERVAL, UPDATES + 1, INTERVAL)
     with jax.enable_x64(True):
-        effects = law.effects(schedules.lrs(schedule), np.minimum(step, UPDATES - 1))
+        effects = law.effects(schedules.lrs(schedule), np.minimum(step, UPDATES - 1), schedule.warmup_steps)
         loss = law.predict(effects, np.array([params[key] for key in law.parameter_names]))
     return fmjax.LossCurve(name, step, np.asarray(loss), schedule)
 

@@ -3,13 +3,16 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import synthetic
 
 import fmjax
 from fmjax import WSD, Cosine, FitResult, LossCurve, Tabulated
-from fmjax.curves.manifest import load_runs, rising_start
+from fmjax.curves.manifest import load_runs
+from fmjax.effects.recursions import rising_start
 from fmjax.fitting.fitted_runs import FittedRuns, PlanShape
 from fmjax.laws.base import WARMUPS
 
@@ -67,6 +70,17 @@ def test_shipped_runs_predict_a_plan_without_warmup_near_what_was_measured_with_
         peak, total = float(train[0].schedule.peak_lr), int(train[0].schedule.total_steps)
         found = fmjax.search(fit, total_steps=total, peak_lr=peak, anneal_ratio=0.4, warmup_steps=0)
         assert found.cells[0].loss == pytest.approx(measured, abs=0.05)
+
+
+@pytest.mark.parametrize("warmup", [0, W])
+@pytest.mark.parametrize("law", ["lr-annealing", "functional", "intrinsic-momentum"])
+def test_the_pure_loss_of_rates_sees_their_warmup(law, warmup):
+    fit = fmjax.fit(law, runs("lr-annealing"))
+    found = fmjax.search(fit, total_steps=T, peak_lr=PEAK, anneal_ratio=0.3, warmup_steps=warmup)
+    with jax.enable_x64(True):
+        lrs = jnp.asarray(synthetic.rates(WSD(PEAK, T, 0.3, warmup_steps=warmup)))
+        for told in ({}, {"warmup_steps": warmup}):
+            assert float(fit.law.final_loss(lrs, fit.vector, **told)) == pytest.approx(found.cells[0].loss, rel=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------ what plans take

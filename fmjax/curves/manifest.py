@@ -13,6 +13,7 @@ import numpy as np
 
 from fmjax._checks import choose, require, within
 from fmjax.curves.loss_curve import LossCurve
+from fmjax.effects.recursions import rising_start
 from fmjax.schedules.kinds import Constant, Tabulated
 from fmjax.schedules.tables import (
     MOST_UPDATES,
@@ -141,19 +142,8 @@ def _curve(run: dict[str, Any], folder: Path) -> LossCurve:
         return curve
     with within(f"{file}: run {curve.name!r}"):
         lrs = _every_update(curve.step, rows)
-    warmup = run["warmup_steps"] if "warmup_steps" in run else rising_start(lrs)
+    warmup = run["warmup_steps"] if "warmup_steps" in run else int(rising_start(lrs))
     return dataclasses.replace(curve, schedule=Tabulated(lrs, warmup))
-
-
-def rising_start(lrs: np.ndarray) -> int:
-    """Updates before a rate that rises from update 0 on reaches its peak; 0 where it does not, or takes half the run.
-
-    >>> rising_start(np.array([0.0, 0.5, 1.0, 1.0, 0.5, 0.0]))
-    2
-    """
-    peak = int(np.argmax(lrs >= (1 - 1e-3) * lrs.max()))
-    rises = bool((np.diff(lrs[: peak + 1]) >= 0).all())
-    return peak if rises and peak <= lrs.size // 2 else 0
 
 
 def _every_update(kept: np.ndarray, rows: dict[str, np.ndarray]) -> np.ndarray:

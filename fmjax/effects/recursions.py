@@ -235,6 +235,22 @@ def hold_warmup(lrs: Any, warmup_steps: Any) -> jax.Array:
     return jnp.where(jnp.arange(lrs.shape[0]) < end, lrs[end], lrs)
 
 
+def rising_start(lrs: Any) -> jax.Array:
+    """Updates before a rate that rises from update 0 on reaches its peak; 0 where it does not, or takes half the run.
+
+    Args:
+      lrs: ``[T]`` learning rate of each update.
+
+    >>> int(rising_start(jnp.array([0.0, 0.5, 1.0, 1.0, 0.5, 0.0])))
+    2
+    """
+    lrs = _as_rates(lrs)
+    peak = jnp.argmax(lrs >= (1 - 1e-3) * jnp.max(lrs))
+    falls = jnp.diff(lrs, prepend=lrs[:1]) < 0
+    rises = ~jnp.any(falls & (jnp.arange(lrs.size) <= peak))
+    return jnp.where(rises & (peak <= lrs.size // 2), peak, 0)
+
+
 class RowEffects(NamedTuple):
     """Effects at logged rows, ``[rows]`` each."""
 

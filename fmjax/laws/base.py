@@ -20,7 +20,8 @@ WARMUPS = ("as-scheduled", "without-rise", "as-peak")
 "as-scheduled" takes the rates as they are. A law that adds up drops of the rate then counts the rise of warmup as a
 negative drop, an anneal backwards, which stays in its sum for good. Fitted runs that all have the same warmup hide
 this in other parameters; a plan without warmup then misses by as much. "without-rise" keeps the rates and counts drops
-from the end of warmup on. "as-peak" counts warmup as if at the peak rate, which also leaves no rise.
+from the end of warmup on, as the authors of arXiv 2503.12811 do. "as-peak" counts warmup as if at the peak rate, which
+also leaves no rise.
 """
 
 Row = dict[str, Any]
@@ -162,14 +163,15 @@ class Law:
         row = {key: value[0] for key, value in self.effects(lrs, last[None], warmup_steps).items()}
         return self.basis({**row, "log_N": log_n}, exponents)
 
-    def final_loss(self, lrs: jax.Array, params: jax.Array, log_n: Any = 0.0, *, warmup_steps: Any = 0) -> jax.Array:
+    def final_loss(self, lrs: jax.Array, params: jax.Array, log_n: Any = 0.0, *, warmup_steps: Any = None) -> jax.Array:
         """Predicted loss after the last update of one schedule ``lrs[T]``: a pure function of rates and parameters.
 
         Args:
           lrs: ``[T]`` learning rate of each update.
           params: ``[parameters]`` such as ``FitResult.vector``.
           log_n: logarithm of the model size over that of the fit's smallest; only laws fitted over sizes heed it.
-          warmup_steps: updates of warmup in ``lrs``, which laws may count in their own way.
+          warmup_steps: updates of warmup in ``lrs``, which laws may count in their own way; by default those in which
+            the rate rises to its peak.
 
         >>> from fmjax.laws import LRAnnealing
         >>> from fmjax.schedules import WSD
@@ -180,6 +182,7 @@ class Law:
         True
         """
         split, last = len(self.coefficients), jnp.asarray(lrs.size - 1)
+        warmup_steps = recursions.rising_start(lrs) if warmup_steps is None else warmup_steps
         phi = self.final_basis(lrs, last, jnp.asarray(log_n, lrs.dtype), params[split:], warmup_steps)
         return phi @ params[:split]
 

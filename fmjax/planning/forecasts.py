@@ -175,7 +175,10 @@ def _log_losses(
     last = [int(schedule.total_steps) - 1 for schedule in targets]
     seen = replace(curve, step=rows.step, loss=np.exp(rows.log_loss), final_loss=None)
     ends = [replace(seen, step=[end], loss=[1.0], schedule=to) for end, to in zip(last, targets, strict=True)]
-    return posterior(prior, rows, View.of(prior, [seen]), View.of(prior, ends), rng)
+    views = View.of(prior, [seen]), View.of(prior, ends)
+    known = all(np.isfinite(view.log_loss).all() and np.isfinite(view.gain).all() for view in views)
+    require(known, f"run {curve.name!r}: the law predicts losses that are not above zero; give a prior of runs like it")
+    return posterior(prior, rows, *views, rng)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

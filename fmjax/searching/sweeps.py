@@ -247,8 +247,9 @@ def _reduced(part: Part, losses: np.ndarray, grid: Grid, limits: tuple[float, fl
     each = enumerate(columns["best"])
     intervals = np.array([ratio_intervals(ratios, losses[1:, i], best) for i, best in each])
     refused = (least < limits[0]) | (least > limits[1])
+    offered = np.where(refused[:, None] | (fitted > limits[1]), np.inf, fitted)
     columns[refused] = (NO_BEST, NO_BEST, NO_BEST, False, np.nan)
-    return Reduced(columns, _top(part, np.where(refused[:, None], np.inf, fitted), top), intervals.reshape(-1, 4))
+    return Reduced(columns, _top(part, offered, top), intervals.reshape(-1, 4))
 
 
 def _top(part: Part, fitted: np.ndarray, top: int) -> np.ndarray:
