@@ -134,6 +134,12 @@ def test_a_warmup_longer_than_the_plan_is_shortened(fit):
     assert any("is longer than the plan; shortened to 10" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("bad", ["high", [1e-4, "high"], float("nan"), [[1e-4]]])
+def test_a_final_rate_that_is_none_is_refused(fit, bad):
+    with pytest.raises(ValueError, match="final_lr: expected"):
+        fmjax.search(fit, total_steps=T, peak_lr=PEAK, final_lr=bad)
+
+
 def test_designs_take_warmup_from_the_runs(fit):
     found = fmjax.optimize(fit, total_steps=60, peak_lr=PEAK, max_iterations=2)
     assert found.best.warmup_steps == W

@@ -210,7 +210,7 @@ def _of_told(runs: FittedRuns, told: dict[str, Any], peak_lr: Any) -> tuple[str,
         notes.append(f"the plan has {warmup:g} updates of warmup; the fitted runs had {had}")
     shares = runs.final_shares
     if final is not None and shares:
-        ends = np.divide.outer(np.atleast_1d(final), np.atleast_1d(peak_lr)) if np.ndim(final) < 2 else np.zeros(1)
+        ends = np.divide.outer(np.atleast_1d(final), np.atleast_1d(peak_lr))
         beyond = ends[(ends < min(shares) - 0.01) | (ends > max(shares) + 0.01)]
         if beyond.size:
             had = (

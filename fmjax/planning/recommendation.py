@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmjax._checks import positive, require, whole
+from fmjax._checks import finite, positive, require, whole
 from fmjax._json import plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.exporters.snippets import optax_snippet
@@ -173,7 +173,8 @@ def recommend(
     require(peaks, "expected at least one peak_lr, found none")
     say = progress or (lambda stage: None)
     curves, left_out = with_rows(curves, FitOptions(**options))
-    told: dict[str, Any] = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": final_lr}
+    final = None if final_lr is None else finite(final_lr, "final_lr")
+    told: dict[str, Any] = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": final}
     shape = PlanShape.of(FittedRuns.of(curves), longest_warmup=steps, peak_lr=peaks, **told)
     options = {"starts": 3, **options}
     fits = predictors(law, curves, peaks, options=FitOptions(**options), samples=samples, seed=seed, progress=say)
@@ -183,8 +184,8 @@ def recommend(
     choices: list[Choice] = []
     for peak in peaks:
         say(f"searching {ratios.size} ratios at peak rate {peak:g}")
-        final = shape.final_at(peak)
-        found = fits[peak].predict(peak_lr=peak, anneal_ratio=ratios, seed=seed, final_lr=final, **target)
+        ends = shape.final_at(peak)
+        found = fits[peak].predict(peak_lr=peak, anneal_ratio=ratios, seed=seed, final_lr=ends, **target)
         choices += [_choice(one, fits[peak], shape) for one in found]
     doubts = [choice.fit.doubts(choice.cell.loss, steps) for choice in choices]
     require(not all(doubts), f"no schedule can be recommended: {''.join(doubts[0])}; plan nearer to the runs")

@@ -179,7 +179,8 @@ def optimize(
     """  # noqa: E501 - one formula
     require(result.ok, f"the fit cannot predict: {result.message}")
     steps, peaks = axis_of(total_steps, "total_steps"), axis_of(peak_lr, "peak_lr")
-    told: dict[str, Any] = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": final_lr}
+    final = None if final_lr is None else finite(final_lr, "final_lr")
+    told: dict[str, Any] = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": final}
     room = max(0, int(steps.min()) - 2)
     shape = PlanShape.of(result.trained_with, longest_warmup=room, peak_lr=peaks, **told)
     lowest = finite(shape.final_at(float(peaks.min())), "final_lr")

@@ -109,7 +109,9 @@ def search(
     require(folder is None or not keep_losses, "a search with a folder does not keep losses; its table has them")
     store = None
     if folder is not None:
-        store = Folder.open(folder, {**_described(kernel), "top": wanted, "table": table}, table=table)
+        limits = list(map(str, result.loss_limits(int(grid.total_steps.max()))))
+        described = {**_described(kernel), "top": wanted, "table": table, "loss_limits": limits}
+        store = Folder.open(folder, described, table=table)
     mine = _Found.of(_parts(kernel, result, wanted, store, keep_losses, progress), _nothing(kernel))
     found = _result(hosts.gather(mine), grid, layout, wanted, result.reach)
     notes = (*shape.notes, *result.notes, *_outside(result, grid), *_not_offered(result, found))
@@ -121,7 +123,8 @@ def planned_grid(
 ) -> tuple[Grid, PlanShape]:
     """The grid of these axes, with the warmup and the rates of the fitted runs where none are told."""
     steps, peaks = (axis_of(axes[name], name) for name in ("total_steps", "peak_lr"))
-    told = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": final_lr}
+    finals = None if final_lr is None else axis_of(final_lr, "final_lr")
+    told: dict[str, Any] = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": finals}
     shape = PlanShape.of(result.trained_with, longest_warmup=int(steps.min()), peak_lr=peaks, **told)
     final = {"final_lr": shape.final_lr, "final_is_share": shape.final_is_share}
     return Grid.of(**axes, **final, warmup_steps=shape.warmup_steps, init_lr=shape.init_lr), shape
