@@ -8,9 +8,14 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fmjax._checks import positive, require, whole
+from fmjax.schedules.anneals import ramp
+from fmjax.schedules.formulas import SHARES, as_schedule, as_table, find
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated
 
 _MOST_UPDATES, _MOST_BOUNDARIES = 10**8, 8
+_FEW = 5
+"""Rows of an anneal below which its shape is a guess, where they do not agree with a formula to their last digit."""
+
 _LEVEL = 1e-5  # of the peak: rates this close are one level
 _TINY = 1e-12  # of the peak: no logarithm is taken of less; also the weight of a rate that is not known at all
 _GRID, _FINE_GRID = np.linspace(0, 1, 16), np.linspace(0, 1, 2001)
@@ -31,6 +36,11 @@ class Recognised(NamedTuple):
 
 def recognise(step: Any, lr: Any, *, total_steps: int | None = None, tolerance: float = 1e-2) -> Recognised:
     """Finds the schedule in the learning rates of a training log.
+
+    First the formulas of trainers are tried (``formulas.find``), which must give every row to its last logged digit; for
+    these four rows and T suffice. Rates between the rows are then those of the formula, and one that has no name here
+    (polynomial, inverse square root, cosine with restarts, a fall that ends at T - 1) is tabulated with a note. What
+    follows is of rows that fit no formula.
 
     Rows may be coarse, unordered, repeated (the last of each step counts), rounded, an update off, and may start late,
     as those of a cooldown that branches off another run. Families go from simple to complex: constant, step, anneals
@@ -67,22 +77,92 @@ def recognise(step: Any, lr: Any, *, total_steps: int | None = None, tolerance: 
     steps, rates = _rows(step, lr)
     log = _ended(steps, rates, None if total_steps is None else whole(total_steps, "total_steps", least=1))
     require(log.rate.any(), f"expected a rate above zero before update {log.total}, found none")
-    match, offset = _match_of_any_offset(log, tolerance)
-    schedule, error = match.schedule, _distance(match.schedule, log.shifted(offset))
-    misfit = f"no schedule fits: the nearest, {type(schedule).__name__}, is off by {error:.2g} of the peak"
-    if error > tolerance:
-        schedule, error, offset = _tabulated(log), 0.0, 0
+    schedule, error, offset, told = _by_formula(log) or _by_shape(log, tolerance)
     notes = {
-        misfit: isinstance(schedule, Tabulated),
+        **dict.fromkeys(told, True),
         "repeated steps: the last row of each was kept": steps.size < np.size(step),
         f"rows from step {log.total} on, after the last update, were left out": log.step.size < steps.size,
         f"rows start at step {steps[0]:.0f}: the rates before are not known": steps[0] > log.interval,
+        f"the warmup, if there is one, ended before the first row, at step {steps[0]:.0f}": _may_hide_warmup(
+            schedule, log, offset
+        ),
         "rates peak at 1: they may be multipliers of the peak rate": log.peak == 1,
         f"rates are those of the {'next update' if offset > 0 else 'update before'}": offset,
         f"the run ends after its last row, at {schedule.total_steps} updates": schedule.total_steps > log.total,
         "boundaries lie between two rows: the later was taken": isinstance(schedule, Step) and log.interval > 1,
     }
     return Recognised(schedule, error, offset, tuple(note for note, is_true in notes.items() if is_true))
+
+
+def _may_hide_warmup(schedule: Any, log: "_Log", offset: int) -> bool:
+    """Whether the rates are flat from the first row on, and that is not the first update."""
+    flat = isinstance(schedule, Constant | Step) or (isinstance(schedule, WSD) and schedule.anneal_ratio < 1)
+    soon = 1 < log.step[0] + offset and log.step[0] <= log.interval
+    return bool(flat and soon and log.first == 0 and schedule.warmup_steps == 0)
+
+
+class _Answer(NamedTuple):
+    """A schedule of the rows."""
+
+    schedule: Any
+    error: float
+    offset: int
+    notes: tuple[str, ...]
+
+
+def _by_formula(log: "_Log", *, extended: bool = False) -> _Answer | None:
+    """The schedule of a trainer's formula that gives every row to its last digit."""
+    if log.reach and not extended:
+        return None  # the number of updates is not known
+    found = find(log.step, log.rate, log.total, extended=extended)
+    if found is None:
+        return None
+    named = as_schedule(found.formula, log.total)
+    require(named is not None or log.total <= _MOST_UPDATES, _too_many(log.total))
+    schedule = as_table(found.formula, log.total) if named is None else named
+    error = float(np.abs(found.formula(log.shifted(found.offset).step) - log.rate).max()) / log.peak
+    other = " or ".join(map(str, found.others[:2]))
+    notes = {
+        f"the rate of each update is that of a formula: {found.formula}": named is None,
+        f"the rates before the first falling row are extrapolated: {found.formula}": found.hidden,
+        f"another schedule gives the same rows: {other}": bool(found.others),
+    }
+    if named is not None:
+        error = _distance(named, log.shifted(found.offset))
+    return _Answer(schedule, error, found.offset, tuple(note for note, is_true in notes.items() if is_true))
+
+
+def _by_shape(log: "_Log", tolerance: float) -> _Answer:
+    """The nearest schedule of any family, or else a formula that ends elsewhere, or else a table."""
+    match, offset = _match_of_any_offset(log, tolerance)
+    error = _distance(match.schedule, log.shifted(offset))
+    if error <= tolerance:
+        return _Answer(match.schedule, error, offset, tuple(_guesses(match.schedule, log)))
+    answer = _by_formula(log, extended=True)
+    if answer is not None:
+        return answer
+    notes = [f"no schedule fits: the nearest, {type(match.schedule).__name__}, is off by {error:.2g} of the peak"]
+    last = int(log.step[-1])
+    if last + 1 + 2 * log.interval < log.total:
+        log = replace(log, total=last + 1)
+        notes.append(f"the rates after step {last} are not known: the table ends there")
+    return _Answer(_tabulated(log), 0.0, 0, tuple(notes))
+
+
+def _guesses(schedule: Any, log: "_Log") -> Iterator[str]:
+    """What rows that fit no formula to their last digit leave open."""
+    few = log.rate.size - 1 - log.last
+    if hasattr(schedule, "final_lr") and few < _FEW:
+        yield f"only {few} rows show the anneal: where it starts and how it falls between them is a guess"
+    elif getattr(schedule, "decay", "") == "1-sqrt" and log.interval > 1 and log.step[0] <= log.interval:
+        yield "a 1-sqrt anneal falls steeply at first, and its start is known to about an update"
+    zero = log.rate[0] == 0 and log.first == 1
+    if 0 < log.step[0] <= log.interval and log.first == 0 and hasattr(schedule, "final_lr") or zero:
+        yield f"no row shows the warmup: the rates before step {log.step[log.first]:.0f} are a guess"
+
+
+def _too_many(total: int) -> str:
+    return f"expected at most {_MOST_UPDATES} updates to tabulate, got {total}"
 
 
 def _rows(step: Any, lr: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -139,10 +219,13 @@ class _Log:
         return (float(rate.mean() - slope * step.mean()), slope) if slope > 0 else None
 
     def shifted(self, offset: int) -> "_Log":
-        """The rows at the updates whose rates they hold."""
-        at = self.step + offset
-        inside = slice(*np.searchsorted(at, (0, self.total)))
-        return replace(self, step=at[inside], rate=self.rate[inside])
+        """The rows at the updates whose rates they hold; a rate logged beyond the ends is that of the end."""
+        return replace(self, step=np.clip(self.step + offset, 0, self.total))
+
+    def ended(self) -> "_Log":
+        """The rows before the end of the run."""
+        inside = slice(*np.searchsorted(self.step, (0, self.total)))
+        return replace(self, step=self.step[inside], rate=self.rate[inside])
 
     def thinned(self) -> "_Log":
         """Some 200 rows, of warmup, plateau and anneal."""
@@ -162,7 +245,7 @@ def _ended(step: np.ndarray, rate: np.ndarray, total: int | None) -> _Log:
         log = replace(log, total=following if warms_before or (to_end and log.interval > 1) else following - 1)
     elif total is None:
         log = replace(log, reach=0.0 if to_end or gaps[-1] != log.interval else log.interval)
-    return log.shifted(0)
+    return log.ended()
 
 
 _Family: TypeAlias = Callable[[_Log, _Log], Iterator[Schedule]]  # (all rows, some 200 of them) -> the nearest counts
@@ -205,8 +288,7 @@ def _distance(schedule: Any, log: _Log) -> float:
 def _rates(schedule: Any, count: np.ndarray) -> np.ndarray:
     """The schedule's rate at each count, in NumPy."""
     peak = schedule.peak_lr
-    warm = schedule.init_lr + (peak - schedule.init_lr) * count / max(schedule.warmup_steps, 1)
-    stem = np.where(count < schedule.warmup_steps, warm, peak)
+    stem = ramp(count, schedule.warmup_steps, schedule.init_lr, peak)
     if isinstance(schedule, Step):
         passed = np.searchsorted(schedule.boundaries, count, side="right")
         return np.where(passed == 0, stem, np.array([0.0, *schedule.lrs])[passed])
@@ -222,10 +304,8 @@ def _rates(schedule: Any, count: np.ndarray) -> np.ndarray:
 
 
 _SHARE: dict[str, Callable[[Any], Any]] = {
-    "linear": lambda x: 1 - x,
-    "cosine": lambda x: (1 + np.cos(np.pi * x)) / 2,
-    "1-sqrt": lambda x: 1 - np.sqrt(x),
-    "exponential": lambda x: 1 - x,  # of the logarithm
+    **{name: SHARES[name] for name in ("linear", "cosine", "1-sqrt")},
+    "exponential": SHARES["linear"],  # of the logarithm
 }
 """Share of the fall still to come, given the share x of the anneal done."""
 
@@ -249,7 +329,7 @@ def _anneals(decay: str, whole_run: bool, _: _Log, log: _Log, *, to_zero: bool) 
     """Anneals by least squares, also with their start at a whole update."""
     curved = decay in ("cosine", "1-sqrt")
     unknown = 1 + (not to_zero) + (curved and log.first == log.last) + (log.reach is not None)
-    if log.rate.size - 1 - log.last < unknown or (whole_run and log.step[0] > log.interval + 1):
+    if log.rate.size - 1 - log.last <= unknown or (whole_run and log.step[0] > log.interval + 1):
         return
     for total in _totals(log, decay, to_zero):
         ended = replace(log, total=total)
@@ -345,5 +425,5 @@ def _warmup(log: _Log, peak: float, first: int, length: int | None = None) -> tu
 
 
 def _tabulated(log: _Log) -> Tabulated:
-    require(log.total <= _MOST_UPDATES, f"expected at most {_MOST_UPDATES} updates to tabulate, got {log.total}")
+    require(log.total <= _MOST_UPDATES, _too_many(log.total))
     return Tabulated(np.interp(np.arange(log.total), log.step, log.rate))
