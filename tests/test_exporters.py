@@ -11,7 +11,6 @@ import pkgutil
 import re
 import shlex
 import sys
-import tomllib
 from types import ModuleType, SimpleNamespace
 
 import jax.numpy as jnp
@@ -72,6 +71,9 @@ CANNOT = {
     "maxtext": OTHERS | ROOTS | STARTS,
     "levanter": OTHERS | ROOTS | STARTS,
     "torchtitan": OTHERS | STARTS,
+    "axolotl": OTHERS | {"from-between"},
+    "megatron-bridge": OTHERS | {"constant-warm-to-the-end"},
+    "nanochat": OTHERS | ROOTS | STARTS | {"cosine", "cosine-warm", "cosine-final-warm", "cosine-anneal"},
     "megatron": OTHERS | {"constant-warm-to-the-end"},
     "nanotron": OTHERS | STARTS,
     "olmo-core": OTHERS | ROOTS | {"cosine-anneal"},
@@ -224,7 +226,10 @@ def falling(shape, x):
 
 
 def huggingface(text):
-    given = call_in(text, "TrainingArguments")
+    return huggingface_rates(call_in(text, "TrainingArguments"))
+
+
+def huggingface_rates(given):
     peak, warmup, total = (given[key] for key in ("learning_rate", "warmup_steps", "max_steps"))
     options = given.get("lr_scheduler_kwargs", {})
 
@@ -285,8 +290,8 @@ def levanter(text):
 
 
 def torchtitan(text):
-    given = tomllib.loads(text)
-    scheduler, total, peak = given["lr_scheduler"], given["training"]["steps"], given["optimizer"]["lr"]
+    scheduler = call_in(text, "LRSchedulersContainer.Config")
+    total, peak = call_in(text, "TrainingConfig")["steps"], call_in(text, "default_adamw")["lr"]
     warmup, low, decay = scheduler["warmup_steps"], scheduler["min_lr_factor"], round(total * scheduler["decay_ratio"])
     assert warmup + decay <= total
     shape = scheduler["decay_type"].replace("sqrt", "root")
@@ -301,6 +306,27 @@ def torchtitan(text):
     return rate
 
 
+def nanochat(text):
+    parser = argparse.ArgumentParser()
+    for flag in ("--num-iterations", "--warmup-steps"):
+        parser.add_argument(flag, type=int)
+    for flag in ("--matrix-lr", "--warmdown-ratio", "--final-lr-frac"):
+        parser.add_argument(flag, type=float)
+    given = parser.parse_args(shlex.split(text.replace("\\\n", " "), comments=True))
+    total, warmup = given.num_iterations, given.warmup_steps
+    warmdown = round(given.warmdown_ratio * total)
+
+    def rate(count):
+        if count < warmup:
+            return given.matrix_lr * (count + 1) / warmup
+        if count <= total - warmdown:
+            return given.matrix_lr
+        left = (total - count) / warmdown
+        return given.matrix_lr * (left + (1 - left) * given.final_lr_frac)
+
+    return rate
+
+
 def megatron(text):
     parser = argparse.ArgumentParser()
     for flag in ("--train-iters", "--lr-warmup-iters", "--lr-decay-iters", "--lr-wsd-decay-iters"):
@@ -310,6 +336,10 @@ def megatron(text):
     parser.add_argument("--lr-decay-style", choices=["constant", "linear", "cosine", "WSD"])
     parser.add_argument("--lr-wsd-decay-style", choices=["linear", "cosine", "minus_sqrt"])
     given = parser.parse_args(shlex.split(text.replace("\\\n", " "), comments=True))
+    return megatron_core(given)
+
+
+def megatron_core(given):
     end, warmup, low, style = given.lr_decay_iters, given.lr_warmup_iters, given.min_lr, given.lr_decay_style
     assert warmup < end == given.train_iters
 
@@ -324,6 +354,20 @@ def megatron(text):
         return low + (given.lr - low) * falling(given.lr_wsd_decay_style.replace("minus_sqrt", "root"), x)
 
     return rate
+
+
+def megatron_bridge(text):
+    optimizer, scheduler = call_in(text, "OptimizerConfig"), call_in(text, "SchedulerConfig")
+    total = int(re.findall(r"^train_iters = (\d+)", text, re.M)[0])
+    return megatron_core(SimpleNamespace(train_iters=total, **optimizer, **scheduler))
+
+
+def axolotl(text):
+    given = yaml_in(text)
+    keys = {"learning_rate", "max_steps", "warmup_steps"}
+    kwargs = {key: value for key, value in given.items() if key not in keys | {"lr_scheduler"}}
+    arguments = {key: given[key] for key in keys} | {"lr_scheduler_type": given["lr_scheduler"]}
+    return huggingface_rates(arguments | {"lr_scheduler_kwargs": kwargs})
 
 
 def nanotron(text):
@@ -375,6 +419,9 @@ FORMULAS = {
     "levanter": levanter,
     "torchtitan": torchtitan,
     "megatron": megatron,
+    "axolotl": axolotl,
+    "megatron-bridge": megatron_bridge,
+    "nanochat": nanochat,
     "nanotron": nanotron,
     "olmo-core": olmo_core,
 }
@@ -401,7 +448,8 @@ def test_only_warmups_from_elsewhere_and_rounding_change_rates(trainer):
     changed = {name for name, text in texts.items() if "rates off" in text} - {"rounded"}
     assert "rates off" in texts["rounded"]
     ahead = {name for name in texts if SCHEDULES[name].warmup_steps} - {"flat-warmup", "from-final"}
-    expected = {"torchtitan": ahead, "olmo-core": ahead, "huggingface": {"linear-final-warm", "1-sqrt-final-warm"}}
+    low = {"linear-final-warm", "1-sqrt-final-warm"}
+    expected = {"torchtitan": ahead, "nanochat": ahead, "olmo-core": ahead, "huggingface": low, "axolotl": low}
     assert changed == expected.get(trainer, set())
 
 

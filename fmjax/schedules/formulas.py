@@ -127,8 +127,8 @@ def _matches(
         at = np.clip(step + offset, 0, total)
         nearest = math.inf
         for formula, hidden in _formulas(shape, at[shown], rate[shown], within[shown], total):
-            if not formula.peak <= 3 * rate.max():
-                continue
+            if not (formula.peak <= 3 * rate.max() and formula.final <= 0.98 * formula.peak):
+                continue  # too far beyond the rows, or a fall that is none
             off = np.abs(formula(at) - rate) - within
             nearest = min(nearest, float(off.max()))
             if nearest <= 0 and (off <= 0).all():
