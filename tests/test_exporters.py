@@ -76,7 +76,7 @@ CANNOT = {
     "nanochat": OTHERS | ROOTS | STARTS | {"cosine", "cosine-warm", "cosine-final-warm", "cosine-anneal"},
     "megatron": OTHERS | {"constant-warm-to-the-end"},
     "nanotron": OTHERS | STARTS,
-    "olmo-core": OTHERS | ROOTS | {"cosine-anneal"},
+    "olmo-core": OTHERS | ROOTS,
 }
 PAIRS = [(trainer, name) for trainer, cannot in CANNOT.items() for name in SCHEDULES if name not in cannot]
 
@@ -390,25 +390,22 @@ def nanotron(text):
 
 
 def olmo_core(text):
-    (kind,) = re.findall(r"scheduler = (\w+)\(", text)
-    peak, given = call_in(text, "AdamWConfig")["lr"], call_in(text, kind)
+    peak = call_in(text, "AdamWConfig")["lr"]
+    (scheduler,) = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.List)]
+    stages = [{keyword.arg: ast.literal_eval(keyword.value) for keyword in stage.keywords} for stage in scheduler.elts]
     total = int(re.findall(r"Duration\.steps\((\d+)\)", text)[0])
-    warmup, start = given["warmup"], given["warmup_min_lr"]
-    assert 0 <= start < peak
+    assert peak == max(stage["end_lr"] for stage in stages)
+    assert sum(stage["duration"] for stage in stages) == total + 1
 
     def rate(count):
         current = count + 1  # its global step of the first update
-        if current < warmup or (current == warmup and kind != "CosWithWarmup"):
-            return start + (peak - start) * current / warmup
-        if kind == "CosWithWarmup":
-            low = peak * given["alpha_f"]
-            return low + (peak - low) * falling("cosine", (current - warmup) / (given["t_max"] - warmup))
-        if kind == "WSD" and current >= total - given["decay"]:
-            assert given["decay_fraction"] is None
-            assert 0 <= given["decay_min_lr"] < peak
-            left = min(total - current, given["decay"]) / given["decay"]
-            return given["decay_min_lr"] + (peak - given["decay_min_lr"]) * left
-        return peak
+        for stage in stages:
+            assert stage["duration"] > 0
+            if current < stage["duration"]:
+                low, high, x = stage["end_lr"], stage["start_lr"], current / stage["duration"]
+                return low + (high - low) * falling(stage["shape"], x)
+            current -= stage["duration"]
+        return stages[-1]["end_lr"]
 
     return rate
 
@@ -449,7 +446,7 @@ def test_only_warmups_from_elsewhere_and_rounding_change_rates(trainer):
     assert "rates off" in texts["rounded"]
     ahead = {name for name in texts if SCHEDULES[name].warmup_steps} - {"flat-warmup", "from-final"}
     low = {"linear-final-warm", "1-sqrt-final-warm"}
-    expected = {"torchtitan": ahead, "nanochat": ahead, "olmo-core": ahead, "huggingface": low, "axolotl": low}
+    expected = {"torchtitan": ahead, "nanochat": ahead, "huggingface": low, "axolotl": low}
     assert changed == expected.get(trainer, set())
 
 
@@ -485,9 +482,9 @@ def test_text_is_plain(trainer):
         (SCHEDULES["overlap"], "maxtext", "expected an anneal that starts after warmup, got 50 + 380 of 400 updates"),
         (SCHEDULES["from-between"], "nanotron", "nanotron: expected a warmup from init_lr 0, got 1e-05"),
         (
-            SCHEDULES["cosine-anneal"],
+            SCHEDULES["1-sqrt"],
             "olmo-core",
-            "decay linear, or cosine from the end of warmup, got cosine over 100",
+            "olmo-core: expected decay linear or cosine, got 1-sqrt",
         ),
         (lambda count: 1e-3, "optax", "optax: expected Constant, Cosine, WSD, Step or Tabulated, got function"),
         (Constant(-1.0, T), "pytorch", "peak_lr: expected a number above zero, got -1.0"),

@@ -101,7 +101,15 @@ def worst(schedule, truth, peak, last):
     return min(np.abs(found - want)[1:].max() for want in shifts) / peak
 
 
-TOLD = ("no schedule fits", "extrapolated", "another schedule", "not known", "if there is one", "guess", "about an update")
+TOLD = (
+    "no schedule fits",
+    "extrapolated",
+    "another schedule",
+    "not known",
+    "if there is one",
+    "guess",
+    "about an update",
+)
 
 
 def test_random_schedules_in_random_logs():
@@ -217,3 +225,17 @@ def test_kinds():
     for shape, kind in kinds.items():
         truth = Truth(shape, 1000, 0, 0.4, 0.0, 0, False)
         assert type(recognise(step, [1e-3 * truth(s) for s in step], total_steps=1000).schedule) is kind
+
+
+def test_a_tabulated_formula_is_written_and_read_with_every_rate(tmp_path):
+    from fmjax.curves.loss_curve import LossCurve
+    from fmjax.curves.manifest import load_runs
+    from fmjax.curves.writing import write_runs
+
+    step, rate, _ = hf_log("square", 5490, 0, 2e-5, 500)
+    schedule = recognise(step, rate, total_steps=5490).schedule
+    assert isinstance(schedule, Tabulated)
+    write_runs([LossCurve("run", step, np.linspace(3, 2, step.size), schedule)], tmp_path / "runs")
+    (run,) = load_runs(tmp_path / "runs")
+    assert run.schedule.total_steps == 5490
+    np.testing.assert_allclose(run.schedule.lrs, schedule.lrs, atol=2e-6 * 2e-5)

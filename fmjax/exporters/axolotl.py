@@ -10,7 +10,7 @@ from fmjax.schedules.kinds import Schedule
 
 
 def text(schedule: Schedule) -> str:
-    """axolotl config of a schedule.
+    """Axolotl config of a schedule.
 
     Raises:
       ValueError: for Step and Tabulated, exponential decay, warmup into the anneal, and an ``init_lr`` that is neither

@@ -36,7 +36,9 @@ def text(schedule: Schedule) -> str:
     )
     """
     arguments, remarks = trainer_arguments(schedule, "huggingface")
-    return commented(remarks, "from transformers import TrainingArguments\n\narguments = " + call("TrainingArguments", arguments))
+    return commented(
+        remarks, "from transformers import TrainingArguments\n\narguments = " + call("TrainingArguments", arguments)
+    )
 
 
 def trainer_arguments(schedule: Schedule, trainer: str) -> tuple[dict[str, Any], list[str]]:

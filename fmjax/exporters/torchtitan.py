@@ -1,11 +1,10 @@
 """torchtitan Python (0.3 or later), with its TOML of 0.2 as a comment; checked with 0.2.2 and 0.3.0.
 
-From 0.3 on a run is a ``Trainer.Config`` in Python: ``lr_scheduler=LRSchedulersContainer.Config(...)`` has
-``warmup_steps``, ``decay_ratio``, ``decay_type``, ``min_lr_factor``; ``training`` has ``steps``; the rate is an argument
-of ``default_adamw(lr=...)``, or of each optimizer in ``OptimizersContainer.Config(optimizers=[...])``. Release 0.2 has
-the same names in ``[lr_scheduler]`` and ``[training]``, and ``lr`` in ``[optimizer]``. Formula in its
-``lr_scheduler.py``, ``linear_warmup_stable_decay``: decays are those of fmjax, but update t of the warmup gets peak
-(t + 1)/warmup_steps.
+From 0.3 on a run is a ``Trainer.Config`` in Python: ``LRSchedulersContainer.Config`` has ``warmup_steps``,
+``decay_ratio``, ``decay_type``, ``min_lr_factor``; ``training`` has ``steps``; the rate is an argument of
+``default_adamw(lr=...)``, or of each optimizer in ``OptimizersContainer.Config(optimizers=[...])``. Release 0.2 has the
+same names in ``[lr_scheduler]`` and ``[training]``, and ``lr`` in ``[optimizer]``. Formula in its ``lr_scheduler.py``,
+``linear_warmup_stable_decay``: decays are those of fmjax, but update t of the warmup gets peak (t + 1)/warmup_steps.
 """
 
 from fmjax.exporters.layout import call, commented

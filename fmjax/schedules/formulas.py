@@ -256,10 +256,14 @@ def _lines(rows: _Rows) -> Iterator[_Line | None]:
             yield float(init), float(slope)
 
 
-def _of_line(shape: _Shape, rows: _Rows, line: _Line | None, total: int, hidden: bool) -> Iterator[tuple[Formula, bool]]:
+def _of_line(
+    shape: _Shape, rows: _Rows, line: _Line | None, total: int, hidden: bool
+) -> Iterator[tuple[Formula, bool]]:
     end = float(total - 1 if shape.ends == "last" else total)
     if shape.name == "constant":
-        yield from ((formula, hidden) for formula in _warmed(Formula("constant", float(np.median(rows.rest[1]))), rows, line))
+        yield from (
+            (formula, hidden) for formula in _warmed(Formula("constant", float(np.median(rows.rest[1]))), rows, line)
+        )
     elif shape.name == "inverse square root":
         yield from ((formula, hidden) for formula in _inverse_root(rows, line))
     elif shape.ends == "free":
@@ -312,9 +316,7 @@ class _Fits(NamedTuple):
     squares: np.ndarray
 
 
-def _fits(
-    shape: _Shape, count: np.ndarray, rate: np.ndarray, start: np.ndarray, end: Any, peak: Any = None
-) -> _Fits:
+def _fits(shape: _Shape, count: np.ndarray, rate: np.ndarray, start: np.ndarray, end: Any, peak: Any = None) -> _Fits:
     """Peak and final rate for each start, or the final rate alone where the peak is given, and the squares left."""
     done = (count - start[:, None]) / np.broadcast_to(end - start, start.shape)[:, None]
     share = SHARES[shape.name](np.clip(done, 0, 1))
@@ -421,7 +423,7 @@ def _inverse_root(rows: _Rows, line: _Line | None) -> Iterator[Formula]:
         return
 
     def at(start: float) -> Formula:
-        peak = float(1 / np.sqrt(max(base + slope * start, 1e-300)))
+        peak = float(1 / np.sqrt(max(base + slope * start, 1e-60)))
         return Formula("inverse square root", peak, warmup=start, start=start, end=1 / (slope * peak**2))
 
     if line is None:

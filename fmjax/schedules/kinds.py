@@ -21,7 +21,7 @@ Scalar: TypeAlias = float | jax.Array
 
 def _warmup(schedule: Any, count: Any) -> Any:
     """init_lr + (peak_lr - init_lr) t / w for t < w, then peak_lr."""
-    return ramp(count, schedule.warmup_steps, schedule.init_lr, schedule.peak_lr)
+    return ramp(jnp.asarray(count), schedule.warmup_steps, schedule.init_lr, schedule.peak_lr)
 
 
 def _warmup_drop(schedule: Any, count: Any) -> Any:

@@ -37,10 +37,10 @@ class Recognised(NamedTuple):
 def recognise(step: Any, lr: Any, *, total_steps: int | None = None, tolerance: float = 1e-2) -> Recognised:
     """Finds the schedule in the learning rates of a training log.
 
-    First the formulas of trainers are tried (``formulas.find``), which must give every row to its last logged digit; for
-    these four rows and T suffice. Rates between the rows are then those of the formula, and one that has no name here
-    (polynomial, inverse square root, cosine with restarts, a fall that ends at T - 1) is tabulated with a note. What
-    follows is of rows that fit no formula.
+    First the formulas of trainers are tried (``formulas.find``), which must give every row to its last logged digit;
+    four rows and T suffice for them. Rates between the rows are then those of the formula. One that has no name here
+    (polynomial, inverse square root, cosine with restarts, a fall that ends at T - 1) is tabulated with a note. The
+    rest of this text is about rows that fit no formula.
 
     Rows may be coarse, unordered, repeated (the last of each step counts), rounded, an update off, and may start late,
     as those of a cooldown that branches off another run. Families go from simple to complex: constant, step, anneals
@@ -97,7 +97,7 @@ def recognise(step: Any, lr: Any, *, total_steps: int | None = None, tolerance: 
 def _may_hide_warmup(schedule: Any, log: "_Log", offset: int) -> bool:
     """Whether the rates are flat from the first row on, and that is not the first update."""
     flat = isinstance(schedule, Constant | Step) or (isinstance(schedule, WSD) and schedule.anneal_ratio < 1)
-    soon = 1 < log.step[0] + offset and log.step[0] <= log.interval
+    soon = log.step[0] + offset > 1 and log.step[0] <= log.interval
     return bool(flat and soon and log.first == 0 and schedule.warmup_steps == 0)
 
 
@@ -157,7 +157,7 @@ def _guesses(schedule: Any, log: "_Log") -> Iterator[str]:
     elif getattr(schedule, "decay", "") == "1-sqrt" and log.interval > 1 and log.step[0] <= log.interval:
         yield "a 1-sqrt anneal falls steeply at first, and its start is known to about an update"
     zero = log.rate[0] == 0 and log.first == 1
-    if 0 < log.step[0] <= log.interval and log.first == 0 and hasattr(schedule, "final_lr") or zero:
+    if (0 < log.step[0] <= log.interval and log.first == 0 and hasattr(schedule, "final_lr")) or zero:
         yield f"no row shows the warmup: the rates before step {log.step[log.first]:.0f} are a guess"
 
 
