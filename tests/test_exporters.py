@@ -11,7 +11,6 @@ import pkgutil
 import re
 import shlex
 import sys
-import tomllib
 from types import ModuleType, SimpleNamespace
 
 import jax.numpy as jnp
@@ -72,9 +71,12 @@ CANNOT = {
     "maxtext": OTHERS | ROOTS | STARTS,
     "levanter": OTHERS | ROOTS | STARTS,
     "torchtitan": OTHERS | STARTS,
+    "axolotl": OTHERS | {"from-between"},
+    "megatron-bridge": OTHERS | {"constant-warm-to-the-end"},
+    "nanochat": OTHERS | ROOTS | STARTS | {"cosine", "cosine-warm", "cosine-final-warm", "cosine-anneal"},
     "megatron": OTHERS | {"constant-warm-to-the-end"},
     "nanotron": OTHERS | STARTS,
-    "olmo-core": OTHERS | ROOTS | {"cosine-anneal"},
+    "olmo-core": OTHERS | ROOTS,
 }
 PAIRS = [(trainer, name) for trainer, cannot in CANNOT.items() for name in SCHEDULES if name not in cannot]
 
@@ -224,7 +226,10 @@ def falling(shape, x):
 
 
 def huggingface(text):
-    given = call_in(text, "TrainingArguments")
+    return huggingface_rates(call_in(text, "TrainingArguments"))
+
+
+def huggingface_rates(given):
     peak, warmup, total = (given[key] for key in ("learning_rate", "warmup_steps", "max_steps"))
     options = given.get("lr_scheduler_kwargs", {})
 
@@ -285,8 +290,8 @@ def levanter(text):
 
 
 def torchtitan(text):
-    given = tomllib.loads(text)
-    scheduler, total, peak = given["lr_scheduler"], given["training"]["steps"], given["optimizer"]["lr"]
+    scheduler = call_in(text, "LRSchedulersContainer.Config")
+    total, peak = call_in(text, "TrainingConfig")["steps"], call_in(text, "default_adamw")["lr"]
     warmup, low, decay = scheduler["warmup_steps"], scheduler["min_lr_factor"], round(total * scheduler["decay_ratio"])
     assert warmup + decay <= total
     shape = scheduler["decay_type"].replace("sqrt", "root")
@@ -301,6 +306,27 @@ def torchtitan(text):
     return rate
 
 
+def nanochat(text):
+    parser = argparse.ArgumentParser()
+    for flag in ("--num-iterations", "--warmup-steps"):
+        parser.add_argument(flag, type=int)
+    for flag in ("--matrix-lr", "--warmdown-ratio", "--final-lr-frac"):
+        parser.add_argument(flag, type=float)
+    given = parser.parse_args(shlex.split(text.replace("\\\n", " "), comments=True))
+    total, warmup = given.num_iterations, given.warmup_steps
+    warmdown = round(given.warmdown_ratio * total)
+
+    def rate(count):
+        if count < warmup:
+            return given.matrix_lr * (count + 1) / warmup
+        if count <= total - warmdown:
+            return given.matrix_lr
+        left = (total - count) / warmdown
+        return given.matrix_lr * (left + (1 - left) * given.final_lr_frac)
+
+    return rate
+
+
 def megatron(text):
     parser = argparse.ArgumentParser()
     for flag in ("--train-iters", "--lr-warmup-iters", "--lr-decay-iters", "--lr-wsd-decay-iters"):
@@ -310,6 +336,10 @@ def megatron(text):
     parser.add_argument("--lr-decay-style", choices=["constant", "linear", "cosine", "WSD"])
     parser.add_argument("--lr-wsd-decay-style", choices=["linear", "cosine", "minus_sqrt"])
     given = parser.parse_args(shlex.split(text.replace("\\\n", " "), comments=True))
+    return megatron_core(given)
+
+
+def megatron_core(given):
     end, warmup, low, style = given.lr_decay_iters, given.lr_warmup_iters, given.min_lr, given.lr_decay_style
     assert warmup < end == given.train_iters
 
@@ -324,6 +354,20 @@ def megatron(text):
         return low + (given.lr - low) * falling(given.lr_wsd_decay_style.replace("minus_sqrt", "root"), x)
 
     return rate
+
+
+def megatron_bridge(text):
+    optimizer, scheduler = call_in(text, "OptimizerConfig"), call_in(text, "SchedulerConfig")
+    total = int(re.findall(r"^train_iters = (\d+)", text, re.M)[0])
+    return megatron_core(SimpleNamespace(train_iters=total, **optimizer, **scheduler))
+
+
+def axolotl(text):
+    given = yaml_in(text)
+    keys = {"learning_rate", "max_steps", "warmup_steps"}
+    kwargs = {key: value for key, value in given.items() if key not in keys | {"lr_scheduler"}}
+    arguments = {key: given[key] for key in keys} | {"lr_scheduler_type": given["lr_scheduler"]}
+    return huggingface_rates(arguments | {"lr_scheduler_kwargs": kwargs})
 
 
 def nanotron(text):
@@ -346,25 +390,22 @@ def nanotron(text):
 
 
 def olmo_core(text):
-    (kind,) = re.findall(r"scheduler = (\w+)\(", text)
-    peak, given = call_in(text, "AdamWConfig")["lr"], call_in(text, kind)
+    peak = call_in(text, "AdamWConfig")["lr"]
+    (scheduler,) = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.List)]
+    stages = [{keyword.arg: ast.literal_eval(keyword.value) for keyword in stage.keywords} for stage in scheduler.elts]
     total = int(re.findall(r"Duration\.steps\((\d+)\)", text)[0])
-    warmup, start = given["warmup"], given["warmup_min_lr"]
-    assert 0 <= start < peak
+    assert peak == max(stage["end_lr"] for stage in stages)
+    assert sum(stage["duration"] for stage in stages) == total + 1
 
     def rate(count):
         current = count + 1  # its global step of the first update
-        if current < warmup or (current == warmup and kind != "CosWithWarmup"):
-            return start + (peak - start) * current / warmup
-        if kind == "CosWithWarmup":
-            low = peak * given["alpha_f"]
-            return low + (peak - low) * falling("cosine", (current - warmup) / (given["t_max"] - warmup))
-        if kind == "WSD" and current >= total - given["decay"]:
-            assert given["decay_fraction"] is None
-            assert 0 <= given["decay_min_lr"] < peak
-            left = min(total - current, given["decay"]) / given["decay"]
-            return given["decay_min_lr"] + (peak - given["decay_min_lr"]) * left
-        return peak
+        for stage in stages:
+            assert stage["duration"] > 0
+            if current < stage["duration"]:
+                low, high, x = stage["end_lr"], stage["start_lr"], current / stage["duration"]
+                return low + (high - low) * falling(stage["shape"], x)
+            current -= stage["duration"]
+        return stages[-1]["end_lr"]
 
     return rate
 
@@ -375,6 +416,9 @@ FORMULAS = {
     "levanter": levanter,
     "torchtitan": torchtitan,
     "megatron": megatron,
+    "axolotl": axolotl,
+    "megatron-bridge": megatron_bridge,
+    "nanochat": nanochat,
     "nanotron": nanotron,
     "olmo-core": olmo_core,
 }
@@ -401,7 +445,8 @@ def test_only_warmups_from_elsewhere_and_rounding_change_rates(trainer):
     changed = {name for name, text in texts.items() if "rates off" in text} - {"rounded"}
     assert "rates off" in texts["rounded"]
     ahead = {name for name in texts if SCHEDULES[name].warmup_steps} - {"flat-warmup", "from-final"}
-    expected = {"torchtitan": ahead, "olmo-core": ahead, "huggingface": {"linear-final-warm", "1-sqrt-final-warm"}}
+    low = {"linear-final-warm", "1-sqrt-final-warm"}
+    expected = {"torchtitan": ahead, "nanochat": ahead, "huggingface": low, "axolotl": low}
     assert changed == expected.get(trainer, set())
 
 
@@ -437,9 +482,9 @@ def test_text_is_plain(trainer):
         (SCHEDULES["overlap"], "maxtext", "expected an anneal that starts after warmup, got 50 + 380 of 400 updates"),
         (SCHEDULES["from-between"], "nanotron", "nanotron: expected a warmup from init_lr 0, got 1e-05"),
         (
-            SCHEDULES["cosine-anneal"],
+            SCHEDULES["1-sqrt"],
             "olmo-core",
-            "decay linear, or cosine from the end of warmup, got cosine over 100",
+            "olmo-core: expected decay linear or cosine, got 1-sqrt",
         ),
         (lambda count: 1e-3, "optax", "optax: expected Constant, Cosine, WSD, Step or Tabulated, got function"),
         (Constant(-1.0, T), "pytorch", "peak_lr: expected a number above zero, got -1.0"),

@@ -460,7 +460,6 @@ NO_FAMILY = {
     "cyclic": cyclic,
     "nine-steps": staircase(tuple(range(1000, 10000, 1000)), (1.0, 0.2) * 5),
     "curved-warmup": warms_along_a_cosine,
-    "inverse-sqrt": lambda t: min(t / 500, math.sqrt(500 / max(t, 1))),
     "zero-long-before-the-end": lambda t: max(min(1.0, (8000 - t) / 2000), 0.0),
 }
 

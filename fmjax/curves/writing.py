@@ -12,15 +12,16 @@ from fmjax._checks import require
 from fmjax._files import writing
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.schedules.kinds import Tabulated
-from fmjax.schedules.tables import schedule_table
+from fmjax.schedules.tables import knots_table, schedule_table
 
 _LONGEST = 80
 
 
 def write_runs(curves: Sequence[LossCurve], folder: Path) -> None:
-    """Writes runs for ``load_runs``, which reads the same but for ``Tabulated`` schedules.
+    """Writes runs for ``load_runs``, which reads the same.
 
-    Of those the rates at the logged rows go into a column ``lr``, and are interpolated anew up to the last row.
+    Of a ``Tabulated`` schedule the rates at the logged rows go into a column ``lr``, where straight lines between them
+    give every rate; else the manifest gets as many rates as straight lines need to be within 1e-6 of the peak.
 
     Files are named by the runs, with other characters than letters, digits, ``._-`` replaced, so none lies elsewhere.
 
@@ -69,10 +70,21 @@ def _write_rows(curve: LossCurve, path: Path) -> None:
     except ImportError:
         raise ValueError("writing runs needs pyarrow: pip install 'fmjax[data]'") from None
     columns = {"step": curve.step, "loss": curve.loss}
-    if isinstance(curve.schedule, Tabulated):
-        at = np.minimum(curve.step, int(curve.schedule.total_steps) - 1)
-        columns["lr"] = np.asarray(curve.schedule.lrs, float)[at]
+    if isinstance(curve.schedule, Tabulated) and _rows_give_rates(curve, curve.schedule):
+        columns["lr"] = _rates_at_rows(curve, curve.schedule)
     csv.write_csv(pyarrow.table(columns), path, csv.WriteOptions(quoting_style="none"))
+
+
+def _rates_at_rows(curve: LossCurve, schedule: Tabulated) -> np.ndarray:
+    at = np.minimum(curve.step, int(schedule.total_steps) - 1)
+    return np.asarray(np.asarray(schedule.lrs, float)[at])
+
+
+def _rows_give_rates(curve: LossCurve, schedule: Tabulated) -> bool:
+    """Whether straight lines between the logged rows give every rate of a table up to the last row, its end."""
+    rates, last = np.asarray(schedule.lrs, float), int(curve.step[-1])
+    between = np.interp(np.arange(rates.size), curve.step, _rates_at_rows(curve, schedule))
+    return last + 1 >= rates.size and bool(np.abs(between - rates).max() <= 1e-6 * rates.max())
 
 
 def _table(curve: LossCurve, file: str) -> dict[str, Any]:
@@ -82,6 +94,8 @@ def _table(curve: LossCurve, file: str) -> dict[str, Any]:
         value = getattr(curve, key)
         if value is not None:
             found[key] = value
+    if isinstance(schedule, Tabulated) and not _rows_give_rates(curve, schedule):
+        return found | {"schedule": knots_table(schedule)}
     if isinstance(schedule, Tabulated):
         return found | ({"warmup_steps": int(schedule.warmup_steps)} if int(schedule.warmup_steps) else {})
     return found | {"schedule": schedule_table(schedule)}

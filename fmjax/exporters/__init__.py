@@ -4,10 +4,13 @@ from collections.abc import Callable
 
 from fmjax._checks import choose
 from fmjax.exporters import (
+    axolotl,
     huggingface,
     levanter,
     maxtext,
     megatron,
+    megatron_bridge,
+    nanochat,
     nanotron,
     olmo_core,
     optax,
@@ -22,11 +25,14 @@ EXPORTERS: dict[str, Callable[[Schedule], str]] = {
     "optax": optax.text,
     "pytorch": pytorch.text,
     "huggingface": huggingface.text,
+    "axolotl": axolotl.text,
     "maxtext": maxtext.text,
     "levanter": levanter.text,
     "torchtitan": torchtitan.text,
     "megatron": megatron.text,
+    "megatron-bridge": megatron_bridge.text,
     "nanotron": nanotron.text,
+    "nanochat": nanochat.text,
     "olmo-core": olmo_core.text,
 }
 """Exporters by the trainer's name."""

@@ -35,9 +35,21 @@ def text(schedule: Schedule) -> str:
                              'decay_type': 'linear', 'min_lr_ratio': 0.0},
     )
     """
-    plan = phases(schedule, "huggingface", _DECAYS, init_lr=True)
+    arguments, remarks = trainer_arguments(schedule, "huggingface")
+    return commented(
+        remarks, "from transformers import TrainingArguments\n\narguments = " + call("TrainingArguments", arguments)
+    )
+
+
+def trainer_arguments(schedule: Schedule, trainer: str) -> tuple[dict[str, Any], list[str]]:
+    """Arguments of the Trainer for a schedule, and remarks on how its rates differ.
+
+    Raises:
+      ValueError: naming the trainer, where it cannot express the schedule.
+    """
+    plan = phases(schedule, trainer, _DECAYS, init_lr=True)
     starts = (0.0, plan.final)
-    require(plan.init in starts, f"huggingface: expected a warmup from init_lr 0 or final_lr, got {plan.init!r}")
+    require(plan.init in starts, f"{trainer}: expected a warmup from init_lr 0 or final_lr, got {plan.init!r}")
     kind, options = _scheduler(plan)
     arguments = {
         "learning_rate": plan.peak,
@@ -45,8 +57,7 @@ def text(schedule: Schedule) -> str:
         "warmup_steps": plan.warmup,
         "lr_scheduler_type": kind,
     } | ({"lr_scheduler_kwargs": options} if options else {})
-    code = "from transformers import TrainingArguments\n\narguments = " + call("TrainingArguments", arguments)
-    return commented([*plan.remarks, *_start(plan, kind)], code)
+    return arguments, [*plan.remarks, *_start(plan, kind)]
 
 
 def _scheduler(plan: Phases) -> tuple[str, dict[str, Any]]:

@@ -32,9 +32,7 @@ def text(schedule: Schedule) -> str:
     --lr-wsd-decay-style linear \
     --lr-wsd-decay-iters 200
     """
-    plan = phases(schedule, "megatron", _DECAYS, init_lr=True)
-    rest = f"megatron: expected a warmup shorter than the run, got {plan.warmup} of {plan.total} updates"
-    require(plan.warmup < plan.total, rest)
+    plan = plan_of(schedule, "megatron")
     flags = {
         "train-iters": plan.total,
         "lr": plan.peak,
@@ -43,11 +41,24 @@ def text(schedule: Schedule) -> str:
         "lr-warmup-init": plan.init,
         "lr-decay-iters": plan.total,
     }
-    listed = [f"--{flag} {value}" for flag, value in (flags | _style(plan)).items()]
+    listed = [f"--{flag} {value}" for flag, value in (flags | style_of(plan)).items()]
     return commented(plan.remarks, " \\\n".join(listed))
 
 
-def _style(plan: Phases) -> dict[str, str | int]:
+def plan_of(schedule: Schedule, trainer: str) -> Phases:
+    """The phases of a schedule that a scheduler of Megatron Core can do.
+
+    Raises:
+      ValueError: naming the trainer, where it cannot.
+    """
+    plan = phases(schedule, trainer, _DECAYS, init_lr=True)
+    rest = f"{trainer}: expected a warmup shorter than the run, got {plan.warmup} of {plan.total} updates"
+    require(plan.warmup < plan.total, rest)
+    return plan
+
+
+def style_of(plan: Phases) -> dict[str, str | int]:
+    """The style of the decay, by the names of the flags."""
     if not plan.anneal:
         return {"lr-decay-style": "constant"}
     if not plan.stable and plan.decay in ("linear", "cosine"):

@@ -4,6 +4,7 @@ A row of step s comes after s updates; its loss is the mean since the row before
 """
 
 from pathlib import Path
+from typing import Any
 
 from fmjax._checks import require
 from fmjax.importers.source import Source, begins
@@ -19,7 +20,20 @@ def _read(path: Path) -> list[Table]:
     history = state.get("log_history") if isinstance(state, dict) else None
     rows = [row for row in history if isinstance(row, dict)] if isinstance(history, list) else []
     require(rows, "expected rows in log_history, found none")
-    return [Table("", columns_of(rows))]
+    return [Table("", columns_of(rows), total_steps=_planned(state))]
+
+
+def _planned(state: dict[str, Any]) -> int | None:
+    """Updates that the run was to have: ``max_steps``, or as the epochs done and planned have it.
+
+    A state saved in the middle of a run has ``global_step`` updates behind it in ``epoch`` epochs.
+    """
+    most = state.get("max_steps")
+    if isinstance(most, int) and not isinstance(most, bool) and most > 0:
+        return most
+    done, epoch, epochs = (state.get(key) for key in ("global_step", "epoch", "num_train_epochs"))
+    known = all(isinstance(value, int | float) and value > 0 for value in (done, epoch, epochs))
+    return round(done * epochs / epoch) if known else None  # type: ignore[operator]
 
 
 def _place(path: Path) -> Path:

@@ -135,6 +135,8 @@ def _imported(log: Log, schedule: Schedule | None, total_steps: int | None) -> I
 def _recognised(log: Log, total_steps: int | None) -> Recognised:
     """The schedule in the rates; where losses go on after the last rate, the run does."""
     assert log.rate is not None
+    if total_steps is None and log.total_steps is not None and log.total_steps > max(log.rate.step[-1], 0):
+        total_steps = log.total_steps
     if total_steps is None and log.loss.step[-1] > log.rate.step[-1]:
         total_steps = int(log.loss.step[-1]) + 1
     return recognise(log.rate.step, log.rate.value, total_steps=total_steps)

@@ -64,6 +64,8 @@ class Log(NamedTuple):
     loss_key: str
     rate_key: str | None
     notes: tuple[str, ...]
+    total_steps: int | None = None
+    """Planned number of updates, where the file has it."""
 
     @property
     def begins_late(self) -> bool:
@@ -114,9 +116,9 @@ class Reader:
         require((loss.value > 0).all(), f"{loss_key!r}: expected losses above zero, got {loss.value.min():g}")
         notes = (*self._notes_on_losses(loss_key, others, loss), *_notes_on_steps(step, table.columns[loss_key], loss))
         if not self.needs_rate:
-            return Log(table.name, loss, None, loss_key, None, notes)
+            return Log(table.name, loss, None, loss_key, None, notes, table.total_steps)
         rate_key, rate, more = self._rate(table)
-        return Log(table.name, loss, LoggedRows.of(step, rate), loss_key, rate_key, (*notes, *more))
+        return Log(table.name, loss, LoggedRows.of(step, rate), loss_key, rate_key, (*notes, *more), table.total_steps)
 
     def _steps(self, table: Table) -> np.ndarray:
         """``[rows]`` the last update that each row has seen."""

@@ -82,7 +82,8 @@ def _together(name: str, parts: Sequence[Table]) -> Table:
         if not shared or not all(agree):
             return _below(name, parts)
         columns |= part.columns
-    return Table(name, columns, tuple(dict.fromkeys(key for part in parts for key in part.others)))
+    others = tuple(dict.fromkeys(key for part in parts for key in part.others))
+    return Table(name, columns, others, max((part.total_steps for part in parts if part.total_steps), default=None))
 
 
 def _below(name: str, parts: Sequence[Table]) -> Table:
@@ -93,7 +94,8 @@ def _below(name: str, parts: Sequence[Table]) -> Table:
         key: np.concatenate([part.columns.get(key, none) for part, none in zip(parts, blank, strict=True)])
         for key in keys
     }
-    return Table(name, columns, tuple(dict.fromkeys(key for part in parts for key in part.others)))
+    others = tuple(dict.fromkeys(key for part in parts for key in part.others))
+    return Table(name, columns, others, max((part.total_steps for part in parts if part.total_steps), default=None))
 
 
 def only(name: str) -> tuple[str]:
@@ -154,7 +156,8 @@ def _needed(source: Source, table: Table, columns: Columns) -> Table:
     patterns = (*source.step, *source.loss, *source.validation, *source.rate, *source.multiplier, *named)
     kept = {key: table.columns[key] for key in matching(table.columns, patterns)}
     name = "".join(character if character.isprintable() else " " for character in table.name).strip()
-    return Table(name or "run", kept, tuple(key for key in table.columns if key not in kept))
+    others = tuple(key for key in table.columns if key not in kept)
+    return Table(name or "run", kept, others, table.total_steps)
 
 
 def begins(path: Path, size: int = 4096) -> str:

@@ -26,6 +26,8 @@ class Table(NamedTuple):
     """``[rows]`` numbers by key; NaN where a row has none."""
     others: tuple[str, ...] = ()
     """Names of columns that were left out."""
+    total_steps: int | None = None
+    """Planned number of updates, where the file has it."""
 
 
 def csv_columns(path: Path, *, but: tuple[str, ...] = ()) -> dict[str, np.ndarray]:

@@ -1,10 +1,24 @@
-"""Anneals: the shapes a rate can fall along, each with its drop per update."""
+"""Ramps and anneals: the shapes a rate can rise and fall along, for arrays of JAX or of NumPy."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+
+def _of(array: Any) -> Any:
+    """The namespace of an array: NumPy for its own, so that host-side work stays in float64, else JAX."""
+    return np if isinstance(array, np.ndarray | np.generic) else jnp
+
+
+def ramp(count: Any, warmup_steps: Any, init_lr: Any, peak_lr: Any) -> Any:
+    """Linear warmup: init_lr + (peak_lr - init_lr) t / w for t < w, then peak_lr."""
+    xp = _of(count)
+    warming = count < warmup_steps
+    fraction = count / xp.where(warming, warmup_steps, 1)
+    return xp.where(warming, init_lr + (peak_lr - init_lr) * fraction, peak_lr)
 
 
 class Decay(NamedTuple):
@@ -25,7 +39,7 @@ def _linear_drop(x: Any, dx: Any, peak: Any, final: Any) -> Any:
 
 
 def _cosine(x: Any, peak: Any, final: Any) -> Any:
-    return final + (peak - final) * (1 + jnp.cos(jnp.pi * x)) / 2
+    return final + (peak - final) * (1 + _of(x).cos(np.pi * x)) / 2
 
 
 def _cosine_drop(x: Any, dx: Any, peak: Any, final: Any) -> Any:
@@ -34,7 +48,8 @@ def _cosine_drop(x: Any, dx: Any, peak: Any, final: Any) -> Any:
 
 def _root(x: Any) -> Any:
     # sqrt has no finite slope at 0: the inner where keeps NaN out of the gradient
-    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
+    xp = _of(x)
+    return xp.where(x > 0, xp.sqrt(xp.where(x > 0, x, 1.0)), 0.0)
 
 
 def _one_minus_sqrt(x: Any, peak: Any, final: Any) -> Any:

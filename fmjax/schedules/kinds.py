@@ -14,16 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax._checks import choose, finite, positive, require, whole
-from fmjax.schedules.anneals import DECAYS, Anneal, Joined
+from fmjax.schedules.anneals import DECAYS, Anneal, Joined, ramp
 
 Scalar: TypeAlias = float | jax.Array
 
 
 def _warmup(schedule: Any, count: Any) -> Any:
     """init_lr + (peak_lr - init_lr) t / w for t < w, then peak_lr."""
-    warming = count < schedule.warmup_steps
-    fraction = count / jnp.where(warming, schedule.warmup_steps, 1)
-    return jnp.where(warming, schedule.init_lr + (schedule.peak_lr - schedule.init_lr) * fraction, schedule.peak_lr)
+    return ramp(jnp.asarray(count), schedule.warmup_steps, schedule.init_lr, schedule.peak_lr)
 
 
 def _warmup_drop(schedule: Any, count: Any) -> Any:

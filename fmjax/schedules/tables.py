@@ -9,6 +9,7 @@ import numpy as np
 
 from fmjax._checks import choose, finite, require, whole, within
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated, check_schedule
+from fmjax.schedules.knots import thinned
 
 KINDS: dict[str, type] = {
     "constant": Constant,
@@ -51,6 +52,10 @@ def _count(value: Any, what: str) -> int:
     return whole(_number(value, what), what)
 
 
+def _rates(value: Any, what: str) -> Any:
+    return value if isinstance(value, np.ndarray) else _numbers(value, what)
+
+
 def _numbers(value: Any, what: str) -> tuple[float, ...]:
     require(isinstance(value, list), f"{what}: expected a list of numbers, got {value!r}")
     return tuple(_number(item, what) for item in value)
@@ -69,6 +74,8 @@ def schedule_from(table: Any, what: str = "schedule") -> Schedule:
         require(isinstance(table, Mapping), f"expected a table with kind and its fields, got {table!r}")
         require("kind" in table, f"missing key 'kind' (known kinds: {', '.join(KINDS)})")
         kind = KINDS[choose(table["kind"], KINDS, "schedule kind")]
+        if kind is Tabulated and "steps" in table:
+            table = _between_knots(table)
         fields = dataclasses.fields(kind)
         required = [f.name for f in fields if f.default is dataclasses.MISSING]
         optional = [f.name for f in fields if f.name not in required] + ["anneal_steps"] * (kind is WSD)
@@ -76,6 +83,29 @@ def schedule_from(table: Any, what: str = "schedule") -> Schedule:
         schedule: Schedule = kind(**_with_anneal_ratio(given) if kind is WSD else given)
         check_schedule(schedule)
     return schedule
+
+
+def knots_table(schedule: Tabulated, within: float = 1e-6) -> dict[str, Any]:
+    """The table of a tabulated schedule as a few updates with straight lines between them, within a share of the peak.
+
+    >>> knots_table(Tabulated(np.linspace(1.0, 0.0, 101)))
+    {'kind': 'tabulated', 'steps': [0, 100], 'lrs': [1.0, 0.0], 'warmup_steps': 0}
+    """
+    rates = np.asarray(schedule.lrs, float)
+    steps, kept = thinned(np.arange(rates.size), rates, within=within)
+    knots = {"steps": steps.tolist(), "lrs": kept.tolist()}
+    return {"kind": "tabulated", **knots, "warmup_steps": int(schedule.warmup_steps)}
+
+
+def _between_knots(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table with the rate of every update up to the last of ``steps``."""
+    steps, rates = (np.array(_numbers(table.get(key), key)) for key in ("steps", "lrs"))
+    require(steps.size == rates.size > 0, f"expected a rate for each of {steps.size} steps, got {rates.size}")
+    rise = steps[0] == 0 and (np.diff(steps) > 0).all() and (steps == np.floor(steps)).all()
+    require(rise, f"steps: expected whole numbers that rise from 0, got {steps[:3].tolist()} ...")
+    require(steps[-1] < MOST_UPDATES, f"steps: expected fewer than {MOST_UPDATES} updates, got {steps[-1]:g}")
+    every = np.interp(np.arange(int(steps[-1]) + 1), steps, rates)
+    return {key: value for key, value in table.items() if key != "steps"} | {"lrs": every}
 
 
 def schedule_table(schedule: Schedule) -> dict[str, Any]:
@@ -121,5 +151,5 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "total_steps": _count,
     "warmup_steps": _count,
     "boundaries": _numbers,
-    "lrs": _numbers,
+    "lrs": _rates,
 }  # every other key is a number

@@ -1,0 +1,125 @@
+"""Schedules by the formulas that trainers use, solved exactly from few logged rates and the number of updates T.
+
+A formula is a linear warmup, perhaps a plateau, and one fall. Trainers differ in small things, and each is a choice
+among a few here: warmup counts from 0 or from 1; the fall ends at count T or at the last update T - 1; the rate is
+logged before or after the scheduler's step. Peak and final rate enter linearly, so that least squares give both; what
+is left (where the fall starts) is one number, found by a search on a line. A formula counts as found where it gives
+every row to the last digit that was logged. So few rows suffice, and a formula that is wrong is hardly ever found.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fmjax.schedules.formulas import SHARES, Formula
+from fmjax.schedules.solving import FormulaShape, formulas
+
+_NOISE = 2e-6
+"""Of the peak: what arithmetic in float32 may change."""
+
+_APART = 1e-2
+"""Of the peak: how far two formulas that give the same rows must differ somewhere to count as different."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A formula that gives every row."""
+
+    formula: Formula
+    offset: int
+    hidden: bool
+    """Whether no row shows where warmup ends or the fall starts, so that the peak is extrapolated."""
+    others: tuple[Formula, ...] = ()
+    """Formulas as simple that give the rows as well, and are another schedule."""
+
+
+def find(step: np.ndarray, rate: np.ndarray, total: int, *, extended: bool = False) -> Found | None:
+    """The simplest formula that gives every row; None where there is none.
+
+    Args:
+      step: ``[rows]`` updates that the rows name, rising.
+      rate: ``[rows]`` rates, not all zero.
+      total: planned number of updates T.
+      extended: whether the fall may also end at another update than T or T - 1.
+    """
+    shown = _thinned(step, rate)
+    within = 1.6 * _quantum(rate) + _NOISE * rate.max()
+    for shapes in _tiers(extended):
+        matches = [match for shape in shapes for match in _matches(shape, step, rate, within, total, shown)]
+        if matches:
+            return _with_others(matches, total)
+    return None
+
+
+def _matches(
+    shape: FormulaShape, step: np.ndarray, rate: np.ndarray, within: np.ndarray, total: int, shown: np.ndarray
+) -> Iterator[Found]:
+    """Formulas of one shape that give every row, with each offset for which there are any."""
+    drift = 4 * float((np.abs(np.diff(rate)) / np.diff(step)).max(initial=0.0))
+    found = False
+    for offset in (0, 1, -1):
+        if found and offset < 0:
+            return
+        at = np.clip(step + offset, 0, total)
+        nearest = math.inf
+        for formula, hidden in formulas(shape, at[shown], rate[shown], within[shown], total):
+            if not (formula.peak <= 3 * rate.max() and formula.final <= 0.98 * formula.peak):
+                continue  # too far beyond the rows, or a fall that is none
+            off = np.abs(formula(at) - rate) - within
+            nearest = min(nearest, float(off.max()))
+            if nearest <= 0 and (off <= 0).all():
+                found = True
+                yield Found(formula, offset, hidden)
+        if math.isfinite(nearest) and nearest > drift + 2 * float(within.max()):
+            return  # an update more or less would not make up for so much
+
+
+def _thinned(step: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """Some 120 rows: all of the first and last, the rest evenly, and both sides of the highest."""
+    top, end = int(np.argmax(rate)), rate.size - 1
+    parts = np.linspace(0, top, 32), np.linspace(top, end, 80), np.arange(max(top - 2, 0), min(top + 3, end + 1))
+    return np.unique(np.concatenate([*parts, np.arange(max(end - 4, 0), end + 1)]).astype(int))
+
+
+def _quantum(rate: np.ndarray) -> np.ndarray:
+    """Half of the last logged digit of each rate: of so many significant digits, or decimals, as any rate has."""
+    some = rate[np.unique(np.linspace(0, rate.size - 1, 400).astype(int))]
+    texts = [f"{value:.16e}" if float(f"{value:.11e}") != value else f"{value:.11e}" for value in some if value > 0]
+    parts = [text.split("e") for text in texts]
+    digits = [len(mantissa.replace(".", "").rstrip("0")) for mantissa, _ in parts]
+    decimals = max(count - 1 - int(power) for count, (_, power) in zip(digits, parts, strict=True))
+    above = np.where(rate > 0, rate, rate[rate > 0].min())
+    significant = 10.0 ** (np.floor(np.log10(above)) + 1 - max(digits))
+    return np.asarray(np.maximum(significant, 10.0**-decimals) / 2)
+
+
+def _tiers(extended: bool) -> Iterator[list[FormulaShape]]:
+    """Shapes from simple to complex; those of one tier are as simple as each other."""
+    yield [FormulaShape("constant", False, False, 1)]
+    names = ("linear", "cosine", "1-sqrt")
+    others = tuple(name for name in SHARES if name not in names)
+    ends = ("total", "last")
+    for free in (False, True):
+        yield [FormulaShape(name, free, False, 1 + free, end) for end in ends for name in names[:2]]
+        if not free:
+            yield [FormulaShape("inverse square root", False, False, 2)]
+        yield [FormulaShape(name, free, True, 2 + free, end) for end in ends for name in names]
+        yield [FormulaShape(name, free, False, 1 + free, end) for end in ends for name in others]
+    if extended:
+        for free in (False, True):
+            yield [FormulaShape(name, free, False, 2 + free, "free") for name in ("cosine", "linear")]
+
+
+def _with_others(matches: list[Found], total: int) -> Found:
+    """The first match, or the first whose peak is shown, with those that differ from it."""
+    best = min(matches, key=lambda match: match.hidden)
+    kinks = [best.formula.warmup, best.formula.start, best.formula.end]
+    near = (np.asarray(kinks)[:, None] + np.arange(-2, 3)).ravel()
+    every = np.clip(np.append(np.linspace(0, total - 1, 1001), near), 0, total - 1)
+    far = _APART * best.formula.peak
+    rivals = [match.formula for match in matches if match.hidden == best.hidden]
+    shifted = [best.formula(every + shift) for shift in (0, 1, -1)]  # an update early or late is no other schedule
+    apart = [rival for rival in rivals if min(np.abs(rival(every) - rates).max() for rates in shifted) > far]
+    return replace(best, others=() if best.hidden else tuple(dict.fromkeys(apart)))
