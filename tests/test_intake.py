@@ -392,3 +392,17 @@ def test_the_command(tmp_path, capsys):
     assert one["schedule"] == {**schedule_table(schedule(0.4)), "anneal_ratio": pytest.approx(0.4), "peak_lr": 1e-3}
     assert one["rate_error"] < 1e-6
     assert [curve.name for curve in load_runs(found["folder"])] == ["long"]
+
+
+@pytest.mark.parametrize("as_folders", [False, True])
+def test_runs_whose_folders_bear_one_name_stay_apart(tmp_path, as_folders):
+    files = []
+    for experiment, peak in (("first", 1e-3), ("second", 5e-4)):
+        folder = tmp_path / experiment / "out"
+        folder.mkdir(parents=True)
+        rows = [f"{step},{3 + peak},{peak}" for step in range(0, 1000, 10)]
+        files.append(folder / "metrics.csv")
+        files[-1].write_text("\n".join(["step,loss,lr", *rows]))
+    runs = import_logs([file.parent for file in files] if as_folders else files)
+    assert [run.curve.name for run in runs] == ["first/out/metrics", "second/out/metrics"]
+    assert [float(run.curve.loss[0]) for run in runs] == [3 + 1e-3, 3 + 5e-4]
