@@ -13,10 +13,10 @@ from fmjax._checks import require
 
 _NEEDS = "reading logs needs pyarrow: pip install 'fmjax[data]'"
 
-KINDS = frozenset({"split", "type", "phase", "mode"})
+ROLE_KEYS = frozenset({"split", "type", "phase", "mode"})
 """Columns that tell rows of evaluation from rows of training."""
 
-HELD_OUT = frozenset({"val", "valid", "validation", "eval", "evaluation", "dev", "test"})
+EVALUATION_ROLES = frozenset({"val", "valid", "validation", "eval", "evaluation", "dev", "test"})
 
 _SAMPLE = 1000
 """Lines of text in which keys are looked for."""
@@ -206,8 +206,8 @@ def _numbers(table: Any) -> dict[str, np.ndarray]:
 
 def _by_kind(table: Any, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The columns, with what rows of evaluation share with rows of training as columns ``eval/...`` of their own."""
-    for key in KINDS.intersection(table.column_names):
-        held_out = np.array([str(kind).lower() in HELD_OUT for kind in table[key].to_pylist()], bool)
+    for key in ROLE_KEYS.intersection(table.column_names):
+        held_out = np.array([str(kind).lower() in EVALUATION_ROLES for kind in table[key].to_pylist()], bool)
         for name in [name for name in columns if "loss" in name.lower()]:
             apart = np.where(held_out, columns[name], np.nan), np.where(held_out, np.nan, columns[name])
             if all(np.isfinite(part).any() for part in apart):
