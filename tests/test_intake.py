@@ -396,3 +396,40 @@ def test_the_command(tmp_path, capsys):
     assert one["schedule"] == {**schedule_table(schedule(0.4)), "anneal_ratio": pytest.approx(0.4), "peak_lr": 1e-3}
     assert one["rate_error"] < 1e-6
     assert [curve.name for curve in load_runs(found["folder"])] == ["long"]
+
+
+@pytest.mark.parametrize("as_folders", [False, True])
+def test_runs_whose_folders_bear_one_name_stay_apart(tmp_path, as_folders):
+    files = []
+    for experiment, peak in (("first", 1e-3), ("second", 5e-4)):
+        folder = tmp_path / experiment / "out"
+        folder.mkdir(parents=True)
+        rows = [f"{step},{3 + peak},{peak}" for step in range(0, 1000, 10)]
+        files.append(folder / "metrics.csv")
+        files[-1].write_text("\n".join(["step,loss,lr", *rows]))
+    runs = import_logs([file.parent for file in files] if as_folders else files)
+    assert [run.curve.name for run in runs] == ["first/out/metrics", "second/out/metrics"]
+    assert [float(run.curve.loss[0]) for run in runs] == [3 + 1e-3, 3 + 5e-4]
+
+
+def test_renamed_states_in_one_folder_are_runs_of_their_own(tmp_path):
+    for name, peak in (("one", 1e-3), ("two", 5e-4)):
+        rows = [{"step": step, "loss": 3 + peak, "learning_rate": peak} for step in range(10, 1001, 10)]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"log_history": rows}))
+    runs = import_logs(tmp_path)
+    assert {run.curve.name: float(run.curve.loss[0]) for run in runs} == {"one": 3 + 1e-3, "two": 3 + 5e-4}
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+@pytest.mark.parametrize("kind", ["split", "type", "phase", "mode"])
+def test_rows_of_evaluation_replace_no_rows_of_training(tmp_path, kind, ending):
+    rows = [{"step": step, kind: "train", "loss": 3.0, "lr": 1e-3} for step in range(0, 1000, 10)]
+    rows += [{"step": step, kind: "val", "loss": 4.0, "lr": 1e-3} for step in range(0, 1000, 50)]
+    log = tmp_path / f"log.{ending}"
+    cells = [list(rows[0]), *(row.values() for row in rows)]
+    lines = [",".join(map(str, row)) for row in cells] if ending == "csv" else map(json.dumps, rows)
+    log.write_text("\n".join(lines))
+    (train,) = import_logs(log)
+    (held_out,) = import_logs(log, columns=Columns(validation=True))
+    assert train.curve.loss.tolist() == [3.0] * 100
+    assert held_out.curve.loss.tolist() == [4.0] * 20

@@ -37,7 +37,9 @@ def _planned(state: dict[str, Any]) -> int | None:
 
 
 def _place(path: Path) -> Path:
-    """The folder of the run: that above ``checkpoint-N``."""
+    """The folder of the run: that above ``checkpoint-N``; a file of another name is a run by itself."""
+    if path.name != "trainer_state.json":
+        return path.with_suffix("")
     return path.parent.parent if path.parent.name.startswith("checkpoint-") else path.parent
 
 

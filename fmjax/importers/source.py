@@ -2,7 +2,8 @@
 
 import glob
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -136,13 +137,27 @@ def read_files(source: Source, files: Sequence[tuple[Path, Path]], columns: Colu
     accepted = [(file, asked) for file, asked in files if file == asked or source.accepts(file)]
     require(accepted, f"expected logs of {source.title}, found none")
     tables: list[Table] = []
-    for file, asked in accepted:
+    places = [source.place(file.absolute()) for file, _ in accepted]
+    names = _apart({place: _name(place, asked.absolute()) for place, (_, asked) in zip(places, accepted, strict=True)})
+    for place, (file, _) in zip(places, accepted, strict=True):
         with within(file):
-            of_file = _name(source.place(file.absolute()), asked.absolute())
-            tables += [
-                _needed(source, table._replace(name=table.name or of_file), columns) for table in source.read(file)
-            ]
+            named = (table._replace(name=table.name or names[place]) for table in source.read(file))
+            tables += [_needed(source, table, columns) for table in named]
     return merged(tables)
+
+
+def _apart(names: Mapping[Path, str]) -> dict[Path, str]:
+    """Names by place; those that several places share get as many more folders in front as make them differ.
+
+    >>> list(_apart({Path("/a/x/out"): "out", Path("/a/y/out"): "out", Path("/a/z"): "z"}).values())
+    ['x/out', 'y/out', 'z']
+    """
+    apart = dict(names)
+    for depth in range(2, 1 + max((len(place.parts) for place in names), default=1)):
+        counts = Counter(apart.values())
+        shared = [place for place, name in apart.items() if counts[name] > 1]
+        apart |= {place: "/".join(place.parts[-max(depth, len(Path(apart[place]).parts)) :]) for place in shared}
+    return apart
 
 
 def _name(place: Path, root: Path) -> str:

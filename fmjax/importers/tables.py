@@ -13,6 +13,11 @@ from fmjax._checks import require
 
 _NEEDS = "reading logs needs pyarrow: pip install 'fmjax[data]'"
 
+ROLE_KEYS = frozenset({"split", "type", "phase", "mode"})
+"""Columns that tell rows of evaluation from rows of training."""
+
+EVALUATION_ROLES = frozenset({"val", "valid", "validation", "eval", "evaluation", "dev", "test"})
+
 _SAMPLE = 1000
 """Lines of text in which keys are looked for."""
 
@@ -198,6 +203,17 @@ def _numbers(table: Any) -> dict[str, np.ndarray]:
             columns[key] = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
         except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
             continue  # text
+    return _by_kind(table, columns)
+
+
+def _by_kind(table: Any, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns, with what rows of evaluation share with rows of training as columns ``eval/...`` of their own."""
+    for key in ROLE_KEYS.intersection(table.column_names):
+        held_out = np.array([str(kind).lower() in EVALUATION_ROLES for kind in table[key].to_pylist()], bool)
+        for name in [name for name in columns if "loss" in name.lower()]:
+            apart = np.where(held_out, columns[name], np.nan), np.where(held_out, np.nan, columns[name])
+            if all(np.isfinite(part).any() for part in apart):
+                columns[f"eval/{name}"], columns[name] = apart
     return columns
 
 
