@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import synthetic
 
 from fmjax.effects.updates import Block, One
-from fmjax.laws import ForwardMomentum, ForwardOnly, IntrinsicMomentum, Law, LRAnnealing
+from fmjax.laws import ForwardMomentum, ForwardOnly, IntrinsicMomentum, Law, LRAnnealing, make_law
 from fmjax.schedules.anneals import DECAYS
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated, lrs
 from fmjax.searching.rollout import BLOCK_SIZES, MARGIN, final_effects
@@ -231,6 +232,23 @@ def test_noise_is_remembered_as_by_the_scan(kind, peak, dtype, rtol):
     found = rolled(law, kind, schedules, dtype=dtype)
     np.testing.assert_allclose(found["S"], expected["S"][0], rtol=rtol)
     np.testing.assert_allclose(found["E"], expected["E"][0], rtol=rtol)
+
+
+@pytest.mark.parametrize("name", ["multi-power", "functional"])
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-6), ("float32", 3e-5)])
+def test_terms_of_memories_are_those_of_every_update(name, dtype, rtol):
+    """Levels of open exponents have kinks; the terms of the loss read from them do not."""
+    law, schedule = make_law(name), families(LONGEST, 500, 0.5)["1-sqrt"]
+    truth = synthetic.TRUTH[name]
+    exponents = np.array([truth[exponent.name] for exponent in law.exponents])
+    with jax.enable_x64(True):
+        every, found = jnp.asarray(rates(schedule)), final_effects(law, schedule, dtype=dtype)
+        followed = {key: value[0] for key, value in law.effects(every, jnp.array([every.size - 1])).items()}
+        terms, expected = (
+            law.basis({**{key: jnp.asarray(x, float) for key, x in row.items()}, "log_N": 0.0}, exponents)
+            for row in (found, followed)
+        )
+        np.testing.assert_allclose(terms, expected, rtol=rtol)
 
 
 # ------------------------------------------------------------------------------------------------ float32

@@ -1,9 +1,10 @@
 """One update of a schedule, or a block of them at once: what a recursion over updates is written against.
 
 A recursion sees a ``One`` (a single update) or a ``Block`` (many updates, given by their rates at a few nodes) and
-uses four words: ``each`` for a formula per update, ``sum`` for a sum over the updates, ``average`` for an exponential
-moving average over them, ``relax`` for one whose clock is the sum of rates. Written once, it can then go update by
-update, or in blocks wherever the schedule is smooth.
+uses five words: ``each`` for a formula per update, ``sum`` for a sum over the updates, ``average`` for an exponential
+moving average over them, ``relax`` for one whose clock is the sum of rates, ``remember`` for what each update adds to
+memories that fade with that clock. Written once, it can then go update by update, or in blocks wherever the schedule
+is smooth.
 """
 
 from collections.abc import Callable
@@ -130,6 +131,18 @@ class One(NamedTuple):
         share = -jnp.expm1(-paces * self.lr).reshape(-1, *(1,) * level.ndim)
         return plus(average, share * (level[None] - average.total))
 
+    def remember(
+        self, memory: Sum, paces: Any, formula: Callable[[Any, Any, Any], Any], forward: Any, *, kernel: str
+    ) -> Sum:
+        """For the next update: ``[paces, columns]`` memories forget over the rate, and what the formula adds.
+
+        The formula takes a rate, its drop and S after it; ``forward`` is S after the update. ``kernel`` "before" also
+        forgets what is added over the update's own rate, "after" does not.
+        """
+        added = formula(self.lr, self.drop, forward)[None]
+        gone = jnp.expm1(-paces * self.lr)[:, None]
+        return plus(memory, gone * (memory.total + added if kernel == "before" else memory.total) + added)
+
 
 class Block(NamedTuple):
     """``size`` updates over which the rate is smooth; per-update values are tuples, one value at each node."""
@@ -166,6 +179,20 @@ class Block(NamedTuple):
         levels = jax.vmap(formula)(lr)
         forgets = shares.sum(axis=1).reshape(-1, *(1,) * (levels.ndim - 1)) * average.total
         return plus(average, jnp.tensordot(shares, levels, 1, precision="highest") - forgets)
+
+    def remember(
+        self, memory: Sum, paces: Any, formula: Callable[[Any, Any, Any], Any], forward: Any, *, kernel: str
+    ) -> Sum:
+        """The same after all updates of the block; ``forward`` is S after the block."""
+        dtype = memory.total.dtype
+        lr, since, weights = self._panels(dtype)
+        at = jnp.asarray(_fading(self.size)[0], dtype)
+        drop = sum(at[:, q] * self.drop[q] for q in range(NODES))
+        age = since + lr if kernel == "before" else since
+        kept = jnp.exp(-jnp.outer(paces, age)) * weights[None]
+        added = jax.vmap(formula)(lr, drop, forward - since)
+        gone = jnp.expm1(-paces * self.sum(self.lr))[:, None]
+        return plus(memory, gone * memory.total + jnp.matmul(kept, added, precision="highest"))
 
     def _panels(self, dtype: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Rates at the nodes of ``_fading``, sums of the rates after them, and weights."""
