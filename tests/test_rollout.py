@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import synthetic
 
 from fmjax.effects.updates import Block, One
-from fmjax.laws import ForwardMomentum, ForwardOnly, Law, LRAnnealing
+from fmjax.laws import ForwardMomentum, ForwardOnly, IntrinsicMomentum, Law, LRAnnealing, make_law
 from fmjax.schedules.anneals import DECAYS
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Step, Tabulated, lrs
 from fmjax.searching.rollout import BLOCK_SIZES, MARGIN, final_effects
@@ -77,6 +78,25 @@ class OneOf:
     def _switch(self, functions, count):
         branches = [lambda count, f=f: jnp.asarray(f(count), count.dtype) for f in functions]
         return jax.lax.switch(self.which, branches, count)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Scaled:
+    """A schedule with all rates multiplied."""
+
+    schedule: Any
+    scale: Any
+
+    total_steps = property(lambda self: self.schedule.total_steps)
+    warmup_steps = property(lambda self: self.schedule.warmup_steps)
+    kinks = property(lambda self: self.schedule.kinks)
+
+    def __call__(self, count):
+        return self.scale * self.schedule(count)
+
+    def drop(self, count):
+        return self.scale * self.schedule.drop(count)
 
 
 RATIOS = (0.011, 0.1003, 0.5, 1.0)
@@ -197,6 +217,38 @@ def test_the_sum_of_rates_at_a_million_updates(kind):
         every = np.asarray(lrs(schedule))
     expected = {"log_S": np.log(1e-3 * np.sqrt(every / 1e-3).sum())}
     assert_close(found, expected, forward=1e-9, annealing=0)
+
+
+@each_kind
+@pytest.mark.parametrize("peak", [0.1, 10.0])
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 5e-8), ("float32", 1e-5)])
+def test_noise_is_remembered_as_by_the_scan(kind, peak, dtype, rtol):
+    """Memories that fade within an update, over a block and over the whole run."""
+    law = IntrinsicMomentum(rho=0.8, xi=0.6)
+    schedules = {name: Scaled(schedule, peak) for name, schedule in families(LONGEST, 500, 0.5).items()}
+    with jax.enable_x64(True):
+        every = rates(schedules[kind])
+        expected = scanned(law, np.pad(every, (0, LONGEST - every.size)), np.array([every.size - 1]))
+    found = rolled(law, kind, schedules, dtype=dtype)
+    np.testing.assert_allclose(found["S"], expected["S"][0], rtol=rtol)
+    np.testing.assert_allclose(found["E"], expected["E"][0], rtol=rtol)
+
+
+@pytest.mark.parametrize("name", ["multi-power", "functional"])
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-6), ("float32", 3e-5)])
+def test_terms_of_memories_are_those_of_every_update(name, dtype, rtol):
+    """Levels of open exponents have kinks; the terms of the loss read from them do not."""
+    law, schedule = make_law(name), families(LONGEST, 500, 0.5)["1-sqrt"]
+    truth = synthetic.TRUTH[name]
+    exponents = np.array([truth[exponent.name] for exponent in law.exponents])
+    with jax.enable_x64(True):
+        every, found = jnp.asarray(rates(schedule)), final_effects(law, schedule, dtype=dtype)
+        followed = {key: value[0] for key, value in law.effects(every, jnp.array([every.size - 1])).items()}
+        terms, expected = (
+            law.basis({**{key: jnp.asarray(x, float) for key, x in row.items()}, "log_N": 0.0}, exponents)
+            for row in (found, followed)
+        )
+        np.testing.assert_allclose(terms, expected, rtol=rtol)
 
 
 # ------------------------------------------------------------------------------------------------ float32

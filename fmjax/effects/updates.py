@@ -1,8 +1,10 @@
 """One update of a schedule, or a block of them at once: what a recursion over updates is written against.
 
 A recursion sees a ``One`` (a single update) or a ``Block`` (many updates, given by their rates at a few nodes) and
-uses three words: ``each`` for a formula per update, ``sum`` for a sum over the updates, ``average`` for an exponential
-moving average over them. Written once, it can then go update by update, or in blocks wherever the schedule is smooth.
+uses five words: ``each`` for a formula per update, ``sum`` for a sum over the updates, ``average`` for an exponential
+moving average over them, ``relax`` for one whose clock is the sum of rates, ``remember`` for what each update adds to
+memories that fade with that clock. Written once, it can then go update by update, or in blocks wherever the schedule
+is smooth.
 """
 
 from collections.abc import Callable
@@ -32,6 +34,52 @@ def _lagrange(size: int) -> np.ndarray:
     every, nodes = np.arange(size)[:, None], np.array(nodes_of(size))
     others = [np.delete(nodes, q) for q in range(NODES)]
     return np.stack([np.prod((every - o) / (n - o), axis=1) for n, o in zip(nodes, others, strict=True)], axis=1)
+
+
+FADING_NODES = 6
+"""Nodes of a panel of ``_fading``."""
+
+LAST_PANEL = 8
+"""Updates at the end of a block that are taken one by one."""
+
+
+@cache
+def _gauss(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights for a sum over the updates 0 ... size - 1: exact for polynomials up to degree 11.
+
+    Golub and Welsch for equal weights on whole numbers, whose orthogonal polynomials are those of Chebyshev and Gram.
+    """
+    n = np.arange(1.0, min(size, FADING_NODES))
+    beside = np.sqrt(n**2 * (size**2 - n**2) / (4 * (4 * n**2 - 1)))
+    nodes, vectors = np.linalg.eigh(np.diag(beside, 1) + np.diag(beside, -1))
+    return nodes + (size - 1) / 2, size * vectors[0] ** 2
+
+
+@cache
+def _fading(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``[panel nodes, nodes]`` rates there, and sums of the rates after them, from those at ``nodes_of``; weights.
+
+    What a block's updates leave in an average fades exponentially from the block's end, at a pace that may be anything
+    from an update to the whole run. Panels that halve towards the end suit all paces at once::
+
+        |------------ 128 ------------|----- 64 -----|-- 32 --|-16-|8|8|  end
+
+    A panel is as long as its distance from the end. Where the pace is so fast that a panel's nodes do not resolve it,
+    its updates are forgotten by the end. The last updates are taken one by one. A sum of the rates after a node that
+    lies between two updates is that of the cubic through the block's nodes, a polynomial in the node's place.
+    """
+    parts, left = [(size - LAST_PANEL + np.arange(LAST_PANEL, dtype=float), np.ones(LAST_PANEL))], LAST_PANEL
+    while left < size:
+        nodes, weights = _gauss(left)
+        parts.append((size - 2 * left + nodes, weights))
+        left *= 2
+    at, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
+    every = np.linspace(-1, 1, size)  # places of the updates
+    rates = np.polynomial.polynomial.polyfit(every, _lagrange(size), NODES - 1)
+    after = np.flip(np.cumsum(np.flip(_lagrange(size), 0), 0), 0) - _lagrange(size)
+    sums = np.polynomial.polynomial.polyfit(every, after, NODES)
+    place = 2 * at / (size - 1) - 1
+    return *(np.polynomial.polynomial.polyval(place, c).T for c in (rates, sums)), weights  # type: ignore[return-value]
 
 
 class Sum(NamedTuple):
@@ -77,6 +125,24 @@ class One(NamedTuple):
         after = plus(average, rate * (values - average.total))
         return after.total, after
 
+    def relax(self, average: Sum, paces: Any, formula: Callable[[Any], Any]) -> Sum:
+        """For the next update: average + (1 - e^(-pace lr)) (formula(lr) - average), for ``[paces]`` at once."""
+        level = formula(self.lr)
+        share = -jnp.expm1(-paces * self.lr).reshape(-1, *(1,) * level.ndim)
+        return plus(average, share * (level[None] - average.total))
+
+    def remember(
+        self, memory: Sum, paces: Any, formula: Callable[[Any, Any, Any], Any], forward: Any, *, kernel: str
+    ) -> Sum:
+        """For the next update: ``[paces, columns]`` memories forget over the rate, and what the formula adds.
+
+        The formula takes a rate, its drop and S after it; ``forward`` is S after the update. ``kernel`` "before" also
+        forgets what is added over the update's own rate, "after" does not.
+        """
+        added = formula(self.lr, self.drop, forward)[None]
+        gone = jnp.expm1(-paces * self.lr)[:, None]
+        return plus(memory, gone * (memory.total + added if kernel == "before" else memory.total) + added)
+
 
 class Block(NamedTuple):
     """``size`` updates over which the rate is smooth; per-update values are tuples, one value at each node."""
@@ -102,6 +168,37 @@ class Block(NamedTuple):
             for row in range(NODES + 1)
         ]
         return tuple(average.total + gain for gain in gains[:-1]), plus(average, gains[-1])
+
+    def relax(self, average: Sum, paces: Any, formula: Callable[[Any], Any]) -> Sum:
+        """The same after all updates of the block; the formula may be steeper in the rate than a cubic.
+
+        The average gains sum_k (1 - e^(-pace lr_k)) e^(-pace sum_(j>k) lr_j) (formula(lr_k) - average).
+        """
+        lr, since, weights = self._panels(average.total.dtype)
+        shares = -jnp.expm1(-jnp.outer(paces, lr)) * jnp.exp(-jnp.outer(paces, since)) * weights[None]
+        levels = jax.vmap(formula)(lr)
+        forgets = shares.sum(axis=1).reshape(-1, *(1,) * (levels.ndim - 1)) * average.total
+        return plus(average, jnp.tensordot(shares, levels, 1, precision="highest") - forgets)
+
+    def remember(
+        self, memory: Sum, paces: Any, formula: Callable[[Any, Any, Any], Any], forward: Any, *, kernel: str
+    ) -> Sum:
+        """The same after all updates of the block; ``forward`` is S after the block."""
+        dtype = memory.total.dtype
+        lr, since, weights = self._panels(dtype)
+        at = jnp.asarray(_fading(self.size)[0], dtype)
+        drop = sum(at[:, q] * self.drop[q] for q in range(NODES))
+        age = since + lr if kernel == "before" else since
+        kept = jnp.exp(-jnp.outer(paces, age)) * weights[None]
+        added = jax.vmap(formula)(lr, drop, forward - since)
+        gone = jnp.expm1(-paces * self.sum(self.lr))[:, None]
+        return plus(memory, gone * memory.total + jnp.matmul(kept, added, precision="highest"))
+
+    def _panels(self, dtype: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Rates at the nodes of ``_fading``, sums of the rates after them, and weights."""
+        at, after, weights = (jnp.asarray(x, dtype) for x in _fading(self.size))
+        lr, since = (sum(row[:, q] * self.lr[q] for q in range(NODES)) for row in (at, after))
+        return lr, since, weights
 
 
 Update = One | Block

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax.effects.updates import One, Sum, Update, plus
+from fmjax.effects.updates import Sum, Update, plus
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Row, register, safe_log, stack
 from fmjax.laws.memory import empty, memories, spread_over_levels
 
@@ -81,6 +81,11 @@ class IntrinsicMomentum(Law):
         return dataclasses.replace(self, **values), vector[np.array(kept)]
 
     @property
+    def blocks(self) -> bool:  # type: ignore[override]
+        """Levels of an open exponent have kinks of their own, so blocks are for closed exponents."""
+        return self.rho is not None and self.xi is not None
+
+    @property
     def coefficients(self) -> tuple[Coefficient, ...]:
         names = [f"{kind}{rate:g}" for kind in "cd" for rate in FORGETTING_RATES]
         return (*super().coefficients, *(Coefficient(name, 0.0, mixture=True) for name in names))
@@ -96,11 +101,9 @@ class IntrinsicMomentum(Law):
         return IntrinsicMomentumState(empty(dtype, *shapes[0]), empty(dtype, len(FORGETTING_RATES), *shapes[1]))
 
     def step(self, state: IntrinsicMomentumState, update: Update) -> IntrinsicMomentumState:
-        assert isinstance(update, One)  # ``blocks`` is not set
-        level = self._noise(update.lr)
-        share = -jnp.expm1(-jnp.asarray(FORGETTING_RATES, level.dtype) * update.lr).reshape(-1, *(1,) * level.ndim)
-        noise = plus(state.noise, share * (level[None] - state.noise.total))
-        return IntrinsicMomentumState(plus(state.forward, self._forward(update.lr)), noise)
+        forward = plus(state.forward, update.sum(update.each(self._forward, update.lr)))
+        rates = jnp.asarray(FORGETTING_RATES, state.noise.total.dtype)
+        return IntrinsicMomentumState(forward, update.relax(state.noise, rates, self._noise))
 
     def _forward(self, lr: Any) -> jax.Array:
         """What an update adds to S."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax.effects import recursions
-from fmjax.effects.updates import One, Sum, Update, plus
+from fmjax.effects.updates import Sum, Update, plus
 from fmjax.laws.base import Law, Row, safe_log
 
 SPACING = 0.75
@@ -101,6 +101,8 @@ class RememberingState(NamedTuple):
 class Remembering(Law):
     """A law of S and of what each update adds to memories that are forgotten over S."""
 
+    blocks: ClassVar[bool] = True
+    """The levels of ``remembered`` have kinks, but what ``basis`` reads from them is linear in them, and smooth."""
     columns: ClassVar[int]
     """How many numbers an update adds."""
     kernel: ClassVar[str]
@@ -114,10 +116,10 @@ class Remembering(Law):
         return RememberingState(Sum.zero(dtype), empty(dtype, BOUNDED, self.columns))
 
     def step(self, state: RememberingState, update: Update) -> RememberingState:
-        assert isinstance(update, One)  # ``blocks`` is not set
         forward = recursions.forward_step(state.forward, update)
-        added = {self.kernel: self.remembered(update.lr, update.drop, forward.total)}
-        return RememberingState(forward, remember(state.memory, update.lr, **added))
+        rates = jnp.asarray(MEMORY_RATES[:BOUNDED], state.memory.total.dtype)
+        memory = update.remember(state.memory, rates, self.remembered, forward.total, kernel=self.kernel)
+        return RememberingState(forward, memory)
 
     def observe(self, state: RememberingState) -> Row:
         return {"log_S": safe_log(state.forward.total), "memory": state.memory.total}

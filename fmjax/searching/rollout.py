@@ -46,8 +46,9 @@ def final_effects(law: Law, schedule: Schedule, *, dtype: Any = "float64") -> Ro
     """Effects of a schedule after its last update, as scalars.
 
     Exact next to kinks and for schedules without known kinks (``Tabulated``); elsewhere blocks of updates are summed
-    by quadrature, in float64 to about 1e-8 of S and 1e-6 of M and S2. In float32 sums are compensated and drops of the
-    rate computed without cancellation: 1e-5 also after 1e6 updates.
+    by quadrature, in float64 to about 1e-8 of S, 5e-8 of E and 1e-6 of M, S2 and of the loss's
+    terms that are read from memories. In float32 sums are compensated and drops of the rate computed without
+    cancellation: 1e-5 of S, E, M and S2 also after 1e6 updates.
 
     Args:
       law: the law; its effects are computed, not its loss.
