@@ -28,7 +28,7 @@ SLOPE = 2e-3 * (np.sqrt(RATIOS) - 0.7)
 
 @pytest.fixture
 def one_setting(monkeypatch):
-    for name, value in (("LEVELS", 3e-3), ("SHAPES", 2e-3)):
+    for name, value in (("CELL_ERRORS", 3e-3), ("SHAPES", 2e-3)):
         monkeypatch.setattr(correction, name, (value,))
     return CorrectionPrior(0.1, (5e-4,), 0.9)
 
