@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax.effects import recursions
-from fmjax.effects.updates import One, Sum, Update
+from fmjax.effects.updates import One, Sum, Update, plus
 from fmjax.laws.base import Law, Row, safe_log
 
 SPACING = 0.75
