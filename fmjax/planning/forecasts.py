@@ -15,8 +15,9 @@ from fmjax.fitting.fitted_runs import FittedRuns, of_batches
 from fmjax.fitting.metrics import LEVEL, percentile_interval
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap
+from fmjax.fitting.row_noise import RowNoise
 from fmjax.laws import Law
-from fmjax.planning.run_error import Averages, ForecastPrior, View, posterior
+from fmjax.planning.run_error import Averages, Bins, ForecastPrior, View, posterior
 from fmjax.schedules.kinds import WSD, Constant, Schedule, Tabulated, check_schedule, lrs
 from fmjax.schedules.tables import schedule_table
 
@@ -145,13 +146,14 @@ def forecast(
     chosen = alternatives_to(curve.schedule, seen, final) if alternatives is None else alternatives
     targets = {"planned": curve.schedule, **chosen}
     _check_made(curve, chosen, seen)
-    rows = Averages.of(curve)
+    bins = Bins.of(curve)
     by = ForecastPrior.of_the_run(law, curve, options) if prior is None else ForecastPrior.of(prior)
     by.fit.log_size(curve.model_size)
     if by.fit.ok:
         with jax.enable_x64(True):
-            mean, draws = _log_losses(by, rows, curve, list(targets.values()), np.random.default_rng(seed))
+            rows, mean, draws = _log_losses(by, bins, list(targets.values()), np.random.default_rng(seed))
     else:
+        rows = None
         mean, draws = np.full(len(targets), np.nan), np.full((2, len(targets)), np.nan)
     excess, excesses = np.expm1(mean - mean[0]), np.expm1(draws - draws[:, :1])
     planned, *others = [
@@ -165,20 +167,22 @@ def forecast(
         )
         for i, (name, schedule) in enumerate(targets.items())
     ]
-    return Forecast(curve.name, seen, by.fit, planned, tuple(others), level, _notes(curve, by), final)
+    return Forecast(curve.name, seen, by.fit, planned, tuple(others), level, _notes(curve, by, rows), final)
 
 
 def _log_losses(
-    prior: ForecastPrior, rows: Averages, curve: LossCurve, targets: Sequence[Schedule], rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean ``[targets]`` and draws ``[draws, targets]`` of the log final loss."""
+    prior: ForecastPrior, bins: Bins, targets: Sequence[Schedule], rng: np.random.Generator
+) -> tuple[Averages, np.ndarray, np.ndarray]:
+    """The run's averages; mean ``[targets]`` and draws ``[draws, targets]`` of the log final loss."""
     last = [int(schedule.total_steps) - 1 for schedule in targets]
-    seen = replace(curve, step=rows.step, loss=np.exp(rows.log_loss), final_loss=None)
+    seen = replace(bins.curve, step=bins.step, loss=np.ones(bins.step.size))
     ends = [replace(seen, step=[end], loss=[1.0], schedule=to) for end, to in zip(last, targets, strict=True)]
-    views = View.of(prior, [seen]), View.of(prior, ends)
-    known = all(np.isfinite(view.log_loss).all() and np.isfinite(view.gain).all() for view in views)
-    require(known, f"run {curve.name!r}: the law predicts losses that are not above zero; give a prior of runs like it")
-    return posterior(prior, rows, *views, rng)
+    here, there = View.of(prior, [seen]), View.of(prior, ends)
+    known = all(np.isfinite(view.log_loss).all() and np.isfinite(view.gain).all() for view in (here, there))
+    name = bins.curve.name
+    require(known, f"run {name!r}: the law predicts losses that are not above zero; give a prior of runs like it")
+    rows = Averages.of(bins, prior)
+    return rows, *posterior(prior, rows, here.at(rows.used), there, rng)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -238,17 +242,18 @@ def _check_made(curve: LossCurve, alternatives: Mapping[str, Schedule], seen: in
                 raise ValueError(f"its rate of update {at} is {rates[at]:g}, but the run made it at {made[at]:g}")
 
 
-def _notes(curve: LossCurve, prior: ForecastPrior) -> tuple[str, ...]:
+def _notes(curve: LossCurve, prior: ForecastPrior, rows: Averages | None) -> tuple[str, ...]:
     said = (*prior.fit.notes, *_of_run(curve, prior.fit.trained_with))
+    notes = () if rows is None else _rows_notes(rows.noise)
     if prior.has_seen:
-        return ("fitted to this run alone: give a prior",) if prior.fit.ok else ()
+        return (*notes, "fitted to this run alone: give a prior") if prior.fit.ok else ()
     reach = prior.fit.reach
     if reach is None:
-        return said
+        return (*notes, *said)
     low, high = reach.peak_lr
     other = (f"the prior was fitted at peak rates {low:g} ... {high:g}, not {curve.peak_lr:g}",)
     longer = reach.longer(int(curve.schedule.total_steps))
-    return (*longer, *(() if reach.has_peak(curve.peak_lr) else other), *said)
+    return (*longer, *(() if reach.has_peak(curve.peak_lr) else other), *notes, *said)
 
 
 def _of_run(curve: LossCurve, runs: FittedRuns | None) -> tuple[str, ...]:
@@ -267,6 +272,13 @@ def _of_run(curve: LossCurve, runs: FittedRuns | None) -> tuple[str, ...]:
             f"the run has {own:g} tokens a step, the fitted runs {fitted:g}; the law does not have the batch size in it"
         )
     return tuple(notes)
+
+
+def _rows_notes(noise: RowNoise) -> tuple[str, ...]:
+    """What was left out of the rows."""
+    spiked = f"{noise.spikes} of {noise.kept.size} rows lie far off their neighbours and were left out"
+    repeated = f"{noise.repeats} of {noise.kept.size} rows repeat the loss before them and were left out"
+    return tuple(said for said, count in ((spiked, noise.spikes), (repeated, noise.repeats)) if count)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

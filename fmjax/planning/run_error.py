@@ -13,6 +13,7 @@ from fmjax.fitting.fits import fit
 from fmjax.fitting.problem import batch_effects, predict_batch
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap, bootstrap
+from fmjax.fitting.row_noise import RowNoise, without_far
 from fmjax.laws import Law
 from fmjax.planning.gaussian import conditioned, probabilities, roots
 from fmjax.schedules.kinds import Schedule, Tabulated, lrs
@@ -38,12 +39,24 @@ LEAST_ERROR = 2e-3
 UNKNOWN_ERROR = 1e-2
 """The same where no earlier run was fitted."""
 
-BEYOND = 1e-2
-"""Relative error of a law per e-fold of updates beyond the longest run it was fitted to: that of the shipped runs,
-whose loss flattens sooner than a power law would; on public runs of 25M to 124M parameters it was a fifth of that."""
+BEYOND = 0.2
+"""Relative error of what a law says the loss at the peak rate falls by after the longest run that it was fitted to.
+
+Shipped runs of twice that length missed it by 0.09 to 0.39 of it, public runs of 25M to 152M parameters, 1.3 to 3 times
+as long, by 0.02 to 0.3.
+"""
 
 FORECAST_DRAWS = 2000
 """Draws that intervals are taken from."""
+
+LEAST_NOISE = 1e-5
+"""Relative noise of a row, at the least; smaller ones would make the covariance of the rows singular in float64."""
+
+WORTH = 10
+"""Rows that the noise of the fitted runs is worth, beside those of the run itself."""
+
+GAIN_ERROR = 0.25
+"""Share of what annealing gains by the law within which a row is no spike, however steep the anneal."""
 
 
 class ForecastPrior(NamedTuple):
@@ -54,6 +67,8 @@ class ForecastPrior(NamedTuple):
     """``[samples, parameters]``, none where they were not drawn."""
     error: float
     """Standard deviation of the relative error of what annealing gains by the end, of the final loss."""
+    noise: float
+    """Relative error of a row of the fitted runs, that of a middling run; 0 where none was fitted."""
     longest: float
     """Updates that the law was fitted on; it extrapolates beyond."""
     has_seen: bool
@@ -65,41 +80,79 @@ class ForecastPrior(NamedTuple):
         found, samples = (prior.fit, prior.params) if isinstance(prior, Bootstrap) else (prior, prior.vector[None][:0])
         require(found.ok, f"the prior cannot be used: {found.message}")
         errors = np.array([np.log(run.final_loss / run.final_loss_predicted) for run in found.runs])
-        errors = errors[np.isfinite(errors)]
+        errors = without_far(errors[np.isfinite(errors)])
         error = np.std(errors, ddof=1) if errors.size > 1 else UNKNOWN_ERROR
+        noises = np.array([run.rmse / run.final_loss for run in found.runs])
+        noise = float(np.median(noises[np.isfinite(noises)])) if np.isfinite(noises).any() else 0.0
         longest = np.inf if found.reach is None else found.reach.total_steps[1]
-        return cls(found, samples, max(float(error), LEAST_ERROR), longest, has_seen=False)
+        return cls(found, samples, max(float(error), LEAST_ERROR), noise, longest, has_seen=False)
 
     @classmethod
     def of_the_run(cls, law: Law | str, curve: LossCurve, options: Mapping[str, Any]) -> "ForecastPrior":
         """The law fitted to the run itself, and bootstrapped if that worked."""
         found = fit(law, [curve], **options)
         samples = bootstrap(found.law, [curve], **options).params if found.ok else found.vector[None][:0]
-        return cls(found, samples, UNKNOWN_ERROR, curve.step[-1] + 1, has_seen=True)
+        return cls(found, samples, UNKNOWN_ERROR, 0.0, curve.step[-1] + 1, has_seen=True)
 
 
-class Averages(NamedTuple):
-    """Averages over the rows after warmup, ``[bins]`` each."""
+class Bins(NamedTuple):
+    """Rows after warmup, put into bins even in the logarithm of the update."""
 
+    curve: LossCurve
+    """The rows after warmup."""
+    label: np.ndarray
+    """``[rows]`` bin of each row."""
     step: np.ndarray
-    log_loss: np.ndarray
-    variance: np.ndarray
-    """Of ``log_loss``, if rows err independently."""
-    noise: float
-    """Standard deviation of a single row."""
+    """``[bins]`` mean step of the rows of a bin."""
 
     @classmethod
-    def of(cls, curve: LossCurve) -> "Averages":
-        """The averages of a run."""
+    def of(cls, curve: LossCurve) -> "Bins":
+        """The bins of a run."""
         after = curve.step >= int(curve.schedule.warmup_steps)
         require(after.sum() > 1, f"run {curve.name!r}: expected rows after warmup, found {after.sum()}")
-        step, log_loss = curve.step[after], np.log(curve.loss[after])
-        noise = max(float(np.median(np.abs(np.diff(log_loss)))) / (0.6745 * np.sqrt(2)), 1e-6)
+        step = curve.step[after]
         place = np.log(step + 1.0)
         edges = np.linspace(place[0], place[-1], BINS + 1)[1:-1]
         _, label, rows = np.unique(np.digitize(place, edges), return_inverse=True, return_counts=True)
-        means = [np.bincount(label, values) / rows for values in (step, log_loss)]
-        return cls(means[0].astype(int), means[1], noise**2 / rows, noise)
+        means = (np.bincount(label, step) / rows).astype(int)
+        return cls(replace(curve, step=step, loss=curve.loss[after], final_loss=None), label, means)
+
+
+class Averages(NamedTuple):
+    """Averages of what the law leaves over of the rows, ``[bins]`` each; of bins in which a row can be trusted."""
+
+    used: np.ndarray
+    """``[all bins]`` which bins these are."""
+    residual: np.ndarray
+    """Log loss less that of the law."""
+    variance: np.ndarray
+    """Of ``residual``, if measurements err independently."""
+    noise: RowNoise
+
+    @classmethod
+    def of(cls, bins: Bins, prior: ForecastPrior) -> "Averages":
+        """The averages of a run about its prior's law, and of the noise of the runs that this was fitted to.
+
+        Rows of equal loss, one after the other, count as one measurement: rounding errs alike on all of them, and so
+        does a measurement that is logged again.
+        """
+        law = View.of(prior._replace(samples=prior.samples[:0]), [bins.curve])
+        expected, place = law.log_loss[0], np.log(bins.curve.step + 1.0)
+        found = RowNoise.of(place, bins.curve.loss, expected, GAIN_ERROR * np.abs(law.gain))
+        rows = found.kept.sum()
+        variance = (rows * found.deviation**2 + WORTH * prior.noise**2) / (rows + WORTH)
+        found = found._replace(deviation=max(float(np.sqrt(variance)), found.rounding, LEAST_NOISE))
+        plateau = np.cumsum(found.fresh) - 1
+        worth = np.where(found.kept, 1.0 / np.bincount(plateau, found.kept)[plateau].clip(1.0), 0.0)
+        rows, counts = (np.bincount(bins.label, weights) for weights in (found.kept, worth))
+        used = rows > 0
+        residual = np.bincount(bins.label, np.where(found.kept, np.log(bins.curve.loss) - expected, 0.0))
+        return cls(used, residual[used] / rows[used], found.deviation**2 / counts[used], found)
+
+    def last_row(self, rate: np.ndarray) -> np.ndarray:
+        """Standard deviation of rows at rates relative to the highest; rounding does not fall with the rate."""
+        rounding = self.noise.rounding
+        return np.hypot(np.sqrt(max(self.noise.deviation**2 - rounding**2, 0.0)) * rate, rounding)
 
 
 class View(NamedTuple):
@@ -112,7 +165,7 @@ class View(NamedTuple):
     gain: np.ndarray
     """Relative gain of annealing: log of the loss had the rate never fallen, less that of the loss."""
     beyond: np.ndarray
-    """Log of the updates made over those that the law was fitted on, where more than those."""
+    """What the log loss at the highest rate falls by, by the law, after the updates that it was fitted on."""
     log_loss: np.ndarray
     """``[1 + samples, points]`` by the law."""
 
@@ -120,7 +173,8 @@ class View(NamedTuple):
     def of(cls, prior: ForecastPrior, curves: Sequence[LossCurve]) -> "View":
         """The rows of several curves, one curve's after the other's."""
         twins = [replace(curve, schedule=_never_falling(curve.schedule)) for curve in curves]
-        batch = pad([*curves, *twins])
+        starts = [_at_the_last_fitted(twin, prior.longest) for twin in twins]
+        batch = pad([*curves, *twins, *starts])
         effects = batch_effects(prior.fit.law, batch)
         vectors = np.vstack([prior.fit.vector, prior.samples])
         log_loss = np.log(np.asarray(_predicted(prior.fit.law, effects, vectors)))
@@ -128,11 +182,15 @@ class View(NamedTuple):
         total, rate = (
             np.take_along_axis(of_update, batch.at, axis=1) for of_update in (np.cumsum(batch.lrs, axis=1), batch.lrs)
         )
-        relative = rate[: len(curves)] / rate[len(curves) :]
-        gain = log_loss[0, len(curves) :] - own[0]
-        beyond = np.maximum(np.log((batch.at[: len(curves)] + 1) / prior.longest), 0.0)
+        at_rate, start = np.split(log_loss[0, len(curves) :], 2)
+        relative = rate[: len(curves)] / rate[len(curves) : 2 * len(curves)]
+        gain, beyond = at_rate - own[0], np.maximum(start[:, :1] - at_rate, 0.0)
         log_s = np.log(total[: len(curves)][real])
         return cls(log_s, relative[real], gain[real], beyond[real], own[:, real])
+
+    def at(self, used: np.ndarray) -> "View":
+        """The points marked in ``used[points]``."""
+        return View(*(values[..., used] for values in self))
 
 
 _predicted = jax.jit(jax.vmap(predict_batch, in_axes=(None, None, 0)))
@@ -141,6 +199,11 @@ _predicted = jax.jit(jax.vmap(predict_batch, in_axes=(None, None, 0)))
 
 def _never_falling(schedule: Schedule) -> Tabulated:
     return Tabulated(np.maximum.accumulate(np.asarray(lrs(schedule))), schedule.warmup_steps)
+
+
+def _at_the_last_fitted(twin: LossCurve, longest: float) -> LossCurve:
+    """A run logged once, after as many updates as the longest that the law was fitted to, if it has so many."""
+    return replace(twin, step=[int(min(longest, twin.schedule.total_steps)) - 1], loss=[1.0])
 
 
 def posterior(
@@ -157,13 +220,12 @@ def posterior(
     drifts, noises = (axis.ravel() for axis in np.meshgrid(DRIFTS, NOISE_FACTORS))
     covariance = common + drifts[:, None, None] ** 2 * correlation
     noise = noises[:, None, None] ** 2 * np.diag(rows.variance)
-    residual = rows.log_loss - here.log_loss[0]
     of_rows = covariance[:, :seen, :seen] + noise
-    odds = probabilities(of_rows, residual)
+    odds = probabilities(of_rows, rows.residual)
     gains, left = conditioned(of_rows, covariance[:, seen:, :seen], covariance[:, seen:, seen:])
-    means = there.log_loss[0] + gains @ residual
+    means = there.log_loss[0] + gains @ rows.residual
     which = rng.choice(odds.size, size=FORECAST_DRAWS, p=odds)
-    left = left + np.diag((rows.noise * there.rate) ** 2)
+    left = left + np.diag(rows.last_row(there.rate) ** 2)
     spread = np.einsum("dtu,du->dt", roots(left)[which], rng.standard_normal((FORECAST_DRAWS, there.log_s.size)))
     return odds @ means, means[which] + spread
 

@@ -1,0 +1,153 @@
+"""What can be trusted of logged rows: measurements told from repeats, spikes and rounding, and the noise of a row."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+TREND_GROUPS = 256
+"""Groups of successive rows, at most, whose medians a trend is drawn through."""
+
+TREND_WINDOW = 0.15
+"""Share of the rows that a trend looks at: a burst of 5 % is a third of them, wherever it is."""
+
+LEAST_GROUPS = 7
+"""Groups that a trend looks at, at the least."""
+
+SPIKE_LIMIT = 6.0
+"""Standard deviations off the trend of its neighbours from which a row is a spike."""
+
+LEAST_SPIKE = 2e-3
+"""Relative deviation up to which no row is a spike, however little its neighbours scatter."""
+
+TO_DEVIATION = 1.4826
+"""Standard deviation of a normal over its median absolute deviation."""
+
+ROUNDING_STEPS = (*(10.0**-digits for digits in range(7)), *(2.0**-bits for bits in range(4, 13)))
+"""Steps that losses may be rounded to: decimals, and the fractions of half precision."""
+
+BETWEEN = 4.0
+"""Steps of rounding that successive measurements differ by, in the middle, where equal ones are told to be repeats."""
+
+
+class RowNoise(NamedTuple):
+    """What the rows of a run are worth, ``[rows]`` where not said otherwise."""
+
+    kept: np.ndarray
+    """Whether a row is a measurement of its own and no spike."""
+    fresh: np.ndarray
+    """Whether its loss differs from that of the row before; equal ones, rounded or repeated, err alike."""
+    trend: np.ndarray
+    """Robust trend of the residuals."""
+    deviation: float
+    """Standard deviation of the log loss of a row about the trend, the rounding included."""
+    rounding: float
+    """The part of it that rounding makes; 0 where no rounding can be seen."""
+    repeats: int
+    """Rows that repeat a measurement."""
+    spikes: int
+    """Rows that lie off the trend of their neighbours."""
+
+    @classmethod
+    def of(
+        cls, place: np.ndarray, loss: np.ndarray, expected: np.ndarray | float = 0.0, slack: np.ndarray | float = 0.0
+    ) -> "RowNoise":
+        r"""The noise of rows about what was expected of them.
+
+        A trend, a line through the medians of neighbouring rows (``lines``), is taken from the residuals
+        $\log L - \log \hat L$. A row further off than ``SPIKE_LIMIT`` standard deviations of its neighbours,
+        ``LEAST_SPIKE`` and its slack is a spike. The standard deviation is that of the median absolute deviation, and at least what
+        rounding alone makes of it, a step over $\sqrt{12}$: losses logged with few digits often differ by nothing.
+
+        Args:
+          place: ``[rows]`` where a row stands, rising, such as the log of its update.
+          loss: ``[rows]`` losses.
+          expected: log loss expected of each row, of which only the trend need be wrong.
+          slack: ``[rows]`` how far off the expected log loss may be by itself.
+
+        Reference: repeated medians, Siegel (1982).
+        """
+        step = rounding_step(loss)
+        fresh = np.append(True, np.diff(loss) != 0)
+        measured = ~_repeats(loss, step)
+        rounding = step / (np.median(loss) * np.sqrt(12))
+        residual = np.log(loss) - expected
+        trend, scale = _about(place[measured], residual[measured])
+        trend, scale = (np.interp(place, place[measured], values) for values in (trend, scale))
+        off = np.abs(residual - trend)
+        spikes = measured & (off > np.maximum(SPIKE_LIMIT * np.hypot(scale, rounding), LEAST_SPIKE + slack))
+        kept = measured & ~spikes
+        deviation = max(_deviation(off[kept], min(kept.sum(), LEAST_GROUPS)), rounding)
+        return cls(kept, fresh, trend, deviation, rounding, int(np.sum(~measured)), int(spikes.sum()))
+
+
+def rounding_step(values: np.ndarray) -> float:
+    """The coarsest of ``ROUNDING_STEPS`` that all values are multiples of, 0 for none.
+
+    >>> rounding_step(np.array([2.43, 2.41, 2.4]))
+    0.01
+    """
+    return max(
+        (step for step in ROUNDING_STEPS if np.all(np.abs(np.round(values / step) * step - values) < 1e-9)), default=0.0
+    )
+
+
+def without_far(values: np.ndarray, least: float = LEAST_SPIKE) -> np.ndarray:
+    """The values but those too far from their median: beyond ``SPIKE_LIMIT`` standard deviations and ``least``."""
+    off = np.abs(values - np.median(values))
+    return values[off <= max(SPIKE_LIMIT * TO_DEVIATION * float(np.median(off)), least)]
+
+
+def _repeats(loss: np.ndarray, step: float) -> np.ndarray:
+    """Mask of rows that log the measurement before them again, as filled gaps do.
+
+    Equal losses of successive rows can also come of rounding. They do not where measurements that differ do so by
+    several steps of it: then few of them would be equal by chance.
+    """
+    change = np.diff(loss, prepend=np.inf)
+    moved = np.abs(change[1:][change[1:] != 0])
+    filled = moved.size > 0 and np.median(moved) > BETWEEN * step
+    return filled & (change == 0)
+
+
+def _about(place: np.ndarray, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Robust trend ``[rows]`` of the residuals, and the standard deviation ``[rows]`` about it.
+
+    Rows are put in groups of equal size. Each group has a line of its own: the repeated-median line through the medians
+    of the groups around it, which half of them can be wrong about. Windows at the ends are shifted, not cut, so that a
+    burst there is no greater part of its window than elsewhere.
+    """
+    rows = place.size
+    groups = min(rows, TREND_GROUPS)
+    label = np.arange(rows) * groups // max(rows, 1)
+    parts = [np.flatnonzero(label == group) for group in range(groups)]
+    x, y = (np.array([np.median(values[part]) for part in parts]) for values in (place, residual))
+    width = min(groups, max(LEAST_GROUPS, int(np.ceil(TREND_WINDOW * groups))))
+    window = np.clip(np.arange(groups) - width // 2, 0, groups - width)[:, None] + np.arange(width)
+    level, slope = lines(x[window], y[window], x)
+    trend = level[label] + slope[label] * (place - x[label])
+    off = np.abs(residual - trend)
+    near = np.array([_deviation(off[(label >= own[0]) & (label <= own[-1])], width) for own in window])
+    return trend, np.maximum(near, _deviation(off, width))[label]
+
+
+def lines(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values at ``at[lines]`` and slopes of repeated-median lines through points ``[lines, points]``."""
+    if x.shape[1] < 2:
+        return y[:, 0], np.zeros(len(y))
+    off = ~np.eye(x.shape[1], dtype=bool)
+    run, rise = (values[:, None, :] - values[:, :, None] for values in (x, y))
+    slopes = np.divide(rise, run, out=np.zeros_like(rise), where=run != 0)
+    each = slopes[:, off].reshape(*x.shape, x.shape[1] - 1)
+    slope = np.median(np.median(each, axis=-1), axis=-1)
+    return np.median(y - slope[:, None] * (x - at[:, None]), axis=-1), slope
+
+
+def _deviation(off: np.ndarray, points: float) -> float:
+    """Standard deviation from absolute deviations about lines through so many points.
+
+    Root mean square, with deviations beyond three of the standard deviation that the median tells pulled in to it.
+    """
+    if off.size < 3:
+        return 0.0
+    pulled = np.minimum(off, 3 * TO_DEVIATION * np.median(off))
+    return float(np.sqrt(np.mean(pulled**2) * points / max(points - 2, 1)))
