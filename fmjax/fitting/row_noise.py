@@ -55,8 +55,9 @@ class RowNoise(NamedTuple):
 
         A trend, a line through the medians of neighbouring rows (``lines``), is taken from the residuals
         $\log L - \log \hat L$. A row further off than ``SPIKE_LIMIT`` standard deviations of its neighbours,
-        ``LEAST_SPIKE`` and its slack is a spike. The standard deviation is that of the median absolute deviation, and at least what
-        rounding alone makes of it, a step over $\sqrt{12}$: losses logged with few digits often differ by nothing.
+        ``LEAST_SPIKE`` and its slack is a spike. The standard deviation is that of the median absolute deviation, and
+        at least what rounding alone makes of it, a step over $\sqrt{12}$: losses logged with few digits often differ by
+        nothing.
 
         Args:
           place: ``[rows]`` where a row stands, rising, such as the log of its update.
