@@ -263,7 +263,7 @@ def completed(*words):
         (("fit", "runs", "--law", ""), set(LAWS)),
         (("evaluate", "runs", "--law", "a"), {"all"}),
         (("recommend", "runs", "--decay", "linear,co"), {"linear,cosine"}),
-        (("export", "plan.json", "--to", "m"), {"maxtext", "megatron"}),
+        (("export", "plan.json", "--to", "m"), {"maxtext", "megatron", "megatron-bridge"}),
         (("bootstrap", "runs", "--method", "r"), {"runs"}),
         (("completion", "z"), {"zsh"}),
     ],

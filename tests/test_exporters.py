@@ -159,7 +159,7 @@ def test_pytorch_by_its_formula(name, monkeypatch):
 
 
 def test_pytorch_needs_a_rate_above_zero():
-    with pytest.raises(ValueError, match="pytorch: greatest rate: expected a number above zero"):
+    with pytest.raises(ValueError, match="expected a rate above zero, found only zeros"):
         export(Tabulated(np.zeros(3)), "pytorch")
 
 

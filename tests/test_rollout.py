@@ -243,7 +243,10 @@ def test_terms_of_memories_are_those_of_every_update(name, dtype, rtol):
     exponents = np.array([truth[exponent.name] for exponent in law.exponents])
     with jax.enable_x64(True):
         every, found = jnp.asarray(rates(schedule)), final_effects(law, schedule, dtype=dtype)
-        followed = {key: value[0] for key, value in law.effects(every, jnp.array([every.size - 1])).items()}
+        followed = {
+            key: value[0]
+            for key, value in law.effects(every, jnp.array([every.size - 1]), schedule.warmup_steps).items()
+        }
         terms, expected = (
             law.basis({**{key: jnp.asarray(x, float) for key, x in row.items()}, "log_N": 0.0}, exponents)
             for row in (found, followed)
