@@ -107,7 +107,8 @@ def forecast(
       law misses at the peak rate says little about the end of an anneal.
     - a is the relative gain of annealing by the law (its loss, had the rate never fallen, over its loss), and k the
       error of that gain: by the end as large as the law's errors at the ends of the runs it was fitted to.
-    - x is the log of the updates made over those of the longest fitted run, 0 before, and q a percent (``BEYOND``).
+    - x is what the law says the log loss at the peak rate falls by after the longest fitted run, and q a share of it
+      (``BEYOND_FITTED``).
     - samples of a bootstrapped prior add what its parameters leave open.
 
     All is conditioned on averages of the rows after warmup; the sizes of g and of the noise are averaged by marginal

@@ -39,7 +39,7 @@ LEAST_ERROR = 2e-3
 UNKNOWN_ERROR = 1e-2
 """The same where no earlier run was fitted."""
 
-BEYOND = 0.2
+BEYOND_FITTED = 0.2
 """Relative error of what a law says the loss at the peak rate falls by after the longest run that it was fitted to.
 
 Shipped runs of twice that length missed it by 0.09 to 0.39 of it, public runs of 25M to 152M parameters, 1.3 to 3 times
@@ -215,7 +215,11 @@ def posterior(
     place = np.stack([log_s, rate], axis=1) / ERROR_REACH
     correlation = np.exp(-0.5 * np.sum((place[:, None] - place) ** 2, axis=-1))
     most = max(float(np.abs(there.gain).max()), 1e-12)
-    common = RUN_OFFSET**2 + prior.error**2 * np.outer(gain / most, gain / most) + BEYOND**2 * np.outer(beyond, beyond)
+    common = (
+        RUN_OFFSET**2
+        + prior.error**2 * np.outer(gain / most, gain / most)
+        + BEYOND_FITTED**2 * np.outer(beyond, beyond)
+    )
     common = common + _open(prior, here, there)
     drifts, noises = (axis.ravel() for axis in np.meshgrid(DRIFTS, NOISE_FACTORS))
     covariance = common + drifts[:, None, None] ** 2 * correlation

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from fmjax.fitting.metrics import LEVEL
 from fmjax.fitting.records import FitResult
+from fmjax.planning.predictor import MOST_DRIFT
 from fmjax.planning.recommendation import Recommendation
-from fmjax.planning.run_error import BEYOND
 from fmjax.report.markup import Html, element, listed, section
 from fmjax.searching.results import NEAR, Cell
 
@@ -50,7 +50,7 @@ _RECOMMENDED = (
     "What the fit leaves over of the measured final losses of other ratios, lengths and peak rates corrects its "
     "predictions.",
     "Beyond the longest run the interval of the loss grows by what a fit of the shorter runs misses at the ends of the "
-    f"longest ones, per e-fold of updates, and by at most {100 * BEYOND:g} %.",
+    f"longest ones, per e-fold of updates, and by at most {100 * MOST_DRIFT:g} %.",
     "The expected regret is the mean over samples of how much worse the recommended ratio is than the best one of the "
     "sample.",
 )
