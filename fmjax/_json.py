@@ -1,5 +1,6 @@
 """Records as plain values for JSON."""
 
+import json
 import math
 from typing import Any
 
@@ -16,3 +17,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         return plain(np.asarray(value).tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Record:
+    """What a verb returns: its JSON is what ``to_dict`` makes of it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain values; see ``plain``."""
+        raise NotImplementedError
+
+    def to_json(self) -> str:
+        """The record as JSON text."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)

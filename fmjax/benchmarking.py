@@ -1,6 +1,5 @@
 """What a device can do with fmjax: candidate-updates and fits per second, beside the device's own limits."""
 
-import json
 import os
 import platform
 import time
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax._json import plain
+from fmjax._json import Record, plain
 from fmjax._version import __version__
 from fmjax.datasets import demo_runs
 from fmjax.effects.updates import Block, One
@@ -81,7 +80,7 @@ class Capacity(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Record):
     """Measured rates of one machine, and what they were measured on."""
 
     environment: dict[str, Any]
@@ -104,10 +103,6 @@ class Benchmark:
         records = {name: [one._asdict() for one in getattr(self, name)] for name in ("search", "fits", "capacities")}
         limits = {name: getattr(self, name) for name in ("environment", "memory_bytes_per_s", "multiply_adds_per_s")}
         return plain({"format": BENCHMARK_FORMAT, **limits, **records, "hosts": HOSTS})
-
-    def to_json(self) -> str:
-        """The benchmark as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
 def benchmark(*, quick: bool = False, progress: Callable[[str], None] | None = None) -> Benchmark:

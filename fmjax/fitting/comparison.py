@@ -1,6 +1,5 @@
 """``compare``: laws fitted on the same runs, ranked by how well they predict the others."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import require
-from fmjax._json import plain
+from fmjax._json import Record, plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fits import evaluate, predict
 from fmjax.fitting.records import Evaluation
@@ -45,7 +44,7 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Record):
     """Laws compared: the best first, by error on unseen runs where there are any, else by information criterion."""
 
     entries: tuple[Entry, ...]
@@ -61,10 +60,6 @@ class Comparison:
         return plain(
             {"laws": [{**e.evaluation.to_dict(), **{name: getattr(e, name) for name in extra}} for e in self.entries]}
         )
-
-    def to_json(self) -> str:
-        """The comparison as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
 def compare(

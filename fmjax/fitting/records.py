@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import choose, positive, require
-from fmjax._json import plain
+from fmjax._json import Record, plain
 from fmjax.fitting import lanes
 from fmjax.fitting.fitted_runs import FittedRuns
 from fmjax.laws import Law, make_law
@@ -66,7 +66,7 @@ class FittedRange(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FitResult:
+class FitResult(Record):
     """A fitted law.
 
     ``params`` holds NaN for parameters that the data do not determine. ``lanes`` has the outcome of every start.
@@ -174,10 +174,6 @@ class FitResult:
         }
         return plain(record)
 
-    def to_json(self) -> str:
-        """The result as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
-
     @classmethod
     def from_json(cls, text: str) -> "FitResult":
         """Reads what ``to_json`` wrote.
@@ -244,7 +240,7 @@ def _floats(value: Any) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Record):
     """A law fitted on some runs and used to predict all: ``runs`` in the given order, ``trained`` the fitted names."""
 
     fit: FitResult
@@ -267,10 +263,6 @@ class Evaluation:
         record = {key: value for key, value in self.fit.to_dict().items() if key in fit_keys}
         mapes = {key: getattr(self, key) for key in ("train_mape_percent", "test_mape_percent")}
         return plain({**record, "trained": self.trained, "runs": [run._asdict() for run in self.runs], **mapes})
-
-    def to_json(self) -> str:
-        """The evaluation as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
 def _mean(values: Sequence[float]) -> float:

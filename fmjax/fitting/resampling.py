@@ -1,7 +1,6 @@
 """Many fits of one problem: runs left out, and bootstrap samples for intervals."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 
 from fmjax._checks import choose, require, whole
-from fmjax._json import plain
+from fmjax._json import Record, plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import lanes
 from fmjax.fitting.fits import Evidence, fit_groups, measure, with_measured_runs
@@ -71,7 +70,7 @@ def leave_one_out(problem: Problem, group: Any, options: FitOptions) -> tuple[Ru
 
 
 @dataclass(frozen=True)
-class Bootstrap:
+class Bootstrap(Record):
     """A fit and the parameters of its bootstrap samples."""
 
     fit: FitResult
@@ -93,10 +92,6 @@ class Bootstrap:
         record = {"law": self.fit.law.name, "params": self.fit.params, "intervals": intervals, "level": LEVEL}
         record |= {"samples": len(self.params), "failed": self.failed, "method": self.method}
         return plain({**record, "notes": self.fit.notes})
-
-    def to_json(self) -> str:
-        """The intervals as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
 def bootstrap(

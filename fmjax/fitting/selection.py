@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ import numpy as np
 import optax
 
 from fmjax._checks import choose, require
-from fmjax._json import plain
+from fmjax._json import Record, plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import lanes
 from fmjax.fitting.fits import evaluate
@@ -57,7 +56,7 @@ class TriedOptions(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(Record):
     """The law with the options chosen, its fit, and what else was tried."""
 
     fit: FitResult
@@ -79,10 +78,6 @@ class Selection:
         best = [candidate._asdict() for candidate in self.candidates[:20]]
         found = {"by": self.by, "score": self.score, "flat": self.flat, "candidates": best}
         return plain({"law": self.law.name, "options": self.law.options(), **found, "fit": self.fit.to_dict()})
-
-    def to_json(self) -> str:
-        """The selection as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
 def select(

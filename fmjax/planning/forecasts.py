@@ -1,6 +1,5 @@
 """``forecast``: from the curve of a run in progress to its final loss, under the planned schedule and others."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 
 from fmjax._checks import positive, require, whole, within
-from fmjax._json import plain
+from fmjax._json import Record, plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fitted_runs import FittedRuns, of_batches
 from fmjax.fitting.metrics import LEVEL, percentile_interval
@@ -41,7 +40,7 @@ class Outlook(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Forecast(Record):
     """Final losses forecast for a run in progress; NaN where ``status`` says that nothing can be said."""
 
     run: str
@@ -82,10 +81,6 @@ class Forecast:
         record |= {"level": self.level, "notes": self.notes, "schedule": schedule_table(self.planned.schedule)}
         record |= {"final_lr": self.final_lr}
         return plain(record)
-
-    def to_json(self) -> str:
-        """The forecast as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
 def forecast(

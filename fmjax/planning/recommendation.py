@@ -1,6 +1,5 @@
 """``recommend``: the main job in one call, from runs and a target to a schedule."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import finite, positive, require, whole
-from fmjax._json import plain
+from fmjax._json import Record, plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.exporters.snippets import optax_snippet
 from fmjax.fitting.fitted_runs import FittedRuns, PlanShape
@@ -55,7 +54,7 @@ class Choice(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recommendation:
+class Recommendation(Record):
     """Schedules recommended for a target: one ``Choice`` for each peak rate and decay shape."""
 
     total_steps: int
@@ -86,10 +85,6 @@ class Recommendation:
         best = self.choices.index(self.best)
         record = {"law": self.law.name, "options": self.law.options(), "best": best, "choices": choices}
         return plain({**record, "taken_from_fitted_runs": self.taken, "notes": self.notes})
-
-    def to_json(self) -> str:
-        """The recommendation as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
 def _choice_dict(choice: Choice) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """``critical_batch_size``: whether loss follows updates or tokens, from runs at several batch sizes."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import positive, require, whole
-from fmjax._json import plain
+from fmjax._json import Record, plain
 from fmjax.curves.loss_curve import LossCurve, pad
 from fmjax.scaling.smoothing import SmoothCurve, common_levels, curve_spread, smooth
 from fmjax.scaling.trades import TRADE_STATUS, Trades, fit_trades, line, trade_interval
@@ -105,7 +104,7 @@ class Judged(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CriticalBatchSize:
+class CriticalBatchSize(Record):
     """The critical batch size at several losses, and what follows for each run."""
 
     levels: tuple[Level, ...]
@@ -137,10 +136,6 @@ class CriticalBatchSize:
         levels = [{**level._asdict(), "runs": [run._asdict() for run in level.runs]} for level in self.levels]
         runs = [{**run._asdict(), "critical": run.critical._asdict()} for run in self.runs]
         return plain({"status": self.status, **record, "power": self.power.to_dict(), "levels": levels, "runs": runs})
-
-    def to_json(self) -> str:
-        """The result as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
 def critical_batch_size(

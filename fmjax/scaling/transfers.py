@@ -1,6 +1,5 @@
 """``transfer``: how the optimal annealing ratio carries over to other peak rates, lengths and model sizes."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import require
-from fmjax._json import plain
+from fmjax._json import Record, plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fitted_runs import of_batches
 from fmjax.fitting.problem import FitOptions, with_rows
@@ -63,7 +62,7 @@ class Difference(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Transfer:
+class Transfer(Record):
     """Measured and predicted optima, the power laws they follow, and what was recommended for longer runs."""
 
     cells: tuple[CellTransfer, ...]
@@ -88,10 +87,6 @@ class Transfer:
 
     def _laws(self) -> dict[str, OptimaPowerLaw | None]:
         return {"measured": self.measured, "predicted": self.predicted}
-
-    def to_json(self) -> str:
-        """The result as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
 def _cell_dict(cell: CellTransfer) -> dict[str, Any]:

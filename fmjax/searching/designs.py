@@ -4,7 +4,6 @@
 error of a fit; a jump of the rate, where a law wants one, is drawn out from one knot to the next.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 
 from fmjax._checks import finite, require, whole
-from fmjax._json import plain
+from fmjax._json import Record, plain
 from fmjax.fitting.fitted_runs import PlanShape
 from fmjax.fitting.records import FitResult
 from fmjax.laws import Law
@@ -95,7 +94,7 @@ class Design(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Designs:
+class Designs(Record):
     """Designs for every combination of total steps and peak rate."""
 
     law: Law
@@ -125,10 +124,6 @@ class Designs:
                 "taken_from_fitted_runs": self.taken,
             }
         )
-
-    def to_json(self) -> str:
-        """The designs as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
 def optimize(

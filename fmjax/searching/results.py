@@ -1,13 +1,12 @@
 """What a search finds: the best ratio of each cell, the best candidates of all."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from fmjax._json import plain
+from fmjax._json import Record, plain
 from fmjax.fitting.metrics import percentile_interval
 from fmjax.fitting.records import FittedRange
 from fmjax.schedules.kinds import WSD
@@ -123,7 +122,7 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class SearchResult(Record):
     """Predicted final losses over a grid, reduced to the best ratio of each cell and the best candidates of all."""
 
     cells: Sequence[Cell]
@@ -160,10 +159,6 @@ class SearchResult:
         warmup = {"warmup_steps": self.warmup_steps, "init_lr": self.init_lr}
         said = {"taken_from_fitted_runs": self.taken, "notes": self.notes}
         return plain({"candidates": self.candidates, **warmup, "cells": cells, "top": top, **said})
-
-    def to_json(self) -> str:
-        """The result as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
 COLUMNS = np.dtype([("best", "i4"), ("low", "i4"), ("high", "i4"), ("at_edge", "?"), ("loss", "f8")])
