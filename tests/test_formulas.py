@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from fmjax.schedules.kinds import WSD, Constant, Cosine, Tabulated, check_schedule
+from fmjax.schedules.checks import check_schedule
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Tabulated
 from fmjax.schedules.recognition import recognise
 
 

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from fmjax.schedules.kinds import WSD, Constant, Step, Tabulated, check_schedule
+from fmjax.schedules.checks import check_schedule
+from fmjax.schedules.kinds import WSD, Constant, Step, Tabulated
 from fmjax.schedules.recognition import recognise
 
 T, PEAK = 10_000, 3e-4

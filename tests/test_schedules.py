@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from fmjax.schedules.kinds import DECAYS, WSD, Constant, Cosine, Step, Tabulated, check_schedule, lrs
+from fmjax.schedules.checks import check_schedule
+from fmjax.schedules.kinds import DECAYS, WSD, Constant, Cosine, Step, Tabulated, lrs
 
 T = 100
 COUNTS = np.arange(T + 20)  # past the end too

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax._checks import positive, require, within
-from fmjax.schedules.kinds import check_schedule
+from fmjax.schedules.checks import check_schedule
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,24 +5,29 @@ Written for one schedule, ``lrs[T] -> [T]``, with no batch axis: batch with ``ja
 of their input.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+from fmjax._types import Dtype, Real
 from fmjax.effects.updates import One, Sum, Update, plus
+
+S = TypeVar("S")
+"""State of a recursion."""
 
 UNROLL = 8
 """Updates per iteration of the compiled loops."""
 
 
-def forward_step(total: Sum, update: Update, *, rho: Any = None) -> Sum:
+def forward_step(total: Sum, update: Update, *, rho: Real | None = None) -> Sum:
     """S_t = S_{t-1} + 1e-3 (lr_t / 1e-3)^rho."""
     return plus(total, update.sum(update.each(lambda lr: forward_increment(lr, rho), update.lr)))
 
 
-def forward_increment(lr: Any, rho: Any) -> Any:
+def forward_increment(lr: Real, rho: Real | None) -> Real:
     """1e-3 (lr / 1e-3)^rho, with zero value and slope at lr = 0."""
     if rho is None:
         return lr
@@ -40,13 +45,13 @@ class MomentumState(NamedTuple):
     total: Sum
 
 
-def momentum_init(dtype: Any) -> MomentumState:
+def momentum_init(dtype: Dtype) -> MomentumState:
     """M before the first update."""
     return MomentumState(*(Sum.zero(dtype) for _ in MomentumState._fields))
 
 
 def momentum_step(
-    state: MomentumState, update: Update, *, rate1: Any, rate2: Any, eps: Any, second_moment_scale: Any
+    state: MomentumState, update: Update, *, rate1: Real, rate2: Real, eps: Real, second_moment_scale: Real
 ) -> MomentumState:
     """The recursion of arXiv 2512.13705, ``rate`` for 1 - beta; the first update has no drop and adds nothing."""
     m, first = update.average(state.first, rate1, update.drop)
@@ -54,14 +59,14 @@ def momentum_step(
     w1, weight1 = update.average(state.weight1, rate1, 1.0)
     w2, weight2 = update.average(state.weight2, rate2, 1.0)
 
-    def gain(m: Any, v: Any, w1: Any, w2: Any) -> Any:
+    def gain(m: Real, v: Real, w1: Real, w2: Real) -> Real:
         return m / (w1 * (jnp.sqrt(v * (second_moment_scale / w2) + eps) + eps))
 
     total = plus(state.total, update.sum(update.each(gain, m, v, w1, w2)))
     return MomentumState(first, second, weight1, weight2, total)
 
 
-def momentum_options(beta1: Any, beta2: Any, eps: Any, second_moment_scale: Any) -> dict[str, Any]:
+def momentum_options(beta1: Real, beta2: Real, eps: Real, second_moment_scale: Real) -> dict[str, Real]:
     """Options of ``momentum_step``, from those of ``annealing_momentum``; 1 - beta is taken in their own precision."""
     return {"rate1": 1 - beta1, "rate2": 1 - beta2, "eps": eps, "second_moment_scale": second_moment_scale}
 
@@ -73,18 +78,18 @@ class AreaState(NamedTuple):
     total: Sum
 
 
-def area_init(dtype: Any) -> AreaState:
+def area_init(dtype: Dtype) -> AreaState:
     """S2 before the first update."""
     return AreaState(Sum.zero(dtype), Sum.zero(dtype))
 
 
-def area_step(state: AreaState, update: Update, *, rate: Any) -> AreaState:
+def area_step(state: AreaState, update: Update, *, rate: Real) -> AreaState:
     """m_i = lambda m_{i-1} + (lr_{i-1} - lr_i), ``rate`` for 1 - lambda, with m_0 = 0."""
     now, average = update.average(state.average, rate, update.drop)
     return AreaState(average, plus(state.total, update.sum(now)))
 
 
-def area_total(state: AreaState, *, rate: Any) -> jax.Array:
+def area_total(state: AreaState, *, rate: Real) -> jax.Array:
     """S2, the sum of all m so far."""
     return state.total.total / rate
 
@@ -94,20 +99,20 @@ def drops(lrs: jax.Array) -> jax.Array:
     return jnp.concatenate([lrs[:1], lrs[:-1]]) - lrs
 
 
-def _scan(step: Any, total: Any, state: Any, lrs: jax.Array) -> jax.Array:
-    def advance(state: Any, update: Update) -> tuple[Any, jax.Array]:
+def _scan(step: Callable[[S, Update], S], total: Callable[[S], jax.Array], state: S, lrs: jax.Array) -> jax.Array:
+    def advance(state: S, update: Update) -> tuple[S, jax.Array]:
         state = step(state, update)
         return state, total(state)
 
     return jax.lax.scan(advance, state, One(lrs, drops(lrs)), unroll=UNROLL)[1]
 
 
-def _as_rates(lrs: Any) -> jax.Array:
+def _as_rates(lrs: Real) -> jax.Array:
     lrs = jnp.asarray(lrs)
     return lrs if jnp.issubdtype(lrs.dtype, jnp.floating) else lrs.astype(jnp.result_type(float))
 
 
-def forward_effect(lrs: Any, *, rho: Any = None) -> jax.Array:
+def forward_effect(lrs: Real, *, rho: Real | None = None) -> jax.Array:
     r"""Forward effect, the sum of learning rates so far.
 
     $S_t = \sum_{i \le t} \eta_i$, and with an exponent $S_t = 10^{-3} \sum_{i \le t} (\eta_i / 10^{-3})^\rho$.
@@ -130,7 +135,7 @@ def forward_effect(lrs: Any, *, rho: Any = None) -> jax.Array:
 
 
 def annealing_momentum(
-    lrs: Any, *, beta1: Any = 0.9, beta2: Any = 0.999, eps: Any = 1e-8, second_moment_scale: Any = 1e5
+    lrs: Real, *, beta1: Real = 0.9, beta2: Real = 0.999, eps: Real = 1e-8, second_moment_scale: Real = 1e5
 ) -> jax.Array:
     r"""Annealing momentum: the rate's decrease seen through Adam's moments, summed over updates.
 
@@ -160,12 +165,14 @@ def annealing_momentum(
 
 
 @jax.jit
-def _momentum(lrs: jax.Array, options: dict[str, Any]) -> jax.Array:
-    step: Any = partial(momentum_step, **options)
+def _momentum(lrs: jax.Array, options: dict[str, jax.Array]) -> jax.Array:
+    def step(state: MomentumState, update: Update) -> MomentumState:
+        return momentum_step(state, update, **options)
+
     return _scan(step, lambda state: state.total.total, momentum_init(lrs.dtype), lrs)
 
 
-def annealing_area(lrs: Any, *, decay: Any = 0.999) -> jax.Array:
+def annealing_area(lrs: Real, *, decay: Real = 0.999) -> jax.Array:
     r"""Annealing area: each decrease of the rate, remembered with decay $\lambda$ per update, summed.
 
     $m_i = \lambda m_{i-1} + (\eta_{i-1} - \eta_i)$, $S_{2,i} = \sum_{k \le i} m_k$, with $m_0 = 0$.
@@ -187,11 +194,11 @@ def annealing_area(lrs: Any, *, decay: Any = 0.999) -> jax.Array:
 
 
 @jax.jit
-def _area(lrs: jax.Array, rate: Any) -> jax.Array:
+def _area(lrs: jax.Array, rate: Real) -> jax.Array:
     return _scan(partial(area_step, rate=rate), partial(area_total, rate=rate), area_init(lrs.dtype), lrs)
 
 
-def convex_bound(lrs: Any, *, distance: Any = 1.0, gradient_norm: Any = 1.0) -> jax.Array:
+def convex_bound(lrs: Real, *, distance: Real = 1.0, gradient_norm: Real = 1.0) -> jax.Array:
     r"""Bound on the last iterate's suboptimality in convex optimisation, in linear time.
 
     $\frac{D^2}{2 S_T} + \frac{G^2}{2 S_T} \sum_t \eta_t^2 + \frac12 \sum_{k < T} \frac{\eta_k}{\sum_{t > k} \eta_t}
@@ -214,10 +221,10 @@ def convex_bound(lrs: Any, *, distance: Any = 1.0, gradient_norm: Any = 1.0) -> 
     lrs = _as_rates(lrs)
     after = jnp.cumsum(lrs[::-1])[::-1]  # S_T - S_{k-1}
     noise = lrs[-1] + jnp.sum(lrs[:-1] ** 2 / after[1:])
-    return distance**2 / (2 * after[0]) + gradient_norm**2 / 2 * noise
+    return jnp.asarray(distance**2 / (2 * after[0]) + gradient_norm**2 / 2 * noise)
 
 
-def hold_warmup(lrs: Any, warmup_steps: Any) -> jax.Array:
+def hold_warmup(lrs: Real, warmup_steps: Real) -> jax.Array:
     """Rates with the warmup counted as peak: updates before ``warmup_steps`` get the rate of update ``warmup_steps``.
 
     Args:
@@ -235,7 +242,7 @@ def hold_warmup(lrs: Any, warmup_steps: Any) -> jax.Array:
     return jnp.where(jnp.arange(lrs.shape[0]) < end, lrs[end], lrs)
 
 
-def rising_start(lrs: Any) -> jax.Array:
+def rising_start(lrs: Real) -> jax.Array:
     """Updates before a rate that rises from update 0 on reaches its peak; 0 where it does not, or takes half the run.
 
     Args:
@@ -258,7 +265,7 @@ class RowEffects(NamedTuple):
     M: jax.Array
 
 
-def rowwise_effects(step: Any, lrs: Any, **momentum: Any) -> RowEffects:
+def rowwise_effects(step: Real, lrs: Real, **momentum: Real) -> RowEffects:
     """S and M as the published code of arXiv 2512.13705 computes them: one recursion step per logged row.
 
     With g the steps since the row before (for the first row, since step 0): S adds lr_row g, and M runs over rows with

@@ -1,12 +1,13 @@
 """Tracking of S and M inside a training loop: an Optax transformation that changes no update."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from fmjax._checks import require
+from fmjax._types import Real
 from fmjax.effects.recursions import (
     MomentumState,
     annealing_momentum,
@@ -82,16 +83,20 @@ def track_annealing(
     chosen = {name: value for name, value in given.items() if value is not None}
     options = momentum_options(**{**(annealing_momentum.__kwdefaults__ or {}), **chosen})
 
-    def init(params: Any) -> TrackAnnealingState:
+    def init(params: optax.Params) -> TrackAnnealingState:
         zero = jnp.zeros((), float)
         return TrackAnnealingState(jnp.zeros((), jnp.int32), zero, zero, zero, zero, momentum_init(zero.dtype))
 
-    def update(updates: Any, state: TrackAnnealingState, params: Any = None) -> tuple[Any, TrackAnnealingState]:
+    def update(
+        updates: optax.Updates, state: TrackAnnealingState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, TrackAnnealingState]:
         made = _update(learning_rate, state.count, state.lr)
         forward = forward_step(Sum(state.S, state.lost), made)
         moments = momentum_step(state.moments, made, **options)
         count = optax.safe_increment(state.count)
-        return updates, TrackAnnealingState(count, made.lr, forward.total, moments.total.total, forward.lost, moments)
+        return updates, TrackAnnealingState(
+            count, jnp.asarray(made.lr), forward.total, moments.total.total, forward.lost, moments
+        )
 
     return optax.GradientTransformation(init, update)
 
@@ -110,7 +115,7 @@ def _update(learning_rate: Scalar | Schedule, count: jax.Array, before: jax.Arra
     return One(lr, drop)
 
 
-def annealing_state(state: Any) -> TrackAnnealingState:
+def annealing_state(state: Real) -> TrackAnnealingState:
     """What ``track_annealing`` keeps, found in an optimiser's state however deep; for logging, also under ``jit``.
 
     Args:

@@ -9,14 +9,19 @@ is smooth.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax._types import Dtype, Real
+
 NODES = 4
 """Updates of a block that stand for all."""
+
+PerUpdate: TypeAlias = Real | tuple[Real, ...]
+"""A value of an update, or of all alike; of a block, one at each node."""
 
 
 @cache
@@ -89,12 +94,12 @@ class Sum(NamedTuple):
     lost: jax.Array
 
     @classmethod
-    def zero(cls, dtype: Any) -> "Sum":
+    def zero(cls, dtype: Dtype) -> "Sum":
         """An empty sum."""
         return cls(jnp.zeros((), dtype), jnp.zeros((), dtype))
 
 
-def plus(sum_: Sum, x: Any) -> Sum:
+def plus(sum_: Sum, x: Real) -> Sum:
     """Adds ``x``: compensated (Kahan) in float32 and below, plainly in float64, which has digits to spare."""
     if sum_.total.dtype == jnp.float64:
         return Sum(sum_.total + x, sum_.lost)
@@ -106,33 +111,33 @@ def plus(sum_: Sum, x: Any) -> Sum:
 class One(NamedTuple):
     """A single update."""
 
-    lr: Any
+    lr: Real
     """Its learning rate."""
-    drop: Any
+    drop: Real
     """Rate of the update before minus its own; 0 for the first."""
 
-    def each(self, formula: Callable[..., Any], *values: Any) -> Any:
+    def each(self, formula: Callable[..., Real], *values: PerUpdate) -> Real:
         """The formula for the update."""
         return formula(*values)
 
-    def sum(self, values: Any) -> Any:
+    def sum(self, values: PerUpdate) -> Real:
         """The sum over the one update."""
-        return values
+        return _single(values)
 
-    def average(self, average: Sum, rate: Any, values: Any) -> tuple[Any, Sum]:
+    def average(self, average: Sum, rate: Real, values: PerUpdate) -> tuple[PerUpdate, Sum]:
         """Now, and for the next update: x + rate (value - x), or beta x + (1 - beta) value, less its loss of digits."""
         rate = jnp.asarray(rate, average.total.dtype)
-        after = plus(average, rate * (values - average.total))
+        after = plus(average, rate * (_single(values) - average.total))
         return after.total, after
 
-    def relax(self, average: Sum, paces: Any, formula: Callable[[Any], Any]) -> Sum:
+    def relax(self, average: Sum, paces: Real, formula: Callable[[Real], jax.Array]) -> Sum:
         """For the next update: average + (1 - e^(-pace lr)) (formula(lr) - average), for ``[paces]`` at once."""
         level = formula(self.lr)
         share = -jnp.expm1(-paces * self.lr).reshape(-1, *(1,) * level.ndim)
         return plus(average, share * (level[None] - average.total))
 
     def remember(
-        self, memory: Sum, paces: Any, formula: Callable[[Any, Any, Any], Any], forward: Any, *, kernel: str
+        self, memory: Sum, paces: Real, formula: Callable[[Real, Real, Real], jax.Array], forward: Real, *, kernel: str
     ) -> Sum:
         """For the next update: ``[paces, columns]`` memories forget over the rate, and what the formula adds.
 
@@ -147,20 +152,20 @@ class One(NamedTuple):
 class Block(NamedTuple):
     """``size`` updates over which the rate is smooth; per-update values are tuples, one value at each node."""
 
-    lr: tuple[Any, ...]
-    drop: tuple[Any, ...]
+    lr: tuple[Real, ...]
+    drop: tuple[Real, ...]
     size: int
 
-    def each(self, formula: Callable[..., Any], *values: Any) -> tuple[Any, ...]:
+    def each(self, formula: Callable[..., Real], *values: PerUpdate) -> tuple[Real, ...]:
         """The formula at each node."""
         return tuple(formula(*at) for at in zip(*map(_at_nodes, values), strict=True))
 
-    def sum(self, values: Any) -> Any:
+    def sum(self, values: PerUpdate) -> Real:
         """The sum over all updates of the block, by quadrature; exact for cubics, and close for what is smooth."""
         weights = _lagrange(self.size).sum(axis=0).tolist()
         return sum(weight * value for weight, value in zip(weights, _at_nodes(values), strict=True))
 
-    def average(self, average: Sum, rate: Any, values: Any) -> tuple[tuple[Any, ...], Sum]:
+    def average(self, average: Sum, rate: Real, values: PerUpdate) -> tuple[PerUpdate, Sum]:
         """The moving average at each node, and after the block; exact where the values are cubic over the block."""
         gone, weights = _memory(rate, self.size, average.total.dtype)
         gains = [
@@ -169,7 +174,7 @@ class Block(NamedTuple):
         ]
         return tuple(average.total + gain for gain in gains[:-1]), plus(average, gains[-1])
 
-    def relax(self, average: Sum, paces: Any, formula: Callable[[Any], Any]) -> Sum:
+    def relax(self, average: Sum, paces: Real, formula: Callable[[Real], jax.Array]) -> Sum:
         """The same after all updates of the block; the formula may be steeper in the rate than a cubic.
 
         The average gains sum_k (1 - e^(-pace lr_k)) e^(-pace sum_(j>k) lr_j) (formula(lr_k) - average).
@@ -181,7 +186,7 @@ class Block(NamedTuple):
         return plus(average, jnp.tensordot(shares, levels, 1, precision="highest") - forgets)
 
     def remember(
-        self, memory: Sum, paces: Any, formula: Callable[[Any, Any, Any], Any], forward: Any, *, kernel: str
+        self, memory: Sum, paces: Real, formula: Callable[[Real, Real, Real], jax.Array], forward: Real, *, kernel: str
     ) -> Sum:
         """The same after all updates of the block; ``forward`` is S after the block."""
         dtype = memory.total.dtype
@@ -194,22 +199,28 @@ class Block(NamedTuple):
         gone = jnp.expm1(-paces * self.sum(self.lr))[:, None]
         return plus(memory, gone * memory.total + jnp.matmul(kept, added, precision="highest"))
 
-    def _panels(self, dtype: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _panels(self, dtype: Dtype) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Rates at the nodes of ``_fading``, sums of the rates after them, and weights."""
         at, after, weights = (jnp.asarray(x, dtype) for x in _fading(self.size))
-        lr, since = (sum(row[:, q] * self.lr[q] for q in range(NODES)) for row in (at, after))
+        lr, since = (jnp.asarray(sum(row[:, q] * self.lr[q] for q in range(NODES))) for row in (at, after))
         return lr, since, weights
 
 
 Update = One | Block
 
 
-def _at_nodes(values: Any) -> tuple[Any, ...]:
+def _single(value: PerUpdate) -> Real:
+    """The value of a single update."""
+    assert not isinstance(value, tuple)
+    return value
+
+
+def _at_nodes(values: PerUpdate) -> tuple[Real, ...]:
     """Per-update values as they are; one value for all updates, once for each node."""
     return values if isinstance(values, tuple) else (values,) * NODES
 
 
-def _memory(rate: Any, size: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
+def _memory(rate: Real, size: int, dtype: Dtype) -> tuple[jax.Array, jax.Array]:
     """What an average has forgotten, ``[nodes + 1]``, and how it weighs the nodes' values, ``[nodes + 1, nodes]``.
 
     Rows are the nodes and the end of the block. After i + 1 updates with values u_0 ... u_i the average is
@@ -219,5 +230,5 @@ def _memory(rate: Any, size: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
     rows = np.array([*nodes_of(size), size - 1])
     lag = rows[:, None] - np.arange(size)
     kept = jnp.where(lag >= 0, jnp.exp(log_kept * np.maximum(lag, 0)), 0.0)
-    weights = rate * jnp.sum(kept[:, :, None] * _lagrange(size)[None], axis=1)
+    weights = jnp.asarray(rate) * jnp.sum(kept[:, :, None] * _lagrange(size)[None], axis=1)
     return (-jnp.expm1(log_kept * (rows + 1.0))).astype(dtype), weights.astype(dtype)

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import require
-from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, check_schedule, lrs
+from fmjax.schedules.checks import check_schedule
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, lrs
 
 
 class Phases(NamedTuple):

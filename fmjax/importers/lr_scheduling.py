@@ -17,7 +17,8 @@ import numpy as np
 
 from fmjax._checks import choose, finite, positive, require, whole, within
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, check_schedule
+from fmjax.schedules.checks import check_schedule
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule
 
 COOLDOWN_DECAYS = {"linear": "linear", "sqrt": "1-sqrt", "cosine": "cosine", "exp": "exponential"}
 """Shapes of the cooldown, from the names in the logs to those of ``WSD``."""

@@ -225,7 +225,7 @@ class Ahead(NamedTuple):
     @classmethod
     def of(cls, updates: One, last: jax.Array) -> "Ahead":
         """The updates ``[T]`` until ``last``; rates and drops of later ones are 0."""
-        seen = jnp.arange(updates.lr.size) <= last
+        seen = jnp.arange(jnp.size(updates.lr)) <= last
         lr, drop = (jnp.where(seen, values, 0.0) for values in (updates.lr, updates.drop))
         return cls(lr, drop, jnp.cumsum(lr), jnp.cumsum(lr[::-1])[::-1] - lr)
 

@@ -48,7 +48,7 @@ class ConvexBound(Law):
     def step(self, state: ConvexBoundState, update: Update) -> ConvexBoundState:
         assert isinstance(update, One)  # ``blocks`` is not set
         memory = remember(state.memory, update.lr, before=state.lr**2)
-        return ConvexBoundState(recursions.forward_step(state.forward, update), memory, update.lr)
+        return ConvexBoundState(recursions.forward_step(state.forward, update), memory, jnp.asarray(update.lr))
 
     def observe(self, state: ConvexBoundState) -> Row:
         noise = state.lr + jnp.asarray(INVERSE, state.lr.dtype) @ state.memory.total

@@ -155,8 +155,8 @@ def memories(
       kernel: "after" forgets it over the rates of later updates, "before" over its own as well; "level" keeps a moving
         average, to which an update adds its share 1 - exp(-rate lr).
     """
-    count = -(-updates.lr.size // CHUNK)
-    extra = count * CHUNK - updates.lr.size
+    count = -(-jnp.size(updates.lr) // CHUNK)
+    extra = count * CHUNK - jnp.size(updates.lr)
     lrs, drops = jnp.pad(updates.lr, (0, extra), mode="edge"), jnp.pad(updates.drop, (0, extra))
     forward = jnp.cumsum(lrs)
     rates = jnp.asarray(rates, lrs.dtype)[:, None]

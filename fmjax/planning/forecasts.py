@@ -17,7 +17,8 @@ from fmjax.fitting.resampling import Bootstrap
 from fmjax.fitting.row_noise import RowNoise
 from fmjax.laws import Law
 from fmjax.planning.run_error import Averages, Bins, ForecastPrior, View, posterior
-from fmjax.schedules.kinds import WSD, Constant, Schedule, Tabulated, check_schedule, lrs
+from fmjax.schedules.checks import check_schedule
+from fmjax.schedules.kinds import WSD, Constant, Schedule, Tabulated, lrs
 from fmjax.schedules.tables import schedule_table
 
 ALTERNATIVE_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -1,19 +1,22 @@
 """Ramps and anneals: the shapes a rate can rise and fall along, for arrays of JAX or of NumPy."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax._types import Real
 
-def _of(array: Any) -> Any:
+
+def _of(array: Real) -> ModuleType:
     """The namespace of an array: NumPy for its own, so that host-side work stays in float64, else JAX."""
     return np if isinstance(array, np.ndarray | np.generic) else jnp
 
 
-def ramp(count: Any, warmup_steps: Any, init_lr: Any, peak_lr: Any) -> Any:
+def ramp(count: Real, warmup_steps: Real, init_lr: Real, peak_lr: Real) -> Real:
     """Linear warmup: init_lr + (peak_lr - init_lr) t / w for t < w, then peak_lr."""
     xp = _of(count)
     warming = count < warmup_steps
@@ -24,48 +27,48 @@ def ramp(count: Any, warmup_steps: Any, init_lr: Any, peak_lr: Any) -> Any:
 class Decay(NamedTuple):
     """Shape of an anneal."""
 
-    rate: Callable[[Any, Any, Any], Any]
+    rate: Callable[[Real, Real, Real], Real]
     """(fraction x of the anneal done, peak rate, final rate) -> rate."""
-    drop: Callable[[Any, Any, Any, Any], Any]
+    drop: Callable[[Real, Real, Real, Real], Real]
     """(x, dx, peak rate, final rate) -> rate(x - dx) - rate(x), without the cancellation of nearly equal rates."""
 
 
-def _linear(x: Any, peak: Any, final: Any) -> Any:
+def _linear(x: Real, peak: Real, final: Real) -> Real:
     return final + (peak - final) * (1 - x)
 
 
-def _linear_drop(x: Any, dx: Any, peak: Any, final: Any) -> Any:
+def _linear_drop(x: Real, dx: Real, peak: Real, final: Real) -> Real:
     return (peak - final) * dx
 
 
-def _cosine(x: Any, peak: Any, final: Any) -> Any:
+def _cosine(x: Real, peak: Real, final: Real) -> Real:
     return final + (peak - final) * (1 + _of(x).cos(np.pi * x)) / 2
 
 
-def _cosine_drop(x: Any, dx: Any, peak: Any, final: Any) -> Any:
+def _cosine_drop(x: Real, dx: Real, peak: Real, final: Real) -> Real:
     return (peak - final) * jnp.sin(jnp.pi * (x - dx / 2)) * jnp.sin(jnp.pi * dx / 2)
 
 
-def _root(x: Any) -> Any:
+def _root(x: Real) -> Real:
     # sqrt has no finite slope at 0: the inner where keeps NaN out of the gradient
     xp = _of(x)
     return xp.where(x > 0, xp.sqrt(xp.where(x > 0, x, 1.0)), 0.0)
 
 
-def _one_minus_sqrt(x: Any, peak: Any, final: Any) -> Any:
+def _one_minus_sqrt(x: Real, peak: Real, final: Real) -> Real:
     return final + (peak - final) * (1 - _root(x))
 
 
-def _one_minus_sqrt_drop(x: Any, dx: Any, peak: Any, final: Any) -> Any:
+def _one_minus_sqrt_drop(x: Real, dx: Real, peak: Real, final: Real) -> Real:
     roots = _root(x) + _root(x - dx)
     return (peak - final) * dx / jnp.where(roots > 0, roots, 1.0)
 
 
-def _exponential(x: Any, peak: Any, final: Any) -> Any:
+def _exponential(x: Real, peak: Real, final: Real) -> Real:
     return peak * (final / peak) ** x
 
 
-def _exponential_drop(x: Any, dx: Any, peak: Any, final: Any) -> Any:
+def _exponential_drop(x: Real, dx: Real, peak: Real, final: Real) -> Real:
     return _exponential(x, peak, final) * jnp.expm1(-dx * jnp.log(final / peak))
 
 
@@ -85,45 +88,59 @@ class Anneal(NamedTuple):
     """
 
     decay: Decay
-    peak_lr: Any
-    final_lr: Any
-    start: Any
+    peak_lr: Real
+    final_lr: Real
+    start: Real
     """Whole part of the start."""
-    fraction: Any
+    fraction: Real
     """The rest of it, in [0, 1)."""
-    length: Any
+    length: Real
 
-    def _since(self, count: Any) -> Any:
+    def _since(self, count: Real) -> Real:
         return (count - self.start) - self.fraction
 
-    def __call__(self, count: Any) -> jax.Array:
+    def __call__(self, count: Real) -> jax.Array:
         """Learning rate of update ``count``."""
         done = jnp.clip(self._since(count) / self._span(), 0.0, 1.0)
-        return self.decay.rate(done, self.peak_lr, self.final_lr)
+        return jnp.asarray(self.decay.rate(done, self.peak_lr, self.final_lr))
 
-    def drop(self, count: Any) -> jax.Array:
+    def drop(self, count: Real) -> jax.Array:
         """Rate of the update before minus that of update ``count``."""
         since, span = self._since(count), self._span()
         step = jnp.clip(jnp.minimum(since, span) - jnp.maximum(since - 1, 0.0), 0.0, 1.0)
-        return self.decay.drop(jnp.clip(since / span, 0.0, 1.0), step / span, self.peak_lr, self.final_lr)
+        fallen = self.decay.drop(jnp.clip(since / span, 0.0, 1.0), step / span, self.peak_lr, self.final_lr)
+        return jnp.asarray(fallen)
 
-    def _span(self) -> Any:
+    def _span(self) -> Real:
         return jnp.where(self.length > 0, self.length, 1)
+
+
+class Stem(Protocol):
+    """A warmup, then the peak rate."""
+
+    @property
+    def warmup_steps(self) -> Real:
+        """Updates of warmup."""
+
+    def __call__(self, count: Real) -> jax.Array:
+        """Learning rate of update ``count``."""
+
+    def drop(self, count: Real) -> jax.Array:
+        """Rate of the update before minus that of update ``count``."""
 
 
 class Joined(NamedTuple):
     """A warmup and an anneal: the smaller of the two rates where they overlap."""
 
-    stem: Any
-    """Warmup, then the peak rate."""
+    stem: Stem
     anneal: Anneal
 
     @property
-    def kinks(self) -> tuple[Any, ...]:
+    def kinks(self) -> tuple[Real, ...]:
         """End of warmup, start of the anneal, and where their rates cross if they overlap."""
         warmup, start = self.stem.warmup_steps, self.anneal.start
 
-        def halve(_: Any, bracket: tuple[Any, Any]) -> tuple[Any, Any]:
+        def halve(_: jax.Array, bracket: tuple[Real, Real]) -> tuple[Real, Real]:
             middle = (bracket[0] + bracket[1]) / 2
             above = self.anneal(middle) > self.stem(middle)
             return jnp.where(above, middle, bracket[0]), jnp.where(above, bracket[1], middle)
@@ -131,11 +148,11 @@ class Joined(NamedTuple):
         crossing = jax.lax.fori_loop(0, 40, halve, (jnp.asarray(start, float), jnp.asarray(warmup, float)))[1]
         return warmup, start, jnp.where(start < warmup, crossing, warmup)
 
-    def __call__(self, count: Any) -> jax.Array:
+    def __call__(self, count: Real) -> jax.Array:
         """Learning rate of update ``count``."""
         return jnp.minimum(self.stem(count), self.anneal(count))
 
-    def drop(self, count: Any) -> jax.Array:
+    def drop(self, count: Real) -> jax.Array:
         """Rate of the update before minus that of update ``count``."""
         fallen = (count > self.anneal.start + self.anneal.fraction) & (self.anneal(count) <= self.stem(count))
         rose = (count <= self.stem.warmup_steps) & (self.stem(count - 1) < self.anneal(count - 1))

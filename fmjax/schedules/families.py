@@ -130,7 +130,7 @@ def _rates(schedule: Any, count: np.ndarray) -> np.ndarray:
         passed = np.searchsorted(schedule.boundaries, count, side="right")
         return np.where(passed == 0, stem, np.array([0.0, *schedule.lrs])[passed])
     if isinstance(schedule, Constant):
-        return stem
+        return np.asarray(stem)
     decay, length = "cosine", schedule.total_steps - schedule.warmup_steps
     if isinstance(schedule, WSD):
         decay, length = schedule.decay, schedule.anneal_ratio * schedule.total_steps

@@ -7,24 +7,43 @@ annealing ratio, warmup, final rate and total steps may all be traced, batched w
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax._checks import choose, finite, positive, require, whole
+from fmjax._checks import choose, require
+from fmjax._types import Real, Reals
 from fmjax.schedules.anneals import DECAYS, Anneal, Joined, ramp
 
-Scalar: TypeAlias = float | jax.Array
+Scalar: TypeAlias = Real
+"""A field of a schedule: a number, or an array of them under ``vmap``."""
 
 
-def _warmup(schedule: Any, count: Any) -> Any:
+@runtime_checkable
+class Warmed(Protocol):
+    """A schedule that begins with a linear warmup."""
+
+    @property
+    def peak_lr(self) -> Real:
+        """Rate after warmup."""
+
+    @property
+    def warmup_steps(self) -> Real:
+        """Updates of warmup."""
+
+    @property
+    def init_lr(self) -> Real:
+        """Rate of update 0 when there is a warmup."""
+
+
+def _warmup(schedule: Warmed, count: Real) -> jax.Array:
     """init_lr + (peak_lr - init_lr) t / w for t < w, then peak_lr."""
-    return ramp(jnp.asarray(count), schedule.warmup_steps, schedule.init_lr, schedule.peak_lr)
+    return jnp.asarray(ramp(jnp.asarray(count), schedule.warmup_steps, schedule.init_lr, schedule.peak_lr))
 
 
-def _warmup_drop(schedule: Any, count: Any) -> Any:
+def _warmup_drop(schedule: Warmed, count: Real) -> jax.Array:
     """-(peak_lr - init_lr)/w for 0 < t <= w, then 0."""
     rising = (count > 0) & (count <= schedule.warmup_steps)
     slope = (schedule.peak_lr - schedule.init_lr) / jnp.where(rising, schedule.warmup_steps, 1)
@@ -35,25 +54,25 @@ class Schedule(Protocol):
     """What every schedule offers; all fields but the decay's name may be traced."""
 
     @property
-    def total_steps(self) -> Any:
+    def total_steps(self) -> Real:
         """Number of updates T."""
 
     @property
-    def warmup_steps(self) -> Any:
+    def warmup_steps(self) -> Real:
         """Updates of warmup."""
 
     @property
-    def kinks(self) -> tuple[Any, ...] | None:
+    def kinks(self) -> tuple[Real, ...] | None:
         """Updates after which the rate is no longer smooth, in any order; None where it is nowhere smooth."""
 
-    def __call__(self, count: Any) -> jax.Array:
+    def __call__(self, count: Real) -> jax.Array:
         """Learning rate of update ``count``."""
 
-    def drop(self, count: Any) -> jax.Array:
+    def drop(self, count: Real) -> jax.Array:
         """Rate of the update before minus that of update ``count``, without cancellation; 0 for update 0."""
 
 
-def lrs(schedule: Callable[[Any], Any], total_steps: int | None = None) -> jax.Array:
+def lrs(schedule: Callable[[Real], Real], total_steps: int | None = None) -> jax.Array:
     """Learning rate of every update, ``[total_steps]``.
 
     Args:
@@ -69,19 +88,19 @@ def lrs(schedule: Callable[[Any], Any], total_steps: int | None = None) -> jax.A
     return jnp.broadcast_to(rates, (length,))
 
 
-def _count_by_count(schedule: Callable[[Any], Any], length: int) -> jax.Array:
+def _count_by_count(schedule: Callable[[Real], Real], length: int) -> jax.Array:
     """Rates of a foreign schedule, each asked for its own count.
 
     Some schedules of Optax crash for an array of counts, or take it for something else. ``vmap`` asks for one count at
     a time; a schedule that cannot be traced is asked with numbers.
     """
     try:
-        rates = jax.vmap(schedule)(jnp.arange(length))
+        rates = jnp.asarray(jax.vmap(schedule)(jnp.arange(length)))
     except (TypeError, ValueError, IndexError, AttributeError):
         rates = jnp.asarray([jnp.asarray(schedule(count)) for count in range(length)])
     shapes = (), (length,)
     require(jnp.shape(rates) in shapes, f"expected one rate a count, got shape {jnp.shape(rates)} for {length} counts")
-    return rates
+    return jnp.asarray(rates)
 
 
 @jax.tree_util.register_dataclass
@@ -105,15 +124,15 @@ class Constant:
     init_lr: Scalar = 0.0
 
     @property
-    def kinks(self) -> tuple[Any, ...]:
+    def kinks(self) -> tuple[Real, ...]:
         """Updates after which the rate is no longer smooth."""
         return (self.warmup_steps,)
 
-    def __call__(self, count: Any) -> jax.Array:
+    def __call__(self, count: Real) -> jax.Array:
         """Learning rate of update ``count``."""
         return _warmup(self, count)
 
-    def drop(self, count: Any) -> jax.Array:
+    def drop(self, count: Real) -> jax.Array:
         """Rate of the update before minus that of update ``count``; 0 for update 0."""
         return _warmup_drop(self, count)
 
@@ -143,15 +162,15 @@ class Cosine:
     init_lr: Scalar = 0.0
 
     @property
-    def kinks(self) -> tuple[Any, ...]:
+    def kinks(self) -> tuple[Real, ...]:
         """Updates after which the rate is no longer smooth."""
         return (self.warmup_steps,)
 
-    def __call__(self, count: Any) -> jax.Array:
+    def __call__(self, count: Real) -> jax.Array:
         """Learning rate of update ``count``."""
         return jnp.minimum(_warmup(self, count), self._anneal()(count))
 
-    def drop(self, count: Any) -> jax.Array:
+    def drop(self, count: Real) -> jax.Array:
         """Rate of the update before minus that of update ``count``; 0 for update 0."""
         annealing = count > self.warmup_steps
         return jnp.where(annealing, self._anneal().drop(count), _warmup_drop(self, count))
@@ -203,15 +222,15 @@ class WSD:
     init_lr: Scalar = 0.0
 
     @property
-    def kinks(self) -> tuple[Any, ...]:
+    def kinks(self) -> tuple[Real, ...]:
         """Updates after which the rate is no longer smooth."""
         return self._joined().kinks
 
-    def __call__(self, count: Any) -> jax.Array:
+    def __call__(self, count: Real) -> jax.Array:
         """Learning rate of update ``count``."""
         return self._joined()(count)
 
-    def drop(self, count: Any) -> jax.Array:
+    def drop(self, count: Real) -> jax.Array:
         """Rate of the update before minus that of update ``count``; 0 for update 0."""
         return self._joined().drop(count)
 
@@ -262,24 +281,24 @@ class Step:
 
     peak_lr: Scalar
     total_steps: Scalar
-    boundaries: Any = ()
-    lrs: Any = ()
+    boundaries: Reals = ()
+    lrs: Reals = ()
     warmup_steps: Scalar = 0
     init_lr: Scalar = 0.0
 
     @property
-    def kinks(self) -> tuple[Any, ...]:
+    def kinks(self) -> tuple[Real, ...]:
         """Updates after which the rate is no longer smooth."""
         return (self.warmup_steps, *self.boundaries)
 
-    def __call__(self, count: Any) -> jax.Array:
+    def __call__(self, count: Real) -> jax.Array:
         """Learning rate of update ``count``."""
         rate = _warmup(self, count)
         for boundary, lr in zip(self.boundaries, self.lrs, strict=True):
             rate = jnp.where(count < boundary, rate, lr)
         return rate
 
-    def drop(self, count: Any) -> jax.Array:
+    def drop(self, count: Real) -> jax.Array:
         """Rate of the update before minus that of update ``count``; 0 for update 0."""
         drop, jump = _warmup_drop(self, count), self(count - 1) - self(count)
         for boundary in self.boundaries:
@@ -302,7 +321,7 @@ class Tabulated:
     0.25
     """
 
-    lrs: Any
+    lrs: Reals
     warmup_steps: Scalar = 0
 
     def __post_init__(self) -> None:
@@ -311,7 +330,7 @@ class Tabulated:
             object.__setattr__(self, "lrs", _as_array(self.lrs))
 
     @classmethod
-    def from_schedule(cls, schedule: Callable[[Any], Any], total_steps: int, warmup_steps: int = 0) -> "Tabulated":
+    def from_schedule(cls, schedule: Callable[[Real], Real], total_steps: int, warmup_steps: int = 0) -> "Tabulated":
         """Tabulates any Optax schedule over ``total_steps`` updates."""
         return cls(lrs(schedule, total_steps), warmup_steps)
 
@@ -325,16 +344,16 @@ class Tabulated:
         """None: nothing is known of a table's smoothness."""
         return None
 
-    def __call__(self, count: Any) -> jax.Array:
+    def __call__(self, count: Real) -> jax.Array:
         """Learning rate of update ``count``."""
         return jnp.asarray(self.lrs)[jnp.clip(count, 0, self.total_steps - 1).astype(int)]
 
-    def drop(self, count: Any) -> jax.Array:
+    def drop(self, count: Real) -> jax.Array:
         """Rate of the update before minus that of update ``count``; 0 for update 0."""
         return self(count - 1) - self(count)
 
 
-def _as_array(rates: Sequence[Any]) -> Any:
+def _as_array(rates: Sequence[Scalar]) -> jax.Array | np.ndarray:
     """A list of rates as an array, of NumPy unless some are traced."""
     if any(isinstance(rate, jax.Array) for rate in rates):
         return jnp.stack([jnp.asarray(rate) for rate in rates])
@@ -342,55 +361,3 @@ def _as_array(rates: Sequence[Any]) -> Any:
         return np.array(rates, float)
     except (TypeError, ValueError):
         raise ValueError(f"lrs: expected a list of rates, got {rates!r:.80}") from None
-
-
-def check_schedule(schedule: Any) -> None:
-    """Checks a schedule whose fields are concrete.
-
-    Raises:
-      ValueError: naming the field, what was expected and what was found.
-    """
-    if isinstance(schedule, Tabulated):
-        _check_rates(schedule.lrs, "lrs")
-        require(
-            np.size(schedule.lrs) == 0 or np.any(np.asarray(schedule.lrs) > 0),
-            "lrs: expected a rate above zero, found only zeros",
-        )
-    made = "an Optax schedule becomes one by Tabulated.from_schedule"
-    require(hasattr(schedule, "total_steps"), f"expected an fmjax schedule, got {type(schedule).__name__}; {made}")
-    total, warmup = whole(schedule.total_steps, "total_steps", least=1), whole(schedule.warmup_steps, "warmup_steps")
-    require(warmup <= total, f"warmup of {warmup} steps is longer than the run of {total}")
-    if isinstance(schedule, Tabulated):
-        return
-    peak, init = positive(schedule.peak_lr, "peak_lr"), finite(schedule.init_lr, "init_lr")
-    require(0 <= init <= peak, f"init_lr: expected a rate in [0, peak_lr = {peak:g}], got {init:g}")
-    if hasattr(schedule, "final_lr"):
-        final = finite(schedule.final_lr, "final_lr")
-        require(0 <= final <= peak, f"final_lr: expected a rate in [0, peak_lr = {peak:g}], got {final:g}")
-    if isinstance(schedule, WSD):
-        _check_anneal(schedule)
-    if isinstance(schedule, Step):
-        _check_steps(schedule)
-
-
-def _check_anneal(schedule: WSD) -> None:
-    ratio = finite(schedule.anneal_ratio, "anneal_ratio")
-    require(0 < ratio <= 1, f"anneal_ratio must lie in (0, 1], got {ratio:g}")
-    choose(schedule.decay, DECAYS, "decay")
-    ends = schedule.decay != "exponential" or float(schedule.final_lr) > 0
-    require(ends, f"exponential decay needs a final_lr above zero, got {schedule.final_lr}")
-
-
-def _check_steps(schedule: Step) -> None:
-    at = [finite(boundary, "boundaries") for boundary in schedule.boundaries]
-    rates = len(schedule.lrs)
-    require(len(at) == rates, f"expected one of lrs for each boundary, got {rates} for {len(at)}")
-    rise = all(a < b for a, b in zip((-1, *at), at, strict=False)) and min(at, default=0) >= 0
-    require(rise, f"boundaries must rise and not be negative, got {at}")
-    _check_rates(schedule.lrs, "lrs")
-
-
-def _check_rates(rates: Any, what: str) -> None:
-    require(np.ndim(rates) == 1, f"{what}: expected one dimension, got shape {np.shape(rates)}")
-    for i, rate in enumerate(np.asarray(rates, float)):
-        require(np.isfinite(rate) and rate >= 0, f"{what} must not be negative, got {rate:g} at index {i}")

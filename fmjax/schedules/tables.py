@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fmjax._checks import choose, finite, require, whole, within
-from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated, check_schedule
+from fmjax.schedules.checks import check_schedule
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated
 from fmjax.schedules.knots import thinned
 
 KINDS: dict[str, type] = {
