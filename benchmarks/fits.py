@@ -31,7 +31,8 @@ from fmjax.fitting import lanes
 from fmjax.fitting.fits import fit_groups
 from fmjax.fitting.objective import Objective, Rows, bounds, closed_form_starts, exponent_grid
 from fmjax.fitting.objective import value as objective_value
-from fmjax.fitting.problem import FitOptions, prepare
+from fmjax.fitting.options import FitOptions
+from fmjax.fitting.problem import prepare
 
 BLOCK = 10
 """Successive rows that share a bootstrap weight."""

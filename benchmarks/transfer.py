@@ -11,15 +11,17 @@ ratio chosen and its regret, the excess of its measured final loss over that of 
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import fmjax
 from benchmarks.effects_choice import table
 from benchmarks.laws import load
 from fmjax import laws
-from fmjax.fitting.problem import FitOptions
+from fmjax.fitting.options import MANY_FITS
+from fmjax.planning.predictor import predictors
 from fmjax.scaling.optima import Tried, tried
-from fmjax.scaling.transfers import Chosen, foretell
+from fmjax.scaling.transfers import Chosen, Predicting, foretell
 
 RULE = 0.2
 """The ratio of the rule of thumb."""
@@ -28,8 +30,7 @@ RULE = 0.2
 def rows(curves: Sequence[fmjax.LossCurve], names: Sequence[str], samples: int) -> tuple[list[Tried], list[list[str]]]:
     """The cells that can be chosen for, and a line for each way of choosing."""
     groups = tried(curves)
-    options = {"options": FitOptions(starts=3), "samples": samples, "seed": 0, "progress": lambda stage: None}
-    found = {name: foretell(groups, curves, law=None if name == "recommend" else name, **options) for name in names}
+    found = {name: foretell(groups, curves, _predicting(name, samples), _silent) for name in names}
     first = found[names[0]]
     kept = [i for i, (_, _, copied) in enumerate(first) if copied is not None]
     lines = [_line("copied", [first[i][2] for i in kept])]
@@ -40,6 +41,16 @@ def rows(curves: Sequence[fmjax.LossCurve], names: Sequence[str], samples: int) 
             _line(f"{name}, law alone" if name == "recommend" else f"{name}, alone", [cells[i][1] for i in kept])
         )
     return [groups[i] for i in kept], lines
+
+
+def _silent(stage: str) -> None:
+    """Says nothing."""
+
+
+def _predicting(name: str, samples: int) -> Predicting:
+    """Predictors of a law, or of whichever ``recommend`` takes."""
+    law = None if name == "recommend" else name
+    return partial(predictors, law, options=MANY_FITS, samples=samples, seed=0, progress=_silent)
 
 
 def _rule(group: Tried) -> Chosen:

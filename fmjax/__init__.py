@@ -8,6 +8,7 @@ from fmjax.effects.recursions import annealing_area, annealing_momentum, forward
 from fmjax.effects.tracking import track_annealing
 from fmjax.fitting.comparison import compare
 from fmjax.fitting.fits import evaluate, fit, predict
+from fmjax.fitting.options import FitOptions
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import bootstrap
 from fmjax.fitting.selection import select
@@ -36,6 +37,7 @@ __all__ = [
     "Constant",
     "ConvexBound",
     "Cosine",
+    "FitOptions",
     "FitResult",
     "Forecaster",
     "ForwardMomentum",

@@ -1,11 +1,17 @@
 """Host-side checks of what users hand in; each failure is one sentence in a ``ValueError``."""
 
 import difflib
+import functools
+import inspect
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+_NO_HINTS: Mapping[str, str] = MappingProxyType({})
 
 
 @contextmanager
@@ -29,6 +35,33 @@ def choose(name: str, known: Iterable[str], what: str) -> str:
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"unknown {what} {name!r}{hint} (known: {', '.join(names)})")
+
+
+def known_options(what: str, hints: Mapping[str, str] = _NO_HINTS) -> Callable[[Call], Call]:
+    """Has a function, or the constructor of a class, name the nearest option where it is given an unknown one.
+
+    Args:
+      what: whose options they are.
+      hints: what to say of options that belong elsewhere, by name.
+    """
+
+    def decorate(call: Call) -> Call:
+        made = call.__init__ if isinstance(call, type) else call  # type: ignore[misc]
+        names = [name for name in inspect.signature(made).parameters if name != "self"]
+
+        @functools.wraps(made)
+        def checked(*args: Any, **options: Any) -> Any:
+            for name in options.keys() - names:
+                require(name not in hints, f"unknown option of {what} {name!r}{hints.get(name)}")
+                choose(name, names, f"option of {what}")
+            return made(*args, **options)
+
+        if isinstance(call, type):
+            call.__init__ = checked  # type: ignore[misc]
+            return call
+        return cast(Call, checked)
+
+    return decorate
 
 
 def require(condition: Any, message: str) -> None:

@@ -17,7 +17,8 @@ from fmjax.datasets import demo_runs
 from fmjax.effects.updates import Block, One
 from fmjax.fitting.fits import fit_groups
 from fmjax.fitting.lanes import Jobs, minimise
-from fmjax.fitting.problem import FitOptions, prepare
+from fmjax.fitting.options import ONE_FIT
+from fmjax.fitting.problem import prepare
 from fmjax.laws import ForwardMomentum, LRAnnealing
 from fmjax.searching.grid import Grid
 from fmjax.searching.kernels import Kernel, Layout
@@ -238,10 +239,10 @@ def _cost(law: ForwardMomentum, dtype: str, size: int) -> float:
 
 def fit_rate(lanes: int) -> FitRate:
     """Measures fits under random row weights, from one closed-form start each."""
-    curves, options = demo_runs(), FitOptions()
+    curves = demo_runs()
     everyone = np.ones((1, len(curves)), bool)
-    problem = prepare(LRAnnealing(decay=0.98, rho=0.5), curves, fitted=everyone[0], options=options)
-    fitted, rows = fit_groups(problem, everyone, options)[0], problem.rows(everyone[0])
+    problem = prepare(LRAnnealing(decay=0.98, rho=0.5), curves, fitted=everyone[0], options=ONE_FIT)
+    fitted, rows = fit_groups(problem, everyone, ONE_FIT)[0], problem.rows(everyone[0])
     count = rows.loss.shape[1]
     weights = np.random.default_rng(0).exponential(size=(lanes, count))
     jobs = Jobs(np.zeros(lanes, int), weights, np.repeat(fitted.vector[None], lanes, axis=0))

@@ -10,7 +10,8 @@ from synthetic import DECAY, TRUTH, area, constant_runs, curve, rates, runs
 
 from fmjax.fitting import resampling
 from fmjax.fitting.fits import fit_groups
-from fmjax.fitting.problem import FitOptions, prepare
+from fmjax.fitting.options import FitOptions
+from fmjax.fitting.problem import prepare
 from fmjax.fitting.resampling import (
     CORRECTION_SAMPLES,
     LEVEL,

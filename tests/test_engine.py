@@ -16,7 +16,8 @@ from fmjax.curves.manifest import load_runs
 from fmjax.fitting import lanes
 from fmjax.fitting.fits import fit, predict
 from fmjax.fitting.objective import value as objective_value
-from fmjax.fitting.problem import END_SHARE, FitOptions, prepare
+from fmjax.fitting.options import FitOptions
+from fmjax.fitting.problem import END_SHARE, prepare
 from fmjax.laws import LRAnnealing, make_law
 
 LAW = LRAnnealing(decay=DECAY)

@@ -25,7 +25,8 @@ from synthetic import (
 from fmjax.curves.manifest import load_runs
 from fmjax.fitting import lanes
 from fmjax.fitting.fits import evaluate, fit, fit_groups, measure, predict
-from fmjax.fitting.problem import FitOptions, prepare
+from fmjax.fitting.options import FitOptions
+from fmjax.fitting.problem import prepare
 from fmjax.fitting.records import FitResult
 from fmjax.laws import LAWS, LRAnnealing, make_law
 from fmjax.schedules.kinds import WSD
@@ -288,6 +289,34 @@ def test_rows_at_the_end_weigh_more_on_request(noisy, fitted):
 def test_wrong_options(noisy, options, message):
     with pytest.raises(ValueError, match=message):
         fit(LAW, noisy, **options)
+
+
+UNKNOWN = {
+    "options": (lambda _: FitOptions(strats=3), "unknown option of a fit 'strats'; did you mean 'starts'"),
+    "fit": (lambda curves: fit(LAW, curves, detla=1e-3), "unknown option of fit 'detla'; did you mean 'delta'"),
+    "verb": (
+        lambda curves: evaluate(LAW, curves, tarin=curves),
+        "unknown option of evaluate 'tarin'; did you mean 'train'",
+    ),
+    "of-its-fits": (
+        lambda curves: evaluate(LAW, curves, train=curves, starts=3),
+        r"unknown option of evaluate 'starts'; it is an option of its fits: options=FitOptions\(starts=\.\.\.\)",
+    ),
+    "law": (lambda _: LRAnnealing(decy=0.9), "unknown option of lr-annealing 'decy'; did you mean 'decay'"),
+    "changed-law": (lambda _: dataclasses.replace(LAW, decy=0.9), "unknown option of lr-annealing 'decy'"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), UNKNOWN.values(), ids=UNKNOWN.keys())
+def test_an_unknown_option_is_answered_with_the_nearest(noisy, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(noisy)
+
+
+def test_options_of_a_fit_are_those_of_every_verb(noisy):
+    given = {"residual": "raw", "drop_before": 30, "starts": 2}
+    by_options = evaluate(LAW, noisy, train=noisy, options=FitOptions(**given)).fit
+    assert fit(LAW, noisy, **given).to_json() == by_options.to_json()
 
 
 @pytest.mark.parametrize("limit", [0, -1, 2.5])

@@ -108,7 +108,7 @@ def test_intervals_hold_the_end():
 @pytest.mark.slow
 def test_bootstrapped_prior_is_less_sure(prior):
     noisy = [run(f"{ratio}", wsd(ratio), noise=5e-3, seed=i) for i, ratio in enumerate((0.1, 0.2))]
-    boot = fmjax.bootstrap(LAW, noisy, samples=20, starts=1)
+    boot = fmjax.bootstrap(LAW, noisy, samples=20, options=fmjax.FitOptions(starts=1))
     new = run("new", wsd(0.6)).until(600)
     widths = [
         float(np.diff(fmjax.forecast(new, prior=p, alternatives={}).planned.interval)[0]) for p in (boot.fit, boot)
@@ -118,7 +118,7 @@ def test_bootstrapped_prior_is_less_sure(prior):
 
 @pytest.mark.slow
 def test_without_a_prior_nothing_is_said_before_annealing():
-    found = fmjax.forecast(run("new", wsd(0.2)).until(T // 2), law=LAW, starts=1)
+    found = fmjax.forecast(run("new", wsd(0.2)).until(T // 2), law=LAW, options=fmjax.FitOptions(starts=1))
     assert (found.ok, found.status) == (False, "undetermined")
     assert all(np.isnan(outlook.loss) for outlook in (found.planned, *found.alternatives))
     assert json.loads(found.to_json())["planned"]["loss"] is None
@@ -127,7 +127,9 @@ def test_without_a_prior_nothing_is_said_before_annealing():
 @pytest.mark.slow
 def test_without_a_prior_an_anneal_seen_is_enough():
     cosine = fmjax.Cosine(1e-3, T, 1e-4, 50)
-    found = fmjax.forecast(run("new", cosine, noise=1e-3).until(T * 3 // 4), law=LAW, starts=1)
+    found = fmjax.forecast(
+        run("new", cosine, noise=1e-3).until(T * 3 // 4), law=LAW, options=fmjax.FitOptions(starts=1)
+    )
     assert found.planned.interval[0] < losses(cosine)[-1] < found.planned.interval[1]
     assert found.notes == ("fitted to this run alone: give a prior",)
 

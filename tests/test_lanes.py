@@ -9,7 +9,8 @@ from scipy import optimize
 from synthetic import DECAY, TRUTH, runs
 
 from fmjax.fitting import lanes
-from fmjax.fitting.problem import FitOptions, prepare
+from fmjax.fitting.options import FitOptions
+from fmjax.fitting.problem import prepare
 from fmjax.laws import LRAnnealing
 
 LAW = LRAnnealing(decay=DECAY, warmup="as-scheduled")  # from all the far starts its losses are above zero

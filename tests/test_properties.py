@@ -16,6 +16,7 @@ from fmjax.laws import LAWS
 
 T, ROWS = 48, 12
 """Updates of a run, and rows at most; fixed, so that little is compiled."""
+TWO_STARTS = fmjax.FitOptions(starts=2)
 QUICK = ("lr-annealing", "intrinsic-momentum")
 HOUSE = Path(fmjax.__file__).parent
 
@@ -144,7 +145,7 @@ def fitting(runs, law):
 
 
 def evaluating(runs, law):
-    found = fmjax.evaluate(law, runs, train=runs[:2], starts=2)
+    found = fmjax.evaluate(law, runs, train=runs[:2], options=TWO_STARTS)
     check_fit(found.fit)
     check_metrics(found.runs, found.fit.ok)
     assert found.to_json()
@@ -161,7 +162,13 @@ def searching(runs, law):
 
 def recommending(runs, law):
     found = fmjax.recommend(
-        runs, total_steps=2 * T, peak_lr=(1e-3, 0.1), law=LAWS[law](), samples=4, starts=2, anneal_ratio=(0.1, 0.5, 1.0)
+        runs,
+        total_steps=2 * T,
+        peak_lr=(1e-3, 0.1),
+        law=LAWS[law](),
+        samples=4,
+        options=TWO_STARTS,
+        anneal_ratio=(0.1, 0.5, 1.0),
     )
     for choice in found.choices:
         check_cell(choice.cell)
@@ -173,7 +180,7 @@ def recommending(runs, law):
 def forecasting(runs, law):
     run, *others = runs
     prior = fmjax.fit(law, others, starts=2) if others else None
-    found = fmjax.forecast(run, prior=prior, law=law, **({} if others else {"starts": 2}))
+    found = fmjax.forecast(run, prior=prior, law=law, **({} if others else {"options": TWO_STARTS}))
     for outlook in (found.planned, *found.alternatives):
         assert not found.ok or (np.isfinite(outlook.loss) and outlook.loss > 0)
         check_interval(outlook.interval)
@@ -194,14 +201,14 @@ def transferring(runs, law):
     first = runs[0]
     ended = {"final_loss": first.loss[-1]}
     more = [LossCurve(f"cell-{i}", first.step, first.loss, to, **ended) for i, to in enumerate(schedules)]
-    found = fmjax.transfer([*more, *runs], law=LAWS[law](), samples=2, starts=2)
+    found = fmjax.transfer([*more, *runs], law=LAWS[law](), samples=2, options=TWO_STARTS)
     for cell in found.cells:
         assert cell.predicted is None or np.isfinite(cell.predicted.losses).all()
     assert found.to_json()
 
 
 def bootstrapping(runs, law):
-    found = fmjax.bootstrap(law, runs, samples=4, starts=2)
+    found = fmjax.bootstrap(law, runs, samples=4, options=TWO_STARTS)
     check_fit(found.fit)
     assert np.isfinite(found.params).all()
     lower, upper = bounds(found.fit.law)

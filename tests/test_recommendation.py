@@ -9,6 +9,7 @@ import pytest
 from synthetic import DECAY, cells, constant_runs, curve, final_losses, losses, rates, runs, two_rates
 from synthetic import TRUTH as TRUTHS
 
+from fmjax.fitting.options import FitOptions
 from fmjax.laws import LRAnnealing
 from fmjax.planning.recommendation import recommend
 from fmjax.schedules.kinds import WSD
@@ -106,7 +107,9 @@ def test_a_run_shorter_than_the_warmup_of_the_others(curves):
 
 
 def test_one_run_is_not_left_out():
-    found = choose([curve("one", WSD(1e-3, 400, 0.5, warmup_steps=20), noise=1e-6, rows=120)], starts=8)
+    found = choose(
+        [curve("one", WSD(1e-3, 400, 0.5, warmup_steps=20), noise=1e-6, rows=120)], options=FitOptions(starts=8)
+    )
     assert found.best.held_out == ()
     assert math.isnan(found.best.held_out_mape_percent)
     assert json.loads(found.to_json())["choices"][0]["held_out_mape_percent"] is None

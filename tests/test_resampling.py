@@ -8,7 +8,8 @@ import pytest
 from synthetic import DECAY, constant_runs, five_runs, runs
 
 from fmjax.fitting.fits import evaluate
-from fmjax.fitting.problem import FitOptions, prepare
+from fmjax.fitting.options import FitOptions
+from fmjax.fitting.problem import prepare
 from fmjax.fitting.resampling import leave_one_out, leave_one_out_groups
 from fmjax.laws import LRAnnealing
 

@@ -11,6 +11,7 @@ from synthetic import TRUTH, area, rates, runs, schedules
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.curves.manifest import load_runs
 from fmjax.fitting.fits import evaluate, fit
+from fmjax.fitting.options import FitOptions
 from fmjax.fitting.selection import CRITERIA, FLAT, ROLLOUT, select
 from fmjax.laws import LRAnnealing
 
@@ -165,7 +166,7 @@ def test_options_outside_the_grid_stay(found):
 
 
 def test_options_of_the_fit_count(found):
-    chosen = choose(end_weight=30.0, drop_before=0)
+    chosen = choose(options=FitOptions(end_weight=30.0))
     assert chosen.score > 2 * found["objective"].score
     assert chosen.score == pytest.approx(fit(chosen.law, curves(1e-3), end_weight=30.0).objective, rel=1e-9)
 
@@ -251,7 +252,11 @@ def test_refinement_never_raises_the_objective(seed):
 
 def test_refinement_never_raises_the_objective_of_weighted_rows():
     """(0.989, 0.68) is better for these weights than the optimum of unit weights, (0.98938, 0.7033)."""
-    found = choose(grid={"decay": (0.987, 0.989, 0.991), "rho": (0.66, 0.68, 0.7)}, end_weight=30.0, refine=True)
+    found = choose(
+        grid={"decay": (0.987, 0.989, 0.991), "rho": (0.66, 0.68, 0.7)},
+        options=FitOptions(end_weight=30.0),
+        refine=True,
+    )
     assert found.score <= found.candidates[0].score * (1 + 1e-9)
 
 

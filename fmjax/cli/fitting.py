@@ -41,12 +41,14 @@ from fmjax.cli.options import (
     law_option,
     read_fit,
     together,
+    with_fits,
     writable,
     write_file,
     write_text,
 )
 from fmjax.cli.parameters import GRID_AXIS, Known
 from fmjax.curves.manifest import load_runs, select_runs
+from fmjax.fitting.options import ONE_FIT
 from fmjax.fitting.resampling import METHODS
 from fmjax.fitting.selection import CRITERIA
 from fmjax.laws import LAWS
@@ -145,11 +147,11 @@ def evaluate(
     show: Callable[[Any], None]
     if law is None:
         with output.progress(f"fitting {len(LAWS)} laws") as report:
-            found = fmjax.compare(curves, train=chosen, laws=list(LAWS), progress=report, **options)
+            found = fmjax.compare(curves, train=chosen, laws=list(LAWS), progress=report, **with_fits(options, ONE_FIT))
         result, evaluations, show = found, found.evaluations, output.print_comparison
     else:
         with output.stages(f"fitting, and predicting {len(curves)} runs"):
-            evaluation = fmjax.evaluate(law, curves, train=chosen, **options)
+            evaluation = fmjax.evaluate(law, curves, train=chosen, **with_fits(options, ONE_FIT))
         result, evaluations, show = evaluation, (evaluation,), output.print_evaluation
     deliver(
         result,

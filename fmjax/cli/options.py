@@ -1,5 +1,6 @@
 """Options that verbs share, and how results are written."""
 
+import dataclasses
 import functools
 import math
 import os
@@ -14,6 +15,7 @@ from fmjax._checks import require, within
 from fmjax._files import write_whole, writing
 from fmjax.cli.parameters import LAW_OPTION, NUMBERS, PEAK_RATES, Known, Names
 from fmjax.fitting.objective import RESIDUALS
+from fmjax.fitting.options import FitOptions
 from fmjax.fitting.records import FitResult
 from fmjax.laws import LAWS, Law, make_law
 from fmjax.planning.predictor import PREFERRED_LAWS
@@ -91,6 +93,13 @@ def planning_law(name: str | None, options: Sequence[tuple[str, Any]]) -> Law | 
     """The law of --law and --law-option for verbs that can choose it, or its effects' coefficients, on the runs."""
     require(name is not None or not options, "--law-option: needs --law")
     return chosen_law(name, options) if name is not None and options else name
+
+
+def with_fits(given: Mapping[str, Any], usual: FitOptions) -> dict[str, Any]:
+    """Options of a verb, those of its fits made into one; what is not given is as usual."""
+    names = {field.name for field in dataclasses.fields(FitOptions)} & given.keys()
+    rest = {name: value for name, value in given.items() if name not in names}
+    return {**rest, "options": dataclasses.replace(usual, **{name: given[name] for name in names})}
 
 
 def read_fit(path: Path) -> FitResult:

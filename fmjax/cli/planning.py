@@ -33,6 +33,7 @@ from fmjax.cli.options import (
     plan_options,
     planning_law,
     read_fit,
+    with_fits,
     writable,
     write_file,
     write_text,
@@ -41,6 +42,7 @@ from fmjax.curves.loss_curve import LossCurve
 from fmjax.curves.manifest import load_runs, select_runs
 from fmjax.exporters.snippets import csv_text
 from fmjax.fitting.metrics import LEVEL
+from fmjax.fitting.options import MANY_FITS
 from fmjax.planning.predictor import PREFERRED_LAWS
 
 
@@ -113,7 +115,7 @@ def transfer(
     law, curves = planning_law(law_name, law_options), select_runs(load_runs(runs), train)
     others = () if against is None else load_runs(against)
     with output.stages("reading") as stage:
-        found = fmjax.transfer(curves, law=law, against=others, progress=stage, **options)
+        found = fmjax.transfer(curves, law=law, against=others, progress=stage, **with_fits(options, MANY_FITS))
     deliver(
         found,
         as_json=as_json,
@@ -199,7 +201,7 @@ def forecast(
     require(not more, f"--run: expected one run, found {len(more) + 1} that match {name!r}")
     with output.stages("forecasting"):
         others = [] if prior else [curve for curve in select_runs(curves, train) if curve is not run]
-        law = read_fit(prior) if prior else fmjax.fit(law_name, others, starts=3)
+        law = read_fit(prior) if prior else fmjax.fit(law_name, others, starts=MANY_FITS.starts)
         found = fmjax.forecast(run, prior=law, level=level)
     deliver(
         found,
@@ -238,7 +240,7 @@ def _recommend(
     curves: Sequence[LossCurve], plot: Path | None, as_json: bool, target: Path | None, **options: Any
 ) -> None:
     with output.stages("reading") as stage:
-        found = fmjax.recommend(curves, progress=stage, **options)
+        found = fmjax.recommend(curves, progress=stage, **with_fits(options, MANY_FITS))
     deliver(
         found,
         as_json=as_json,

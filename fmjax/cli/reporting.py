@@ -31,9 +31,11 @@ from fmjax.cli.options import (
     plan_options,
     planning_law,
     read_fit,
+    with_fits,
     writable,
 )
 from fmjax.curves.manifest import load_runs, select_runs
+from fmjax.fitting.options import MANY_FITS
 from fmjax.planning.recommendation import Recommendation
 from fmjax.searching.results import SearchResult
 
@@ -109,7 +111,7 @@ def _of_recommendation(
     target["final_lr"] = None if final_lr is None else _one(final_lr, "--final-lr")
     law, curves = planning_law(law_name, law_options), select_runs(load_runs(runs), train)
     with output.stages("reading") as stage:
-        found = fmjax.recommend(curves, law=law, progress=stage, **target, **options)
+        found = fmjax.recommend(curves, law=law, progress=stage, **target, **with_fits(options, MANY_FITS))
     page = report.recommendation_page(found, curves, command=ctx.meta["given"], inputs=_files(runs))
     return page, found
 

@@ -12,6 +12,7 @@ from fmjax._checks import require
 from fmjax._json import Record, plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fits import evaluate, predict
+from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb
 from fmjax.fitting.records import Evaluation
 from fmjax.laws import LAWS, Law
 
@@ -62,13 +63,14 @@ class Comparison(Record):
         )
 
 
+@fitting_verb
 def compare(
     curves: Sequence[LossCurve],
     *,
     train: Sequence[LossCurve],
     laws: Sequence[Law | str] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    **options: Any,
+    options: FitOptions = ONE_FIT,
 ) -> Comparison:
     r"""Fits laws on the runs ``train`` and compares their predictions of all ``curves``.
 
@@ -83,7 +85,7 @@ def compare(
       train: the runs to fit, among ``curves``.
       laws: laws or their names; by default all, with their default options.
       progress: called with (laws done, laws in all).
-      **options: as for ``fit``.
+      options: of the fits.
 
     Raises:
       ValueError: as for ``evaluate``; no law.
@@ -100,7 +102,7 @@ def compare(
     found = []
     for i, law in enumerate(laws):
         begin = time.perf_counter()
-        found.append((evaluate(law, curves, train=train, **options), time.perf_counter() - begin))
+        found.append((evaluate(law, curves, train=train, options=options), time.perf_counter() - begin))
         if progress is not None:
             progress(i + 1, len(laws))
     fitted = [evaluation.fit for evaluation, _ in found if np.isfinite(evaluation.fit.objective)]

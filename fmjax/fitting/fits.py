@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fmjax._checks import choose, positive, require, whole
+from fmjax._checks import choose, known_options, positive, require, whole
 from fmjax.curves.loss_curve import LossCurve, bucket, pad
 from fmjax.fitting import lanes, metrics
 from fmjax.fitting.fitted_runs import FittedRuns
 from fmjax.fitting.objective import RESIDUALS, Objective, bounds, closed_form_starts, exponent_grid, linearise
-from fmjax.fitting.problem import FitOptions, Problem, batch_effects, precision, predict_batch, prepare, with_rows
+from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
+from fmjax.fitting.problem import Problem, batch_effects, predict_batch, prepare, with_rows
 from fmjax.fitting.records import Evaluation, FitResult, FittedRange, RunMetrics
 from fmjax.laws import Law, Row
 
@@ -34,6 +35,7 @@ def _relative_slopes(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@known_options("fit")
 def fit(
     law: Law | str,
     curves: Sequence[LossCurve],
@@ -78,9 +80,17 @@ def fit(
     'converged'
     """
     options = FitOptions(
-        residual, delta, over_weight, drop_warmup, drop_before, end_weight, starts, max_iterations, dtype
+        residual=residual,
+        delta=delta,
+        over_weight=over_weight,
+        drop_warmup=drop_warmup,
+        drop_before=drop_before,
+        end_weight=end_weight,
+        starts=starts,
+        max_iterations=max_iterations,
+        dtype=dtype,
     )
-    return evaluate(law, curves, train=curves, **options._asdict()).fit
+    return evaluate(law, curves, train=curves, options=options).fit
 
 
 def fit_groups(problem: Problem, groups: Any, options: FitOptions) -> list[FitResult]:
@@ -251,14 +261,17 @@ def predict(result: FitResult, curves: Sequence[LossCurve]) -> tuple[np.ndarray,
     return tuple(row[: curve.step.size] for row, curve in zip(found, curves, strict=True))
 
 
-def evaluate(law: Law | str, curves: Sequence[LossCurve], *, train: Sequence[LossCurve], **options: Any) -> Evaluation:
+@fitting_verb
+def evaluate(
+    law: Law | str, curves: Sequence[LossCurve], *, train: Sequence[LossCurve], options: FitOptions = ONE_FIT
+) -> Evaluation:
     """Fits a law on the runs ``train`` and predicts all of ``curves``.
 
     Args:
       law: a law, or its name.
       curves: the runs to report on.
       train: the runs to fit, among ``curves`` (see ``fmjax.curves.manifest.select``).
-      **options: as for ``fit``.
+      options: of the fit.
 
     Raises:
       ValueError: as for ``fit``; or an unseen run of another model size under a fit of one size.
@@ -270,8 +283,7 @@ def evaluate(law: Law | str, curves: Sequence[LossCurve], *, train: Sequence[Los
     >>> errors[0] < errors[1]
     True
     """
-    chosen = FitOptions(**options)
-    train, left_out = with_rows(train, chosen) if train else (train, ())
+    train, left_out = with_rows(train, options) if train else (train, ())
     names, trained = [curve.name for curve in curves], tuple(curve.name for curve in train)
     for name in names:
         require(names.count(name) == 1, f"expected one name a run, found {name!r} {names.count(name)} times")
@@ -279,9 +291,9 @@ def evaluate(law: Law | str, curves: Sequence[LossCurve], *, train: Sequence[Los
         choose(name, names, "run to fit")
     fitted = [name in trained for name in names]
     require(any(fitted), "expected at least one run to fit, found none")
-    with precision(chosen):
-        problem = prepare(law, curves, fitted=fitted, options=chosen)
-        found = fit_groups(problem, [fitted], chosen)[0]
+    with precision(options):
+        problem = prepare(law, curves, fitted=fitted, options=options)
+        found = fit_groups(problem, [fitted], options)[0]
         vector = found.lanes.params[lanes.best(found.lanes)]
         usable = [found.ok or (is_fitted and found.status != "non-finite") for is_fitted in fitted]
         runs = measure(problem, vector, usable=usable)

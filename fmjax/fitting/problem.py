@@ -1,43 +1,20 @@
-"""Runs as arrays under a law: options of a fit, the effects at every row, which rows count."""
+"""Runs as arrays under a law: the effects at every row, which rows count."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from fmjax._checks import choose, positive, require, whole
+from fmjax._checks import positive, require, whole
 from fmjax.curves.loss_curve import CurveBatch, LossCurve, bucket, pad
-from fmjax.fitting import lanes
 from fmjax.fitting.objective import Rows
+from fmjax.fitting.options import FitOptions
 from fmjax.laws import Law, Row, check_options, make_law
-
-DTYPES = ("float64", "float32")
-"""Precisions a fit can compute in."""
-
 
 END_SHARE = 0.1
 """Share of a run, at its end, that ``end_weight`` applies to."""
-
-
-class FitOptions(NamedTuple):
-    """Options of a fit; see ``fit``."""
-
-    residual: str = "log"
-    delta: float = 1e-3
-    over_weight: float = 1.0
-    drop_warmup: bool = True
-    drop_before: int = 0
-    end_weight: float = 1.0
-    starts: int = 8
-    max_iterations: int = lanes.MAX_ITERATIONS
-    dtype: str = "float64"
-
-
-def precision(options: FitOptions) -> Any:
-    """Context in which JAX computes in the options' dtype."""
-    return jax.enable_x64(choose(options.dtype, DTYPES, "dtype") == "float64")
 
 
 class Problem(NamedTuple):

@@ -15,7 +15,8 @@ from fmjax.fitting import lanes
 from fmjax.fitting.fits import Evidence, fit_groups, measure, with_measured_runs
 from fmjax.fitting.metrics import LEVEL, percentile_interval
 from fmjax.fitting.objective import Objective, Rows
-from fmjax.fitting.problem import FitOptions, Problem, precision, prepare, with_rows
+from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
+from fmjax.fitting.problem import Problem, prepare, with_rows
 from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.laws import Law
 
@@ -94,6 +95,7 @@ class Bootstrap(Record):
         return plain({**record, "notes": self.fit.notes})
 
 
+@fitting_verb
 def bootstrap(
     law: Law | str,
     curves: Sequence[LossCurve],
@@ -103,7 +105,7 @@ def bootstrap(
     block: int = 10,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-    **options: Any,
+    options: FitOptions = ONE_FIT,
 ) -> Bootstrap:
     r"""Fits a law to runs and to bootstrap samples of them, all as lanes of one batch.
 
@@ -122,7 +124,7 @@ def bootstrap(
       block: rows of a block.
       seed: seed of the draws; the same seed gives the same samples.
       progress: called with (lanes done, lanes in all).
-      **options: as for ``fit``.
+      options: of the fits.
 
     Raises:
       ValueError: as for ``fit``; or the fit itself failed.
@@ -135,17 +137,24 @@ def bootstrap(
     >>> low < found.fit.params["alpha"] < high
     True
     """
-    chosen = FitOptions(**options)
-    curves, left_out = with_rows(curves, chosen)
+    curves, left_out = with_rows(curves, options)
     everything = np.ones((1, len(curves)), bool)
-    with precision(chosen):
-        problem = prepare(law, curves, fitted=everything[0].tolist(), options=chosen)
+    with precision(options):
+        problem = prepare(law, curves, fitted=everything[0].tolist(), options=options)
         fits = [
             dataclasses.replace(with_measured_runs(problem, result, everything[0]), left_out=left_out)
-            for result in fit_groups(problem, everything, chosen)
+            for result in fit_groups(problem, everything, options)
         ]
         return bootstrap_groups(
-            problem, everything, fits, chosen, samples=samples, method=method, block=block, seed=seed, progress=progress
+            problem,
+            everything,
+            fits,
+            options,
+            samples=samples,
+            method=method,
+            block=block,
+            seed=seed,
+            progress=progress,
         )[0]
 
 

@@ -18,7 +18,8 @@ from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import lanes
 from fmjax.fitting.fits import evaluate
 from fmjax.fitting.objective import Objective, Rows, closed_form_starts, exponent_grid, value
-from fmjax.fitting.problem import FitOptions, Problem, counting, precision, prepare, with_rows
+from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
+from fmjax.fitting.problem import Problem, counting, prepare, with_rows
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import leave_one_out_groups
 from fmjax.laws import Law, Row, check_options
@@ -80,6 +81,7 @@ class Selection(Record):
         return plain({"law": self.law.name, "options": self.law.options(), **found, "fit": self.fit.to_dict()})
 
 
+@fitting_verb
 def select(
     law: Law | str,
     curves: Sequence[LossCurve],
@@ -88,7 +90,7 @@ def select(
     by: str = "objective",
     refine: bool = True,
     progress: Callable[[int, int], None] | None = None,
-    **options: Any,
+    options: FitOptions = ONE_FIT,
 ) -> Selection:
     """Chooses the coefficients of a law's effects (such as beta1, beta2, eps, lambda, rho) on the runs to be fitted.
 
@@ -103,7 +105,7 @@ def select(
       by: one of ``CRITERIA``.
       refine: whether to refine the best combination; only for "objective".
       progress: called with (lanes done, lanes in all).
-      **options: as for ``fit``.
+      options: of the fits.
 
     Raises:
       ValueError: as for ``fit``; an unknown option or criterion; no candidate that can be fitted.
@@ -113,17 +115,16 @@ def select(
     >>> found.law.decay < 0.999
     True
     """
-    chosen = FitOptions(**options)
-    fitted, _ = with_rows(curves, chosen)
-    with precision(chosen):
-        problem = prepare(law, fitted, fitted=[True] * len(fitted), options=chosen)
-        ranked = rank(problem, chosen, grid=grid, by=by, progress=progress)
+    fitted, _ = with_rows(curves, options)
+    with precision(options):
+        problem = prepare(law, fitted, fitted=[True] * len(fitted), options=options)
+        ranked = rank(problem, options, grid=grid, by=by, progress=progress)
         best = dict(ranked[0].options)
         tried = [best]
         if refine and by == "objective" and best:
-            tried.append(best | _refine(problem, best, chosen))
-    laws = [dataclasses.replace(problem.law, **options) for options in tried]
-    results = [evaluate(law, curves, train=curves, **chosen._asdict()).fit for law in laws]
+            tried.append(best | _refine(problem, best, options))
+    laws = [dataclasses.replace(problem.law, **changes) for changes in tried]
+    results = [evaluate(law, curves, train=curves, options=options).fit for law in laws]
     result = min(results, key=lambda result: result.objective)
     score = result.objective if by == "objective" else ranked[0].score
     return Selection(result, by, score, ranked, _flat(ranked))

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax._checks import known_options
 from fmjax.effects import recursions
 from fmjax.effects.updates import One, Update
 
-L = TypeVar("L", bound=type)
+L = TypeVar("L", bound="type[Law]")
 
 WARMUPS = ("as-scheduled", "without-rise", "as-peak")
 """How a law counts warmup.
@@ -209,7 +210,7 @@ def register(law: L) -> L:
         return law(**dict(zip(static, structure, strict=True)), **dict(zip(leaves, children, strict=True)))
 
     jax.tree_util.register_pytree_node(law, flatten, unflatten)
-    return law
+    return known_options(law.name)(law)
 
 
 class Ahead(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from fmjax._json import Record, plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fitted_runs import FittedRuns, of_batches
 from fmjax.fitting.metrics import LEVEL, percentile_interval
+from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap
 from fmjax.fitting.row_noise import RowNoise
@@ -84,6 +85,7 @@ class Forecast(Record):
         return plain(record)
 
 
+@fitting_verb
 def forecast(
     curve: LossCurve,
     *,
@@ -92,7 +94,7 @@ def forecast(
     law: Law | str = "lr-annealing",
     level: float = LEVEL,
     seed: int = 0,
-    **options: Any,
+    options: FitOptions = ONE_FIT,
 ) -> Forecast:
     r"""Forecasts the final loss of a run in progress, under its planned schedule and under alternatives.
 
@@ -121,7 +123,7 @@ def forecast(
       law: law to fit to the run itself where there is no prior.
       level: probability that intervals are to cover.
       seed: seed of the draws.
-      **options: of that fit, as for ``fit``.
+      options: of that fit.
 
     Raises:
       ValueError: no row after warmup, a prior that failed, or an alternative that differs from the updates made.
@@ -283,15 +285,25 @@ def _rows_notes(noise: RowNoise) -> tuple[str, ...]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+class ForecastOptions(TypedDict, total=False):
+    """Options of ``forecast`` that a ``Forecaster`` hands on."""
+
+    prior: FitResult | Bootstrap | None
+    alternatives: Mapping[str, Schedule] | None
+    law: Law | str
+    level: float
+    seed: int
+    options: FitOptions
+
+
 class Forecaster:
     """Collects the rows of a run as they are logged, and forecasts from them.
 
     Args:
       schedule: the planned schedule.
-      prior: as for ``forecast``.
       name: name of the run.
       model_size: number of parameters, where the prior spans several sizes.
-      **options: further options of ``forecast``.
+      **options: ``prior`` and the other options of ``forecast``.
 
     >>> import fmjax
     >>> forecaster = Forecaster(fmjax.Cosine(peak_lr=1e-3, total_steps=1000))
@@ -305,14 +317,13 @@ class Forecaster:
         self,
         schedule: Schedule,
         *,
-        prior: FitResult | Bootstrap | None = None,
         name: str = "run",
         model_size: float | None = None,
-        **options: Any,
+        **options: Unpack[ForecastOptions],
     ) -> None:
         check_schedule(schedule)
         self._schedule, self._name, self._model_size = schedule, name, model_size
-        self._options = {"prior": prior, **options}
+        self._options = options
         self._rows: dict[int, float] = {}
 
     def log(self, step: int, loss: float) -> None:
@@ -326,6 +337,7 @@ class Forecaster:
         losses = [self._rows[step] for step in steps]
         return LossCurve(self._name, steps, losses, self._schedule, model_size=self._model_size)
 
-    def forecast(self, **options: Any) -> Forecast:
+    def forecast(self, **options: Unpack[ForecastOptions]) -> Forecast:
         """``forecast`` from the rows so far; options as there."""
-        return forecast(self.curve, **{**self._options, **options})
+        given: ForecastOptions = {**self._options, **options}
+        return forecast(self.curve, **given)

@@ -10,7 +10,8 @@ import numpy as np
 
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fits import fit_groups, measure, with_measured_runs
-from fmjax.fitting.problem import FitOptions, Problem, precision, prepare
+from fmjax.fitting.options import FitOptions, precision
+from fmjax.fitting.problem import Problem, prepare
 from fmjax.fitting.records import SAME_PEAK, FitResult, RunMetrics
 from fmjax.fitting.resampling import bootstrap_groups, held_out, leave_one_out_groups
 from fmjax.fitting.selection import rank

@@ -11,7 +11,8 @@ from fmjax._json import Record, plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.exporters.snippets import optax_snippet
 from fmjax.fitting.fitted_runs import FittedRuns, PlanShape
-from fmjax.fitting.problem import FitOptions, with_rows
+from fmjax.fitting.options import MANY_FITS, FitOptions, fitting_verb
+from fmjax.fitting.problem import with_rows
 from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.laws import Law
 from fmjax.planning.predictor import Prediction, Predictor, predictors
@@ -109,6 +110,7 @@ def _choice_dict(choice: Choice) -> dict[str, Any]:
     }
 
 
+@fitting_verb
 def recommend(
     curves: Sequence[LossCurve],
     *,
@@ -124,7 +126,7 @@ def recommend(
     samples: int = 200,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
-    **options: Any,
+    options: FitOptions = MANY_FITS,
 ) -> Recommendation:
     """Recommends an annealing ratio for each target peak rate, with the final loss it is predicted to reach.
 
@@ -151,7 +153,7 @@ def recommend(
       samples: bootstrap samples behind the intervals; 0 for none.
       seed: seed of the samples.
       progress: called with a few words before each stage.
-      **options: as for ``fit``.
+      options: of the fits; to change one, ``dataclasses.replace(MANY_FITS, ...)`` keeps the others.
 
     Raises:
       ValueError: as for ``fit`` and ``search``; or no fit can predict a target.
@@ -167,12 +169,11 @@ def recommend(
     peaks = [positive(lr, "peak_lr") for lr in ([peak_lr] if np.ndim(peak_lr) == 0 else peak_lr)]
     require(peaks, "expected at least one peak_lr, found none")
     say = progress or (lambda stage: None)
-    curves, left_out = with_rows(curves, FitOptions(**options))
+    curves, left_out = with_rows(curves, options)
     final = None if final_lr is None else finite(final_lr, "final_lr")
     told: dict[str, Any] = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": final}
     shape = PlanShape.of(FittedRuns.of(curves), longest_warmup=steps, peak_lr=peaks, **told)
-    options = {"starts": 3, **options}
-    fits = predictors(law, curves, peaks, options=FitOptions(**options), samples=samples, seed=seed, progress=say)
+    fits = predictors(law, curves, peaks, options=options, samples=samples, seed=seed, progress=say)
     ratios = np.atleast_1d(np.asarray(anneal_ratio, float))
     target = {"total_steps": steps, "decay": decay, "warmup_steps": shape.warmup_steps}
     target |= {"init_lr": shape.init_lr, "model_size": model_size}

@@ -1,15 +1,16 @@
 """What the rows of a run in progress say of a law's error on it, and so of the losses that are to come."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from fmjax._checks import require
 from fmjax.curves.loss_curve import LossCurve, pad
-from fmjax.fitting.fits import fit
+from fmjax.fitting.fits import evaluate
+from fmjax.fitting.options import FitOptions
 from fmjax.fitting.problem import batch_effects, predict_batch
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap, bootstrap
@@ -88,10 +89,10 @@ class ForecastPrior(NamedTuple):
         return cls(found, samples, max(float(error), LEAST_ERROR), noise, longest, has_seen=False)
 
     @classmethod
-    def of_the_run(cls, law: Law | str, curve: LossCurve, options: Mapping[str, Any]) -> "ForecastPrior":
+    def of_the_run(cls, law: Law | str, curve: LossCurve, options: FitOptions) -> "ForecastPrior":
         """The law fitted to the run itself, and bootstrapped if that worked."""
-        found = fit(law, [curve], **options)
-        samples = bootstrap(found.law, [curve], **options).params if found.ok else found.vector[None][:0]
+        found = evaluate(law, [curve], train=[curve], options=options).fit
+        samples = bootstrap(found.law, [curve], options=options).params if found.ok else found.vector[None][:0]
         return cls(found, samples, UNKNOWN_ERROR, 0.0, curve.step[-1] + 1, has_seen=True)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +11,11 @@ from fmjax._checks import require
 from fmjax._json import Record, plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fitted_runs import of_batches
-from fmjax.fitting.problem import FitOptions, with_rows
+from fmjax.fitting.options import MANY_FITS, FitOptions, fitting_verb
+from fmjax.fitting.problem import with_rows
 from fmjax.fitting.records import SAME_PEAK
 from fmjax.laws import Law
-from fmjax.planning.predictor import Prediction, predictors
+from fmjax.planning.predictor import Prediction, Predictor, predictors
 from fmjax.scaling.batch_size import CriticalBatchSize, critical_batch_size
 from fmjax.scaling.optima import Optimum, Tried, optima, tried
 from fmjax.scaling.power_laws import OptimaPowerLaw, power_law
@@ -105,6 +107,11 @@ def _cell_dict(cell: CellTransfer) -> dict[str, Any]:
     }
 
 
+Predicting = Callable[[Sequence[LossCurve], Sequence[float]], dict[float, Predictor]]
+"""Runs and peak rates in, a predictor for each rate out."""
+
+
+@fitting_verb
 def transfer(
     curves: Sequence[LossCurve],
     *,
@@ -113,7 +120,7 @@ def transfer(
     samples: int = 200,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
-    **options: Any,
+    options: FitOptions = MANY_FITS,
 ) -> Transfer:
     r"""Measures how the optimal annealing ratio changes with peak rate, length of run and model size.
 
@@ -130,7 +137,7 @@ def transfer(
       samples: bootstrap samples behind the intervals of predicted optima.
       seed: seed of the samples.
       progress: called with a few words before each stage.
-      **options: as for ``fit``.
+      options: as for ``recommend``.
 
     Raises:
       ValueError: no two runs differ in nothing but their ratio; as for ``recommend``.
@@ -142,13 +149,13 @@ def transfer(
     >>> [(cell.tried.schedule.decay, cell.tried.distinct.size) for cell in found.cells]
     [('1-sqrt', 2), ('linear', 6)]
     """
-    curves, left_out = with_rows(curves, FitOptions(**options))
+    curves, left_out = with_rows(curves, options)
     groups, say = tried(curves), progress or (lambda stage: None)
     require(groups, "expected runs that differ in nothing but their annealing ratio, found none")
-    chosen = {"options": FitOptions(**{"starts": 3, **options}), "samples": samples, "seed": seed, "progress": say}
+    by = partial(predictors, law, options=options, samples=samples, seed=seed, progress=say)
     say(f"predicting {len(groups)} cells")
-    predicted = _predicted(law, curves, groups, chosen)
-    ahead = foretell(groups, curves, law=law, **chosen)
+    predicted = _predicted(by, curves, groups)
+    ahead = foretell(groups, curves, by, say)
     measured = optima(groups, seed=seed)
     parts = zip(groups, measured, predicted, ahead, strict=True)
     cells = tuple(CellTransfer(group, one, found, *rest) for group, one, found, rest in parts)
@@ -183,24 +190,22 @@ def _at_edge(cell: CellTransfer) -> bool:
     return cell.measured is not None and cell.measured.at_edge
 
 
-def _predicted(
-    law: Any, curves: Sequence[LossCurve], groups: Sequence[Tried], chosen: Mapping[str, Any]
-) -> list[Prediction | None]:
+def _predicted(by: Predicting, curves: Sequence[LossCurve], groups: Sequence[Tried]) -> list[Prediction | None]:
     """The best ratio of each cell, predicted from all runs."""
-    fits = predictors(law, curves, [group.peak_lr for group in groups], **chosen)
+    fits = by(curves, [group.peak_lr for group in groups])
     return [fits[group.peak_lr].predict(anneal_ratio=np.array(SEARCHED_RATIOS), **group.target)[0] for group in groups]
 
 
 def foretell(
-    groups: Sequence[Tried], curves: Sequence[LossCurve], *, law: Law | str | None, **chosen: Any
+    groups: Sequence[Tried], curves: Sequence[LossCurve], by: Predicting, progress: Callable[[str], None]
 ) -> list[tuple[Chosen | None, Chosen | None, Chosen | None]]:
     """For each cell the ratio that shorter runs recommend among those tried, that of the law alone, and the copied one.
 
     Args:
       groups: the cells, as ``tried`` gives them.
       curves: the runs at hand; for each cell only shorter ones are used.
-      law: as for ``recommend``.
-      **chosen: ``options``, ``samples``, ``seed`` and ``progress`` as for ``predictors``.
+      by: makes predictors of runs at peak rates, as ``predictors`` does.
+      progress: called with a few words before each stage.
     """
     found: list[tuple[Chosen | None, Chosen | None, Chosen | None]] = [(None, None, None)] * len(groups)
     for steps in sorted({group.total_steps for group in groups}):
@@ -209,9 +214,9 @@ def foretell(
         cells = [i for i in cells if _ran(groups[i], shorter)]
         if not cells:
             continue
-        chosen["progress"](f"choosing for {steps} updates from shorter runs")
+        progress(f"choosing for {steps} updates from shorter runs")
         try:
-            fits = predictors(law, shorter, [groups[i].peak_lr for i in cells], **chosen)
+            fits = by(shorter, [groups[i].peak_lr for i in cells])
         except ValueError:  # shorter runs that determine nothing recommend nothing
             fits = {}
         for i in cells:
@@ -224,7 +229,7 @@ def _ran(group: Tried, curves: Sequence[LossCurve]) -> bool:
     return any(abs(curve.peak_lr / group.peak_lr - 1) < SAME_PEAK for curve in curves)
 
 
-def _recommended(group: Tried, fits: Mapping[float, Any]) -> tuple[Chosen | None, Chosen | None]:
+def _recommended(group: Tried, fits: Mapping[float, Predictor]) -> tuple[Chosen | None, Chosen | None]:
     if group.peak_lr not in fits:
         return None, None
     (found,) = fits[group.peak_lr].predict(anneal_ratio=group.distinct, **group.target)
