@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-TREND_GROUPS = 256
+TREND_GROUPS = 128
 """Groups of successive rows, at most, whose medians a trend is drawn through."""
 
 TREND_WINDOW = 0.15
