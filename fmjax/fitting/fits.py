@@ -14,6 +14,7 @@ from fmjax.fitting.fitted_runs import FittedRuns
 from fmjax.fitting.objective import RESIDUALS, Objective, bounds, closed_form_starts, exponent_grid, linearise
 from fmjax.fitting.problem import FitOptions, Problem, batch_effects, precision, predict_batch, prepare, with_rows
 from fmjax.fitting.records import Evaluation, FitResult, FittedRange, RunMetrics
+from fmjax.fitting.row_noise import robust_size
 from fmjax.laws import Law, Row
 
 UNDETERMINED_BELOW = 1e-6
@@ -198,7 +199,13 @@ def _run_metrics(curve: LossCurve, predicted: np.ndarray, loss: np.ndarray, keep
         **errors,
         final_loss_predicted=final,
         final_loss=curve.final_loss_measured,
+        row_error=_row_error(predicted[keep], loss[keep]),
     )
+
+
+def _row_error(predicted: np.ndarray, loss: np.ndarray) -> float:
+    known = predicted > 0  # false for NaN
+    return robust_size(np.log(predicted[known] / loss[known])) if known.any() else float("nan")
 
 
 def with_measured_runs(problem: Problem, result: FitResult, group: Any) -> FitResult:

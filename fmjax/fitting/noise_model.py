@@ -5,10 +5,13 @@ from typing import NamedTuple
 import numpy as np
 
 from fmjax.fitting.objective import Rows
-from fmjax.fitting.row_noise import RowNoise
+from fmjax.fitting.row_noise import RowNoise, far_values
 
-MOST_SPIKES = 0.1
-"""Share of a run's rows that spikes can be: where more lie far off their neighbours, the law misses them."""
+MOST_SPIKES = 0.3
+"""Share of a run's rows that spikes can be: where more lie far off, the law misses them."""
+
+FAR = 2e-2
+"""Relative error up to which no row is far off the law by itself; one in a long burst has no neighbours to show it."""
 
 FEWEST_ROWS = 6
 """Rows of a run among which a spike can be told."""
@@ -16,6 +19,8 @@ FEWEST_ROWS = 6
 
 def measured_rows(place: np.ndarray, loss: np.ndarray, predicted: np.ndarray, run: np.ndarray) -> np.ndarray:
     """``[rows]`` mask of the rows that measure the noise: no spikes of their run, and no repeats of a row before.
+
+    A spike lies far off the trend of its neighbours (``RowNoise``), or as far off the run's median error and ``FAR``.
 
     Args:
       place: ``[rows]`` where a row stands, rising in each run, such as the log of its update.
@@ -28,9 +33,11 @@ def measured_rows(place: np.ndarray, loss: np.ndarray, predicted: np.ndarray, ru
         expected = np.log(predicted)
     for own in (np.flatnonzero(run == one) for one in np.unique(run)):
         if own.size >= FEWEST_ROWS and np.isfinite(expected[own]).all():
-            found = RowNoise.of(place[own], loss[own], expected[own])
-            missed = found.spikes > max(1, MOST_SPIKES * own.size)
-            kept[own] = True if missed or not found.kept.any() else found.kept
+            residual = np.log(loss[own]) - expected[own]
+            found, near = RowNoise.of(place[own], loss[own], expected[own]), ~far_values(residual, FAR)
+            spikes = own.size - near.sum() + np.sum(near & ~found.kept) - found.repeats
+            missed = spikes > max(1, MOST_SPIKES * own.size)
+            kept[own] = True if missed else found.kept & near
     return kept
 
 
