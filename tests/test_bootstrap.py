@@ -8,21 +8,19 @@ import numpy as np
 import pytest
 from synthetic import DECAY, TRUTH, area, constant_runs, curve, rates, runs
 
-from fmjax.fitting import resampling
+from fmjax.fitting import sampling
 from fmjax.fitting.fits import fit_groups
+from fmjax.fitting.noise_model import ChainNoise, NoiseChain
 from fmjax.fitting.options import FitOptions
 from fmjax.fitting.problem import prepare
 from fmjax.fitting.resampling import (
-    CORRECTION_SAMPLES,
     LEVEL,
     METHODS,
-    _Chain,
-    _Noise,
-    _Setting,
     bootstrap,
     bootstrap_groups,
     percentile_interval,
 )
+from fmjax.fitting.sampling import CORRECTION_SAMPLES, Setting
 from fmjax.laws import LRAnnealing
 from fmjax.planning.recommendation import recommend
 from fmjax.schedules.kinds import WSD
@@ -148,7 +146,7 @@ def test_one_run_cannot_be_redrawn():
 
 def test_groups_are_bootstraps_of_their_own(found, monkeypatch):
     half = SAMPLES // 2  # two groups of half as many are a batch of the shape of the others
-    monkeypatch.setattr(resampling, "CORRECTION_SAMPLES", half)
+    monkeypatch.setattr(sampling, "CORRECTION_SAMPLES", half)
     groups = np.array([[1, 1, 1, 1], [0, 1, 1, 1]], bool)
     with jax.enable_x64(True):
         problem = prepare(LAW, noisy(), fitted=[True] * 4, options=FitOptions())
@@ -198,7 +196,7 @@ def test_intervals_cover_the_truth():
 
 # ------------------------------------------------------------------------------------------------ noise along runs
 
-PHI = _Noise(np.full(4000, 0.6), np.full(4000, 2e-3))
+PHI = ChainNoise(np.full(4000, 0.6), np.full(4000, 2e-3))
 
 
 def setting_of(curves):
@@ -206,7 +204,7 @@ def setting_of(curves):
         problem = prepare(LAW, curves, fitted=[True] * len(curves), options=FitOptions())
         everything = np.ones((1, len(curves)), bool)
         fits = fit_groups(problem, everything, FitOptions())
-        return _Setting.of(problem, everything, fits, FitOptions(), 10, None)
+        return Setting.of(problem, everything, fits, FitOptions(), 10, None)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +217,7 @@ def branches():
 
 
 def test_rows_that_branches_share_have_one_owner(branches):
-    owner = _Chain.of(branches).owner.reshape(4, 32)
+    owner = NoiseChain.of(branches.rows, branches.run).owner.reshape(4, 32)
     step, own = np.linspace(20, 399, 32).astype(int), np.arange(128).reshape(4, 32)
     np.testing.assert_array_equal(owner[0], own[0])
     for k, ratio in ((1, 0.5), (2, 0.3)):
@@ -229,7 +227,7 @@ def test_rows_that_branches_share_have_one_owner(branches):
 
 
 def test_shared_rows_share_their_noise_and_branches_go_on_from_it(branches):
-    chain = _Chain.of(branches)
+    chain = NoiseChain.of(branches.rows, branches.run)
     drawn = chain.draw(np.random.default_rng(0), PHI).reshape(-1, 4, 32)
     owner = chain.owner.reshape(4, 32)
     for k in (1, 2):
@@ -243,7 +241,7 @@ def test_shared_rows_share_their_noise_and_branches_go_on_from_it(branches):
 
 
 def test_noise_drawn_has_the_size_and_correlation_asked_for(branches):
-    chain = _Chain.of(branches)
+    chain = NoiseChain.of(branches.rows, branches.run)
     drawn = chain.draw(np.random.default_rng(0), PHI)
     np.testing.assert_allclose(drawn.std(axis=0), 2e-3, rtol=0.06)
     seen = chain.noise(drawn, np.ones_like(drawn))
@@ -254,7 +252,7 @@ def test_noise_drawn_has_the_size_and_correlation_asked_for(branches):
 
 
 def test_noise_is_measured_within_runs_and_shared_rows_count_once(branches):
-    chain = _Chain.of(branches)
+    chain = NoiseChain.of(branches.rows, branches.run)
     residual, weights = np.random.default_rng(0).normal(size=(1, 128)), np.ones((1, 128))
     weights[0, 97:100] = 0
     own = (chain.owner == np.arange(128)) & (weights[0] > 0)
@@ -266,7 +264,8 @@ def test_noise_is_measured_within_runs_and_shared_rows_count_once(branches):
 
 
 def test_runs_of_their_own_share_nothing():
-    chain = _Chain.of(setting_of(noisy()))
+    setting = setting_of(noisy())
+    chain = NoiseChain.of(setting.rows, setting.run)
     np.testing.assert_array_equal(chain.owner[:120], np.arange(120))
     np.testing.assert_array_equal(np.flatnonzero(chain.starts), [0, 30, 60, 90])
 

@@ -15,6 +15,7 @@ from fmjax.fitting.objective import RESIDUALS, Objective, bounds, closed_form_st
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
 from fmjax.fitting.problem import Problem, batch_effects, predict_batch, prepare, with_rows
 from fmjax.fitting.records import Evaluation, FitResult, FittedRange, RunMetrics
+from fmjax.fitting.row_noise import robust_size
 from fmjax.laws import Law, Row
 
 UNDETERMINED_BELOW = 1e-6
@@ -208,7 +209,13 @@ def _run_metrics(curve: LossCurve, predicted: np.ndarray, loss: np.ndarray, keep
         **errors,
         final_loss_predicted=final,
         final_loss=curve.final_loss_measured,
+        row_error=_row_error(predicted[keep], loss[keep]),
     )
+
+
+def _row_error(predicted: np.ndarray, loss: np.ndarray) -> float:
+    known = predicted > 0  # false for NaN
+    return robust_size(np.log(predicted[known] / loss[known])) if known.any() else float("nan")
 
 
 def with_measured_runs(problem: Problem, result: FitResult, group: Any) -> FitResult:

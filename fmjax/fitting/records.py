@@ -34,6 +34,13 @@ class RunMetrics(NamedTuple):
     r2: float
     final_loss_predicted: float
     final_loss: float
+    row_error: float = float("nan")
+    """Root mean square of the log error of a row, rows far off pulled in; NaN in fits read from older files."""
+
+    @property
+    def relative_error(self) -> float:
+        """``row_error``; of a fit from an older file the root mean square over all rows."""
+        return self.rmse / self.final_loss if np.isnan(self.row_error) else self.row_error
 
 
 class FittedRange(NamedTuple):

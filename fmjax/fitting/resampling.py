@@ -3,31 +3,24 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
 from fmjax._checks import choose, require, whole
 from fmjax._json import Record, plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import lanes
-from fmjax.fitting.fits import Evidence, fit_groups, measure, with_measured_runs
+from fmjax.fitting.fits import fit_groups, measure, with_measured_runs
 from fmjax.fitting.metrics import LEVEL, percentile_interval
-from fmjax.fitting.objective import Objective, Rows
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
 from fmjax.fitting.problem import Problem, prepare, with_rows
 from fmjax.fitting.records import FitResult, RunMetrics
+from fmjax.fitting.sampling import DRAWS, Samples, Setting
 from fmjax.laws import Law
 
-METHODS = ("noise", "blocks", "runs")
-"""What a bootstrap sample redraws: the noise around the fit, the weights of blocks of rows, or the runs."""
-
-CORRECTIONS = 2
-"""Rounds in which the noise model is corrected for what a fit absorbs of it."""
-
-CORRECTION_SAMPLES = 48
-"""Samples of each of those rounds."""
+METHODS = tuple(DRAWS)
+"""What a bootstrap sample can redraw."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -80,6 +73,26 @@ class Bootstrap(Record):
     failed: int
     """Samples that could not."""
     method: str
+    outliers: int = 0
+    """Rows far off their neighbours, or repeats of the row before, that the noise was measured without."""
+    laws: tuple[Law, ...] = ()
+    """The law with each choice of options that a sample could make; none where none was to be made."""
+    choice: np.ndarray | None = None
+    """``[samples]`` which of ``laws`` a sample fits best."""
+
+    @property
+    def by_law(self) -> tuple[tuple[Law, np.ndarray], ...]:
+        """The laws that samples chose, each with the parameters of its samples and, first, that of the fit."""
+        if self.choice is None:
+            return ((self.fit.law, self.params),)
+        each = [(law, self.params[self.choice == i]) for i, law in enumerate(self.laws)]
+        return (each[0], *(pair for pair in each[1:] if len(pair[1])))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to say of the runs and of the samples."""
+        left = f"{self.outliers} of {self.fit.rows} rows lie far off their neighbours or repeat the row before"
+        return self.fit.notes + ((f"{left}; the noise was measured without them",) if self.outliers else ())
 
     def interval(self, name: str, level: float = LEVEL) -> tuple[float, float]:
         """Percentile interval of a parameter."""
@@ -92,7 +105,7 @@ class Bootstrap(Record):
         intervals = {name: self.interval(name) for name in names}
         record = {"law": self.fit.law.name, "params": self.fit.params, "intervals": intervals, "level": LEVEL}
         record |= {"samples": len(self.params), "failed": self.failed, "method": self.method}
-        return plain({**record, "notes": self.fit.notes})
+        return plain({**record, "outliers": self.outliers, "notes": self.notes})
 
 
 @fitting_verb
@@ -169,185 +182,53 @@ def bootstrap_groups(
     block: int = 10,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    rivals: Sequence[Problem] = (),
 ) -> list[Bootstrap]:
-    """``bootstrap`` for several groups of a problem's runs at once, ``groups[groups, runs]``, given their fits."""
+    """``bootstrap`` for several groups of a problem's runs at once, ``groups[groups, runs]``, given their fits.
+
+    ``rivals`` are the same runs under other options of the law, among which those of the problem were chosen on these
+    runs. Each sample of the noise chooses anew: the options of least objective, summed over the groups. So intervals
+    hold what the choice leaves open.
+    """
     choose(method, METHODS, "bootstrap method")
     count = whole(samples, "samples", least=2)
     for fit in fits:
         require(fit.ok, f"the fit has no intervals: {fit.message}")
-    draw = {"noise": _noise_samples, "blocks": _block_samples, "runs": _run_samples}[method]
-    found = draw(_Setting.of(problem, groups, fits, options, block, progress), count, np.random.default_rng(seed))
+    setting = Setting.of(problem, groups, fits, options, block, progress)
+    drawn = DRAWS[method](setting, count, np.random.default_rng(seed))
+    found, laws, choice = _chosen(setting, drawn, rivals, groups, count)
     usable = np.isin(found.status, (lanes.CONVERGED, lanes.AT_BOUND)).reshape(len(groups), count)
     params = found.params.reshape(len(groups), count, -1)
     require(usable.sum(axis=1).min() >= 2, f"fewer than two of {count} bootstrap samples could be fitted")
-    return [Bootstrap(fit, params[g][usable[g]], int(count - usable[g].sum()), method) for g, fit in enumerate(fits)]
-
-
-class _Setting(NamedTuple):
-    """What all draws work on: the rows of the groups' runs, and the groups' fits."""
-
-    problem: Problem
-    used: np.ndarray
-    """``[runs]`` runs that any group has."""
-    rows: Rows
-    run: np.ndarray
-    """``[rows]`` run of each row."""
-    weights: np.ndarray
-    """``[groups, rows]``."""
-    start: np.ndarray
-    """``[groups, parameters]``."""
-    options: FitOptions
-    block: int
-    progress: Callable[[int, int], None] | None
-
-    @classmethod
-    def of(cls, problem: Problem, groups: Any, fits: Any, options: FitOptions, block: int, report: Any) -> "_Setting":
-        """The setting of a problem's groups."""
-        used: np.ndarray = np.any(groups, axis=0)
-        run = problem.run_of_row(used)
-        weights = np.asarray(groups)[:, run] * problem.row_weights(used)
-        start = np.stack([fit.vector for fit in fits])
-        return cls(
-            problem, used, problem.rows(used), run, weights, start, options, whole(block, "block", least=1), report
+    outliers = np.broadcast_to(drawn.outliers, len(groups))
+    return [
+        Bootstrap(
+            fit,
+            params[g][usable[g]],
+            int(count - usable[g].sum()),
+            method,
+            int(outliers[g]),
+            laws,
+            choice[usable[g]] if laws else None,
         )
-
-    def minimise(self, rows: Rows, weights: Any, count: int) -> lanes.Lanes:
-        """Fits ``count`` lanes a group, each started from the group's fit."""
-        total, start = count * len(self.start), np.repeat(self.start, count, axis=0)
-        objective = Objective(self.options.delta, self.options.over_weight)
-        jobs = lanes.Jobs(np.arange(total), weights, start)
-        return lanes.minimise(
-            self.problem.law,
-            rows,
-            jobs,
-            objective,
-            residual=self.options.residual,
-            max_iterations=self.options.max_iterations,
-            progress=self.progress,
-        )
+        for g, fit in enumerate(fits)
+    ]
 
 
-def _block_samples(setting: _Setting, count: int, rng: np.random.Generator) -> lanes.Lanes:
-    """Exponential weights on blocks of successive rows of a run, the cuts drawn anew for each sample."""
-    seeds = rng.integers(2**63, size=count * len(setting.start))
-    position = np.arange(setting.run.size) - np.searchsorted(setting.run, setting.run)
-
-    def weights(index: np.ndarray) -> np.ndarray:
-        return np.stack([draw(seeds[i]) * setting.weights[i // count] for i in index])
-
-    def draw(seed: int) -> np.ndarray:
-        own = np.random.default_rng(seed)
-        labels = (position + own.integers(setting.block)) // setting.block + setting.run * (position.max() + 2)
-        _, labels = np.unique(labels, return_inverse=True)
-        return own.exponential(size=labels.max() + 1)[labels]
-
-    return setting.minimise(setting.rows, weights, count)
-
-
-def _run_samples(setting: _Setting, count: int, rng: np.random.Generator) -> lanes.Lanes:
-    """Runs drawn with replacement: a row weighs as often as its run is drawn; draws that leave parameters open fail."""
-    multiples = []
-    for weights in setting.weights:
-        members = np.unique(setting.run[weights > 0])
-        require(members.size > 1, "drawing runs with replacement needs at least two runs")
-        draws = rng.choice(members, size=(count, members.size))
-        multiples.append(np.stack([np.bincount(draw, minlength=setting.run.max() + 1) for draw in draws]))
-    drawn = np.concatenate(multiples)
-
-    def weights_of(index: np.ndarray) -> np.ndarray:
-        return drawn[index][:, setting.run] * setting.weights[index // count]
-
-    found = setting.minimise(setting.rows, weights_of, count)
-    evidence = Evidence.of(setting.problem, setting.used)
-    for lane, params in enumerate(found.params):
-        if found.status[lane] != lanes.NON_FINITE and evidence.undetermined(params, weights_of(np.array([lane]))[0]):
-            found.status[lane] = lanes.UNDETERMINED
-    return found
-
-
-def _noise_samples(setting: _Setting, count: int, rng: np.random.Generator) -> lanes.Lanes:
-    """Losses drawn around the fit with autoregressive noise of the residuals' correlation and size."""
-    chain = _Chain.of(setting)
-    predicted = np.stack([_predicted(setting, start) for start in setting.start])
-    observed = chain.noise(np.log(setting.rows.loss) - np.log(predicted), setting.weights)
-    noise = observed
-
-    def sample(noise: _Noise, count: int) -> tuple[lanes.Lanes, np.ndarray]:
-        repeated = _Noise(*(np.repeat(x, count) for x in noise))
-        losses = np.repeat(predicted, count, axis=0) * np.exp(chain.draw(rng, repeated))
-        rows = setting.rows._replace(loss=losses)
-        return setting.minimise(rows, lambda i: setting.weights[i // count], count), losses
-
-    for _ in range(CORRECTIONS):
-        found, losses = sample(noise, CORRECTION_SAMPLES)
-        residual = np.log(losses) - np.log(np.stack([_predicted(setting, params) for params in found.params]))
-        seen = chain.noise(residual, np.repeat(setting.weights, CORRECTION_SAMPLES, axis=0))
-        noise = _corrected(noise, observed, _Noise(*(x.reshape(len(observed.phi), -1).mean(axis=1) for x in seen)))
-    return sample(noise, count)[0]
-
-
-def _predicted(setting: _Setting, params: np.ndarray) -> np.ndarray:
-    return np.asarray(_predict(setting.problem.law, setting.rows.of(0).effects, params))
-
-
-@jax.jit
-def _predict(law: Law, effects: Any, params: jax.Array) -> jax.Array:
-    return law.predict(effects, params)
-
-
-class _Noise(NamedTuple):
-    """Correlation of successive rows and standard deviation, one of each for every lane."""
-
-    phi: np.ndarray
-    sigma: np.ndarray
-
-
-def _corrected(noise: _Noise, observed: _Noise, seen: _Noise) -> _Noise:
-    """Moves the noise by what residuals of its own samples fall short of the observed ones."""
-    phi = np.clip(noise.phi + observed.phi - seen.phi, 0.0, 0.99)
-    return _Noise(phi, noise.sigma * observed.sigma / np.maximum(seen.sigma, 1e-300))
-
-
-class _Chain(NamedTuple):
-    """How noise runs along rows: each follows the row before it in its run; rows that runs share have one owner."""
-
-    owner: np.ndarray
-    """``[rows]`` the first row with the same step and loss under the same rates."""
-    starts: np.ndarray
-    """``[rows]`` whether a row is the first of its run."""
-
-    @classmethod
-    def of(cls, setting: _Setting) -> "_Chain":
-        """The chain of a setting's rows."""
-        loss = setting.rows.loss[0]
-        columns = [np.asarray(value[0]).reshape(loss.size, -1) for value in setting.rows.effects.values()]
-        keys = np.concatenate([loss[:, None], *columns], axis=1)
-        _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        return cls(first[inverse.ravel()], np.diff(setting.run, prepend=-1) > 0)
-
-    def noise(self, residual: np.ndarray, weights: np.ndarray) -> _Noise:
-        """Correlation and size of residuals ``[lanes, rows]`` over rows of positive weight, shared ones once."""
-        own = np.stack([self._own(weight > 0) for weight in weights])
-        pair = own[:, 1:] & (weights[:, :-1] > 0) & ~self.starts[1:]
-        now, before = np.where(pair, residual[:, 1:], 0.0), np.where(pair, residual[:, :-1], 0.0)
-        phi = np.sum(now * before, axis=1) / np.maximum(np.sum(before**2, axis=1), 1e-300)
-        sigma = np.sqrt(np.sum(np.where(own, residual, 0.0) ** 2, axis=1) / own.sum(axis=1))
-        return _Noise(np.clip(phi, 0.0, 0.99), sigma)
-
-    def _own(self, present: np.ndarray) -> np.ndarray:
-        """Mask of the present rows, shared ones only where they are first met."""
-        index = np.flatnonzero(present)
-        mask = np.zeros(present.size, bool)
-        mask[index[np.unique(self.owner[index], return_index=True)[1]]] = True
-        return mask
-
-    def draw(self, rng: np.random.Generator, noise: _Noise) -> np.ndarray:
-        """Noise ``[lanes, rows]``."""
-        drawn = rng.standard_normal((self.owner.size, noise.phi.size))
-        fresh = np.sqrt(1 - noise.phi**2)
-        for row, (owner, starts) in enumerate(zip(self.owner, self.starts, strict=True)):
-            if owner != row:
-                drawn[row] = drawn[owner]
-            elif not starts:
-                drawn[row] = noise.phi * drawn[row - 1] + fresh * drawn[row]
-        return (drawn * noise.sigma).T
+def _chosen(
+    setting: Setting, drawn: Samples, rivals: Sequence[Problem], groups: np.ndarray, count: int
+) -> tuple[lanes.Lanes, tuple[Law, ...], np.ndarray]:
+    """The lanes of the options that each sample fits best, these laws, and ``[samples]`` which it is."""
+    found, laws = [drawn.lanes], [setting.problem.law]
+    for rival in rivals if drawn.losses is not None else ():
+        fits = fit_groups(rival, groups, setting.options)
+        if all(fit.ok for fit in fits):
+            own = Setting.of(rival, groups, fits, setting.options, setting.block, None)
+            found.append(own.minimise(own.rows._replace(loss=drawn.losses), own.repeated(count), count))
+            laws.append(rival.law)
+    settled = [np.isin(one.status, (lanes.CONVERGED, lanes.AT_BOUND)) for one in found]
+    each = [np.where(ok, one.objective, np.inf) for ok, one in zip(settled, found, strict=True)]
+    choice = np.argmin(np.reshape(each, (len(found), len(groups), count)).sum(axis=1), axis=0)
+    lane, of_lane = np.arange(len(groups) * count), np.tile(choice, len(groups))
+    best = lanes.Lanes(*(np.stack(values)[of_lane, lane] for values in zip(*found, strict=True)))
+    return best, tuple(laws) if len(laws) > 1 else (), choice

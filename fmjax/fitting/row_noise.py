@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-TREND_GROUPS = 256
+TREND_GROUPS = 128
 """Groups of successive rows, at most, whose medians a trend is drawn through."""
 
 TREND_WINDOW = 0.15
@@ -92,10 +92,32 @@ def rounding_step(values: np.ndarray) -> float:
     )
 
 
-def without_far(values: np.ndarray, least: float = LEAST_SPIKE) -> np.ndarray:
-    """The values but those too far from their median: beyond ``SPIKE_LIMIT`` standard deviations and ``least``."""
+def far_values(values: np.ndarray, least: float = LEAST_SPIKE) -> np.ndarray:
+    """Mask of the values too far from their median: beyond ``SPIKE_LIMIT`` standard deviations and ``least``.
+
+    >>> far_values(np.array([1.0, 1.1, 0.9, 5.0])).tolist()
+    [False, False, False, True]
+    """
     off = np.abs(values - np.median(values))
-    return values[off <= max(SPIKE_LIMIT * TO_DEVIATION * float(np.median(off)), least)]
+    return off > max(SPIKE_LIMIT * TO_DEVIATION * float(np.median(off)), least)
+
+
+def without_far(values: np.ndarray, least: float = LEAST_SPIKE) -> np.ndarray:
+    """The values but ``far_values``."""
+    return values[~far_values(values, least)]
+
+
+def robust_size(residual: np.ndarray) -> float:
+    """Root mean square of residuals, those beyond three of the standard deviation that their median tells pulled in.
+
+    >>> residual = np.append(np.resize([1e-3, -1e-3], 98), [0.5, 0.5])
+    >>> round(robust_size(residual), 4)
+    0.0012
+    """
+    off = np.abs(residual)
+    if off.size < 3:
+        return float(np.sqrt(np.mean(off**2))) if off.size else float("nan")
+    return float(np.sqrt(np.mean(np.minimum(off, 3 * TO_DEVIATION * np.median(off)) ** 2)))
 
 
 def _repeats(loss: np.ndarray, step: float) -> np.ndarray:
@@ -150,5 +172,4 @@ def _deviation(off: np.ndarray, points: float) -> float:
     """
     if off.size < 3:
         return 0.0
-    pulled = np.minimum(off, 3 * TO_DEVIATION * np.median(off))
-    return float(np.sqrt(np.mean(pulled**2) * points / max(points - 2, 1)))
+    return float(robust_size(off) * np.sqrt(points / max(points - 2, 1)))

@@ -291,7 +291,7 @@ def _predictor(fit: _Fit, options: FitOptions, samples: int, seed: int, progress
 
 def _row_noise(result: FitResult) -> float:
     """Standard deviation of the rows' log loss about the fit, that of a middling run."""
-    return float(np.median([run.rmse / run.final_loss for run in result.runs]))
+    return float(np.median([run.relative_error for run in result.runs]))
 
 
 @jax.jit

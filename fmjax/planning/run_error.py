@@ -83,7 +83,7 @@ class ForecastPrior(NamedTuple):
         errors = np.array([np.log(run.final_loss / run.final_loss_predicted) for run in found.runs])
         errors = without_far(errors[np.isfinite(errors)])
         error = np.std(errors, ddof=1) if errors.size > 1 else UNKNOWN_ERROR
-        noises = np.array([run.rmse / run.final_loss for run in found.runs])
+        noises = np.array([run.relative_error for run in found.runs])
         noise = float(np.median(noises[np.isfinite(noises)])) if np.isfinite(noises).any() else 0.0
         longest = np.inf if found.reach is None else found.reach.total_steps[1]
         return cls(found, samples, max(float(error), LEAST_ERROR), noise, longest, has_seen=False)

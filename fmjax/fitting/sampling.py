@@ -1,0 +1,163 @@
+"""What a bootstrap sample redraws: the noise around the fit, the weights of blocks of rows, or the runs."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fmjax._checks import require, whole
+from fmjax.fitting import lanes
+from fmjax.fitting.fits import Evidence
+from fmjax.fitting.noise_model import ChainNoise, NoiseChain, measured_rows
+from fmjax.fitting.objective import Objective, Rows
+from fmjax.fitting.options import FitOptions
+from fmjax.fitting.problem import Problem
+from fmjax.laws import Law
+
+CORRECTIONS = 2
+"""Rounds in which the noise model is corrected for what a fit absorbs of it."""
+
+CORRECTION_SAMPLES = 48
+"""Samples of each of those rounds."""
+
+
+class Setting(NamedTuple):
+    """What all draws work on: the rows of the groups' runs, and the groups' fits."""
+
+    problem: Problem
+    used: np.ndarray
+    """``[runs]`` runs that any group has."""
+    rows: Rows
+    run: np.ndarray
+    """``[rows]`` run of each row."""
+    weights: np.ndarray
+    """``[groups, rows]``."""
+    start: np.ndarray
+    """``[groups, parameters]``."""
+    options: FitOptions
+    block: int
+    progress: Callable[[int, int], None] | None
+
+    @classmethod
+    def of(cls, problem: Problem, groups: Any, fits: Any, options: FitOptions, block: int, report: Any) -> "Setting":
+        """The setting of a problem's groups."""
+        used: np.ndarray = np.any(groups, axis=0)
+        run = problem.run_of_row(used)
+        weights = np.asarray(groups)[:, run] * problem.row_weights(used)
+        start = np.stack([fit.vector for fit in fits])
+        return cls(
+            problem, used, problem.rows(used), run, weights, start, options, whole(block, "block", least=1), report
+        )
+
+    def repeated(self, count: int) -> Callable[[np.ndarray], np.ndarray]:
+        """Weights of lanes, ``count`` a group."""
+        return lambda lane: self.weights[lane // count]
+
+    def measured(self, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """``[rows]`` which of the weighed rows measure the noise about what is predicted ``[rows]``."""
+        there = np.flatnonzero(weights > 0)
+        place = np.log(self.problem.batch.at[self.problem.row_index(self.used)][there] + 1.0)
+        found = np.ones(weights.size, bool)
+        found[there] = measured_rows(place, self.rows.loss[0][there], predicted[there], self.run[there])
+        return found
+
+    def minimise(self, rows: Rows, weights: Any, count: int) -> lanes.Lanes:
+        """Fits ``count`` lanes a group, each started from the group's fit."""
+        total, start = count * len(self.start), np.repeat(self.start, count, axis=0)
+        objective = Objective(self.options.delta, self.options.over_weight)
+        jobs = lanes.Jobs(np.arange(total), weights, start)
+        return lanes.minimise(
+            self.problem.law,
+            rows,
+            jobs,
+            objective,
+            residual=self.options.residual,
+            max_iterations=self.options.max_iterations,
+            progress=self.progress,
+        )
+
+
+class Samples(NamedTuple):
+    """What a draw gives, by group and sample."""
+
+    lanes: lanes.Lanes
+    losses: np.ndarray | None = None
+    """``[groups x samples, rows]`` losses drawn; None where the rows keep theirs."""
+    outliers: Any = 0
+    """``[groups]`` rows that the noise was measured without."""
+
+
+def block_samples(setting: Setting, count: int, rng: np.random.Generator) -> Samples:
+    """Exponential weights on blocks of successive rows of a run, the cuts drawn anew for each sample."""
+    seeds = rng.integers(2**63, size=count * len(setting.start))
+    position = np.arange(setting.run.size) - np.searchsorted(setting.run, setting.run)
+
+    def weights(index: np.ndarray) -> np.ndarray:
+        return np.stack([draw(seeds[i]) * setting.weights[i // count] for i in index])
+
+    def draw(seed: int) -> np.ndarray:
+        own = np.random.default_rng(seed)
+        labels = (position + own.integers(setting.block)) // setting.block + setting.run * (position.max() + 2)
+        _, labels = np.unique(labels, return_inverse=True)
+        return own.exponential(size=labels.max() + 1)[labels]
+
+    return Samples(setting.minimise(setting.rows, weights, count))
+
+
+def run_samples(setting: Setting, count: int, rng: np.random.Generator) -> Samples:
+    """Runs drawn with replacement: a row weighs as often as its run is drawn; draws that leave parameters open fail."""
+    multiples = []
+    for weights in setting.weights:
+        members = np.unique(setting.run[weights > 0])
+        require(members.size > 1, "drawing runs with replacement needs at least two runs")
+        draws = rng.choice(members, size=(count, members.size))
+        multiples.append(np.stack([np.bincount(draw, minlength=setting.run.max() + 1) for draw in draws]))
+    drawn = np.concatenate(multiples)
+
+    def weights_of(index: np.ndarray) -> np.ndarray:
+        return drawn[index][:, setting.run] * setting.weights[index // count]
+
+    found = setting.minimise(setting.rows, weights_of, count)
+    evidence = Evidence.of(setting.problem, setting.used)
+    for lane, params in enumerate(found.params):
+        if found.status[lane] != lanes.NON_FINITE and evidence.undetermined(params, weights_of(np.array([lane]))[0]):
+            found.status[lane] = lanes.UNDETERMINED
+    return Samples(found)
+
+
+def noise_samples(setting: Setting, count: int, rng: np.random.Generator) -> Samples:
+    """Losses drawn around the fit with autoregressive noise of the residuals' correlation and size."""
+    chain, loss = NoiseChain.of(setting.rows, setting.run), setting.rows.loss[0]
+    predicted = np.stack([_predicted(setting, start) for start in setting.start])
+    measured = np.stack([setting.measured(own, weight) for own, weight in zip(predicted, setting.weights, strict=True)])
+    trusted = np.where(measured, setting.weights, 0.0)
+    observed = chain.noise(np.log(loss) - np.log(predicted), trusted)
+    noise = observed
+
+    def sample(noise: ChainNoise, count: int) -> tuple[lanes.Lanes, np.ndarray]:
+        repeated = ChainNoise(*(np.repeat(x, count) for x in noise))
+        losses = np.repeat(predicted, count, axis=0) * np.exp(chain.draw(rng, repeated))
+        return setting.minimise(setting.rows._replace(loss=losses), setting.repeated(count), count), losses
+
+    for _ in range(CORRECTIONS):
+        found, losses = sample(noise, CORRECTION_SAMPLES)
+        residual = np.log(losses) - np.log(np.stack([_predicted(setting, params) for params in found.params]))
+        seen = chain.noise(residual, np.repeat(trusted, CORRECTION_SAMPLES, axis=0))
+        seen = ChainNoise(*(x.reshape(len(observed.phi), -1).mean(axis=1) for x in seen))
+        noise = noise.corrected(observed, seen)
+    found, losses = sample(noise, count)
+    return Samples(found, losses, np.sum((setting.weights > 0) & ~measured, axis=1))
+
+
+def _predicted(setting: Setting, params: np.ndarray) -> np.ndarray:
+    return np.asarray(_predict(setting.problem.law, setting.rows.of(0).effects, params))
+
+
+@jax.jit
+def _predict(law: Law, effects: Any, params: jax.Array) -> jax.Array:
+    return law.predict(effects, params)
+
+
+DRAWS = {"noise": noise_samples, "blocks": block_samples, "runs": run_samples}
+"""The draws by method."""
