@@ -9,7 +9,7 @@ import numpy as np
 Array: TypeAlias = jax.Array | np.ndarray
 """An array of JAX, traced or not, or of NumPy."""
 
-Real: TypeAlias = float | jax.Array | np.ndarray
+Real: TypeAlias = float | np.number | jax.Array | np.ndarray
 """A number or an array of numbers; each may be traced by JAX."""
 
 Reals: TypeAlias = Sequence[float] | Sequence[jax.Array] | jax.Array | np.ndarray

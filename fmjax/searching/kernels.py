@@ -133,6 +133,6 @@ def final_losses(
     follow = partial(branch_effects, law, branches=branches, run=run, decay=decay, dtype=peak_lr.dtype, share=share)
     effects = jax.vmap(lambda peak, final: follow(peak, final))(peak_lr, final_lr)
     flat = {key: value.reshape(-1, *value.shape[3:]) for key, value in effects.items()}
-    flat["log_N"] = jnp.broadcast_to(log_n, (peak_lr.size * branches.start.size,))
+    flat["log_N"] = jnp.broadcast_to(log_n, (peak_lr.size * jnp.size(branches.start),))
     losses = jax.vmap(law.predict, in_axes=(None, 0))(flat, vectors)
-    return losses.reshape(len(vectors), peak_lr.size, branches.start.size)
+    return losses.reshape(len(vectors), peak_lr.size, jnp.size(branches.start))
