@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax.effects.updates import Sum, Update, plus
-from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Row, register, safe_log, stack
+from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Option, Row, register, safe_log, stack
 from fmjax.laws.memory import empty, memories, spread_over_levels
 
 FORGETTING_RATES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -66,6 +66,7 @@ class IntrinsicMomentum(Law):
     """
 
     name: ClassVar[str] = "intrinsic-momentum"
+    tunable: ClassVar[tuple[Option, ...]] = (Option("rho", 0.3, 1.5), Option("xi", 0.1, 1.5))
     rho: Any = None
     xi: Any = None
 
