@@ -244,9 +244,12 @@ class Law:
 def register(law: L) -> L:
     """Makes a dataclass a pytree whose static fields are structure and whose other fields are leaves.
 
-    As ``jax.tree_util.register_dataclass``, but that structures of two classes never compare equal: there they do if
-    their static fields are equal, and once in a while ``jit`` then runs what was compiled for one law for another.
+    Use this in place of ``jax.tree_util.register_dataclass``.
     """
+    # Guard: ``jit`` finds compiled programs by the structure of their arguments. For a law that is its class and its
+    # static fields. With ``register_dataclass`` the structures of two classes compare equal when their static fields
+    # are equal, and all laws have the same two. Now and then ``jit`` then runs the program of one law for another, and
+    # returns a plausible wrong loss. Nodes registered one class at a time never compare equal.
     fields = dataclasses.fields(law)
     static, leaves = ([f.name for f in fields if bool(f.metadata.get("static")) == is_] for is_ in (True, False))
 

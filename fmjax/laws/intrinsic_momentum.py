@@ -50,11 +50,12 @@ class IntrinsicMomentum(Law):
     floor $L_0 + \sum_j c_j \eta^\xi$ of its rate; when the rate falls, $E_j$ falls with it over $1/r_j$ of the sum of
     rates; at a rate of zero S and every $E_j$ stand still, and so does the loss.
 
-    What it takes: two curves with a long anneal, or a stepwise one, among them. A constant rate and one short anneal
-    leave it open, which the fit's status says. Runs of one peak rate cannot tell rho; rho stays at most 1.
+    Data it needs: at least two curves, one of them with a long or a stepwise anneal. A constant rate and one short
+    anneal do not determine it; the fit is then "undetermined". Runs of one peak rate do not determine rho. rho is at
+    most 1.
 
-    What is whose: the sum of rates as a clock and a power law in it are of arXiv 2408.11029, memory of the rate in that
-    clock is of arXiv 2503.12811 and 2509.19189. Ours are noise floors $\eta^\xi$ in place of drops of the rate, the
+    Sources: arXiv 2408.11029 has the sum of rates as a clock, and a power law in it. arXiv 2503.12811 and 2509.19189
+    have memories of the rate in that clock. New here are noise floors $\eta^\xi$ in place of drops of the rate, the
     non-negative mixture of memories, the term that fades with S, and the exponent rho.
 
     How it is followed: ``init``, ``step`` and ``observe`` are the definition. ``effects`` gives the same for open
@@ -62,7 +63,7 @@ class IntrinsicMomentum(Law):
     differentiate. ``RatePower`` is what an open exponent changes.
 
     Args:
-      rho: exponent on the rate in S; None fits it, or with one peak rate, from which it cannot be told, takes 1.
+      rho: exponent on the rate in S; None fits it, or takes 1 where all runs have one peak rate.
       xi: exponent on the rate in E; None fits it.
     """
 

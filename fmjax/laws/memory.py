@@ -75,6 +75,17 @@ def empty(dtype: Any, *shape: int) -> Sum:
     return Sum(*(jnp.zeros(shape, dtype) for _ in Sum._fields))
 
 
+# Levels. What an update adds to a memory often depends on an exponent that is fitted: in the Multi-Power law on gamma,
+# through a_k = C lr_k^-gamma. A memory that adds it up would have to be followed anew for each value of the exponent
+# that a fit tries. But for a given exponent it is a smooth function f of x = log lr. A smooth function is nearly the
+# sum of its values at fixed levels x_l, times weights w_l(x) that depend on x alone. So
+#
+#     sum_k fading_k f(x_k)  =  sum_l f(x_l) M_l,    M_l = sum_k fading_k w_l(x_k).
+#
+# The memories keep M_l, a column for each level. The exponent comes in only when they are read, by the factors f(x_l).
+# So each run is followed once, and a step of a fit multiplies small matrices.
+
+
 def spread_over_levels(x: Any, levels: np.ndarray) -> jax.Array:
     """``[levels]`` weights that a value at ``x`` has at evenly spaced levels: Lagrange's on the six nearest.
 
