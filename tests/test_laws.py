@@ -242,6 +242,17 @@ def test_options_are_kept(name, options):
     assert law.name == name
 
 
+@pytest.mark.parametrize("law", LAWS.values(), ids=list(LAWS))
+def test_every_option_is_declared_with_a_range(law):
+    held = [field.name for field in dataclasses.fields(law) if field.name not in ("warmup", "sizes")]
+    assert sorted(held) == sorted(option.name for option in law.tunable)
+    for option in law.tunable:
+        ends = [option.lower, option.upper, *option.tried]
+        assert all(option.scale.holds(value) and option.lower <= value <= option.upper for value in ends), option
+        places = [float(option.scale.value(option.scale.place(value))) for value in ends]
+        assert places == pytest.approx(ends, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

@@ -1,7 +1,9 @@
 """Effect coefficients chosen on curves whose coefficients are known, and on real curves."""
 
 import json
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from fmjax.curves.manifest import load_runs
 from fmjax.fitting.fits import evaluate, fit
 from fmjax.fitting.options import FitOptions
 from fmjax.fitting.selection import CRITERIA, FLAT, ROLLOUT, select
-from fmjax.laws import LRAnnealing
+from fmjax.laws import LRAnnealing, Option, check_options
+from fmjax.laws.base import register
 
 CHOSEN = {"decay": 0.99, "rho": 0.7}
 GRID = {"decay": (0.98, 0.99, 0.995), "rho": (0.5, 0.7, 1.0)}
@@ -264,6 +267,32 @@ def test_only_the_objective_is_refined():
     assert values(choose(grid=COARSE, by="rollout", refine=True).law) in [
         {"decay": decay, "rho": rho} for decay in COARSE["decay"] for rho in COARSE["rho"]
     ]
+
+
+@register
+@dataclass(frozen=True)
+class Slowed(LRAnnealing):
+    """A law of a test, with an option that no other law has."""
+
+    name: ClassVar[str] = "slowed"
+    tunable: ClassVar[tuple[Option, ...]] = (Option("halving", 10.0, 1e4, (50.0, 70.0, 90.0)),)
+    halving: Any = 70.0
+
+    def step(self, state, update):
+        return LRAnnealing(decay=0.5 ** (1 / self.halving)).step(state, update)
+
+    def observe(self, state):
+        return LRAnnealing(decay=0.5 ** (1 / self.halving)).observe(state)
+
+
+def test_an_option_of_one_law_is_checked_and_chosen_by_what_the_law_declares():
+    with pytest.raises(ValueError, match="slowed: halving: expected a number above zero, got -1"):
+        check_options(Slowed(halving=-1))
+    with pytest.raises(ValueError, match="slowed: halving: expected a number, got None"):
+        check_options(Slowed(halving=None))
+    decay = select("lr-annealing", curves(1e-3), grid={"decay": (0.98, 0.99, 0.995)}).law.decay
+    found = select(Slowed(), curves(1e-3))
+    assert found.law.halving == pytest.approx(math.log(0.5) / math.log(decay), rel=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------ real curves

@@ -8,6 +8,7 @@ is smooth.
 """
 
 from collections.abc import Callable
+from enum import Enum
 from functools import cache
 from typing import NamedTuple, TypeAlias
 
@@ -87,6 +88,18 @@ def _fading(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return *(np.polynomial.polynomial.polyval(place, c).T for c in (rates, sums)), weights  # type: ignore[return-value]
 
 
+Remembered: TypeAlias = Callable[[Real, Real, Real], jax.Array]
+"""What an update adds to memories, ``[columns]``, from its rate, the rate's drop and S after it."""
+
+
+class Fading(Enum):
+    """Over which rates a memory forgets what an update adds to it."""
+
+    LATER = "those of later updates"
+    OWN = "the update's own as well"
+    AVERAGE = "those of later updates; the update adds only its share 1 - e^(-pace lr), so the memory is an average"
+
+
 class Sum(NamedTuple):
     """A running sum; ``lost`` is what rounding took from ``total`` and the next summand gives back."""
 
@@ -137,16 +150,22 @@ class One(NamedTuple):
         return plus(average, share * (level[None] - average.total))
 
     def remember(
-        self, memory: Sum, paces: Real, formula: Callable[[Real, Real, Real], jax.Array], forward: Real, *, kernel: str
+        self,
+        memory: Sum,
+        paces: Real,
+        formula: Callable[[Real, Real, Real], jax.Array],
+        forward: Real,
+        *,
+        fading: Fading,
     ) -> Sum:
         """For the next update: ``[paces, columns]`` memories forget over the rate, and what the formula adds.
 
-        The formula takes a rate, its drop and S after it; ``forward`` is S after the update. ``kernel`` "before" also
-        forgets what is added over the update's own rate, "after" does not.
+        ``forward`` is S after the update. ``fading`` is LATER or
+        OWN: for averages there is ``relax``.
         """
         added = formula(self.lr, self.drop, forward)[None]
         gone = jnp.expm1(-paces * self.lr)[:, None]
-        return plus(memory, gone * (memory.total + added if kernel == "before" else memory.total) + added)
+        return plus(memory, gone * (memory.total + added if fading is Fading.OWN else memory.total) + added)
 
 
 class Block(NamedTuple):
@@ -186,14 +205,20 @@ class Block(NamedTuple):
         return plus(average, jnp.tensordot(shares, levels, 1, precision="highest") - forgets)
 
     def remember(
-        self, memory: Sum, paces: Real, formula: Callable[[Real, Real, Real], jax.Array], forward: Real, *, kernel: str
+        self,
+        memory: Sum,
+        paces: Real,
+        formula: Callable[[Real, Real, Real], jax.Array],
+        forward: Real,
+        *,
+        fading: Fading,
     ) -> Sum:
         """The same after all updates of the block; ``forward`` is S after the block."""
         dtype = memory.total.dtype
         lr, since, weights = self._panels(dtype)
         at = jnp.asarray(_fading(self.size)[0], dtype)
         drop = sum(at[:, q] * self.drop[q] for q in range(NODES))
-        age = since + lr if kernel == "before" else since
+        age = since + lr if fading is Fading.OWN else since
         kept = jnp.exp(-jnp.outer(paces, age)) * weights[None]
         added = jax.vmap(formula)(lr, drop, forward - since)
         gone = jnp.expm1(-paces * self.sum(self.lr))[:, None]

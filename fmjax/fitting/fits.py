@@ -220,7 +220,7 @@ def _row_error(predicted: np.ndarray, loss: np.ndarray) -> float:
 
 def with_measured_runs(problem: Problem, result: FitResult, group: Any) -> FitResult:
     """The fit with metrics of the runs of its group ``[runs]``."""
-    vector = result.lanes.params[lanes.best(result.lanes)]
+    vector = result.lanes.best_params
     runs = measure(problem, vector, usable=np.asarray(group) & (result.status != "non-finite"))
     of_fit = [run for run, is_fitted in zip(runs, group, strict=True) if is_fitted]
     return result.with_runs(of_fit, _reach(problem, group), _trained_with(problem, group))
@@ -301,7 +301,7 @@ def evaluate(
     with precision(options):
         problem = prepare(law, curves, fitted=fitted, options=options)
         found = fit_groups(problem, [fitted], options)[0]
-        vector = found.lanes.params[lanes.best(found.lanes)]
+        vector = found.lanes.best_params
         usable = [found.ok or (is_fitted and found.status != "non-finite") for is_fitted in fitted]
         runs = measure(problem, vector, usable=usable)
         reach, trained_with = _reach(problem, fitted), _trained_with(problem, fitted)

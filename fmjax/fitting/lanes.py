@@ -45,6 +45,11 @@ class Lanes(NamedTuple):
     iterations: Any
     """``[lanes]`` evaluations spent."""
 
+    @property
+    def best_params(self) -> np.ndarray:
+        """``[parameters]`` of the lane that ``best`` names."""
+        return self.params[best(self)]
+
 
 class Jobs(NamedTuple):
     """What sets one lane apart from the others."""

@@ -112,10 +112,16 @@ def bounded_step(matrix: jax.Array, grad: jax.Array, point: jax.Array, lower: ja
 
 
 def _active_set(matrix: jax.Array, grad: jax.Array, point: jax.Array, lower: jax.Array, upper: jax.Array) -> _Pass:
-    """The last pass towards ``bounded_step``.
+    """The last pass towards ``bounded_step``, the minimum of q(s) = grad . s + s . matrix s / 2 within bounds.
 
-    First all parameters that would cross a bound stop there, until none crosses; then those whose slope points inwards
-    are let go, and steps are cut off at the first bound.
+    At that minimum a parameter is either free, and its slope of q is zero, or it is fixed at a bound, and its slope
+    points outwards. If we knew which are fixed, one linear system would give the others. Each pass guesses the fixed
+    ones, and moves the free ones to their minimum given those. If none of them crosses a bound on the way, the fixed
+    ones are checked: those whose slope points inwards are let go, and if there are none the step is the minimum.
+
+    At first ("settling") every parameter that crosses a bound is stopped there at once; this mostly guesses right in a
+    pass or two. Once one has been let go that could go round in circles. From then on the move ends where the first
+    parameter meets its bound and only that one is fixed, so that q falls at every pass.
 
     Reference: the primal active-set method; Nocedal and Wright, Numerical Optimization, algorithm 16.3.
     """
@@ -156,10 +162,13 @@ def _restrict(matrix: jax.Array, fixed: jax.Array) -> jax.Array:
 def solve(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     """Solves a symmetric positive definite system after scaling its diagonal to one, so that units do not matter.
 
-    Eliminates without exchanging rows; NaN where a pivot is not above zero. Batches of LAPACK's routines are of no use
-    here: on CPUs they wait for threads of the pool that they hold a thread of, so as many executions at once as there
-    are cores wait for ever (jaxlib 0.10.2).
+    Eliminates without exchanging rows, which such a system does not need; NaN where a pivot is not above zero.
     """
+    # Guard: do not call jnp.linalg or jax.scipy.linalg here. Under ``vmap`` they become batches of LAPACK's routines.
+    # On a CPU such a batch is cut into tasks for XLA's pool of threads, and the thread that asked for them waits. That
+    # thread belongs to the same pool. Fits run one program a core, so as many programs as the pool has threads can ask
+    # at once. Then every thread waits for tasks that no thread is left to do, and the fits hang for ever (jaxlib
+    # 0.10.2). Plain array operations start no such tasks.
     diagonal = jnp.diagonal(matrix)
     scale = jax.lax.rsqrt(jnp.where(diagonal > 0, diagonal, 1.0))
     ridge = 4 * jnp.finfo(matrix.dtype).eps * jnp.eye(vector.size, dtype=matrix.dtype)

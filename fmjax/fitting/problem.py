@@ -9,6 +9,7 @@ import numpy as np
 
 from fmjax._checks import positive, require, whole
 from fmjax.curves.loss_curve import CurveBatch, LossCurve, bucket, pad
+from fmjax.effects import recursions
 from fmjax.fitting.objective import Rows
 from fmjax.fitting.options import FitOptions
 from fmjax.laws import Law, Row, check_options, make_law
@@ -127,16 +128,13 @@ def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> 
 def counting(law: Law, batch: CurveBatch, warmup: str) -> tuple[Law, np.ndarray]:
     """The law and the rates ``[runs, updates]`` that together count warmup in a given way.
 
-    Warmup is held at the peak on the host, where the ends of runs are known; the law then takes the rates as they are.
+    Warmup is held at the peak beforehand, where the ends of runs are known; the law then takes the rates as they are,
+    by the program that is compiled for laws that do.
     """
     held = warmup == "as-peak"
     law = dataclasses.replace(law, warmup="as-scheduled" if held else warmup)
-    return law, _hold_warmup(batch) if held else batch.lrs
+    ends = np.minimum(batch.warmup_steps, batch.at[:, -1])  # rates of padding are no peak
+    return law, np.asarray(_held(batch.lrs, ends)) if held else batch.lrs
 
 
-def _hold_warmup(batch: CurveBatch) -> np.ndarray:
-    """Rates with ``recursions.hold_warmup`` applied to each run, on the host."""
-    held = batch.lrs.copy()
-    for rates, steps, last in zip(held, batch.warmup_steps, batch.at[:, -1], strict=True):
-        rates[:steps] = rates[min(steps, last)]
-    return held
+_held = jax.jit(jax.vmap(recursions.hold_warmup))

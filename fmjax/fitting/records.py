@@ -66,7 +66,7 @@ class FittedRange(NamedTuple):
         return (("total_steps",) if longer else ()) + (("peak_lr",) if other else ())
 
     def longer(self, total_steps: int) -> tuple[str, ...]:
-        """What to say of a run of so many updates: nothing where a fitted one is as long."""
+        """A note that a run is longer than every fitted one, or nothing."""
         longest = self.total_steps[1]
         said = f"extrapolates to {total_steps / longest:.3g} x the longest fitted run ({longest} updates)"
         return (said,) if total_steps > longest else ()
@@ -95,7 +95,7 @@ class FitResult(Record):
     trained_with: FittedRuns | None = None
     """What the fitted runs were trained with; likewise."""
     left_out: tuple[str, ...] = ()
-    """What to say of runs that have no row to fit."""
+    """Notes on runs that have no row to fit."""
 
     @property
     def ok(self) -> bool:
@@ -121,11 +121,11 @@ class FitResult(Record):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What every verb that uses the fit has to say of its runs."""
+        """Notes on the fitted runs, for every verb that uses the fit."""
         return self.left_out + (() if self.trained_with is None else self.trained_with.notes)
 
     def plan_notes(self, total_steps: int, peak_lr: float) -> tuple[str, ...]:
-        """What to say of a plan of so many updates at this peak rate: where it lies outside the fitted runs."""
+        """Notes on where a plan lies outside the fitted runs."""
         if self.reach is None:
             return ()
         (low, high), said = self.reach.peak_lr, self.reach.longer(total_steps)

@@ -49,7 +49,7 @@ def held_out(problem: Problem, group: Any, fits: Sequence[FitResult]) -> tuple[R
     runs = []
     for run, result in zip(np.flatnonzero(group), fits, strict=True):
         usable = (np.arange(len(problem.curves)) == run) & result.ok
-        runs.append(measure(problem, result.lanes.params[lanes.best(result.lanes)], usable=usable)[run])
+        runs.append(measure(problem, result.lanes.best_params, usable=usable)[run])
     return tuple(runs)
 
 

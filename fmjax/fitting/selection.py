@@ -22,7 +22,7 @@ from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
 from fmjax.fitting.problem import Problem, counting, prepare, with_rows
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import leave_one_out_groups
-from fmjax.laws import Law, Row, check_options
+from fmjax.laws import Law, Option, Row, check_options
 
 CRITERIA = ("objective", "leave-one-out", "rollout")
 """What candidates are compared by: training objective, runs left out, or the last part of each run left out."""
@@ -38,12 +38,6 @@ STARTS_EACH = 3
 
 EFFECT_BYTES = 2**26
 """Bound on the effects of every update held at once while candidates are prepared."""
-
-DECAY_OPTIONS = ("beta1", "beta2", "decay")
-"""Options that are decays per update."""
-
-REFINE_BOUNDS = {"decay": (0.5, 0.99999), "eps": (1e-12, 1.0), "rho": (0.3, 1.5), "xi": (0.1, 1.5)}
-"""Range of each kind of option in the refinement."""
 
 REFINE_STEPS = 30
 """L-BFGS iterations of the refinement."""
@@ -159,12 +153,20 @@ def _combinations(law: Law, grid: Mapping[str, Sequence[Any]]) -> list[dict[str,
     for name, values in grid.items():
         choose(name, known, f"option of {law.name}")
         require(len(values) > 0, f"expected at least one value of {name} to try, found none")
-    axes = {name: grid[name] for name in sorted(grid, key=lambda name: name != "warmup")}
-    axes |= {"rho": [1.0 if rho is None else rho for rho in axes["rho"]]} if "rho" in axes else {}
+    axes = {name: _axis(law, name, grid[name]) for name in sorted(grid, key=lambda name: name != "warmup")}
     combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     for options in combinations:
         check_options(dataclasses.replace(law, **options))
     return combinations
+
+
+def _axis(law: Law, name: str, values: Sequence[Any]) -> Sequence[Any]:
+    """Values of an option as numbers, warmup modes as they are."""
+    if name == "warmup":
+        return values
+    none, said = law.option(name).none, f"{law.name}: {name}: expected numbers to try, got None"
+    require(none is not None or None not in values, said)
+    return [none if value is None else value for value in values]
 
 
 def _by_warmup(law: Law, combinations: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -286,23 +288,17 @@ def _refine(problem: Problem, best: Mapping[str, Any], options: FitOptions) -> d
     law = dataclasses.replace(problem.law, **best)
     law, rates = counting(law, problem.batch, law.warmup)
     runs = rates, problem.batch.at, problem.batch.warmup_steps
-    start = np.array([_free(name, best[name]) for name in names])
+    start = np.array([law.option(name).scale.place(best[name]) for name in names])
     objective = Objective(options.delta, options.over_weight)
     keep, log_n = problem.keep, problem.effects["log_N"]
     data = (problem.batch.loss[keep], problem.weight[keep], np.nonzero(keep), log_n[keep])
     z = _descend(start, law, *runs, *data, objective, tuple(names), options.residual)
-    return {name: float(_bound(name, value)) for name, value in zip(names, np.asarray(z), strict=True)}
+    return {name: float(_value(law.option(name), place)) for name, place in zip(names, np.asarray(z), strict=True)}
 
 
-def _free(name: str, value: Any) -> float:
-    """Options on the line: log(1 - beta) for decays near one, log for the others."""
-    return float(np.log(1 - value) if name in DECAY_OPTIONS else np.log(value))
-
-
-def _bound(name: str, z: Any) -> Any:
-    """The option at a point of the line, kept within ``REFINE_BOUNDS``."""
-    bounds = REFINE_BOUNDS["decay" if name in DECAY_OPTIONS else name]
-    return jnp.clip(1 - jnp.exp(z) if name in DECAY_OPTIONS else jnp.exp(z), *bounds)
+def _value(option: Option, place: Any) -> jax.Array:
+    """The value of an option at a place of its line, kept within its range."""
+    return jnp.clip(option.scale.value(place), option.lower, option.upper)
 
 
 @partial(jax.jit, static_argnames=("names", "residual"))
@@ -323,7 +319,7 @@ def _descend(
     """Minimises log min_params objective(params, options) over free options by L-BFGS."""
 
     def rows_at(z: jax.Array) -> Rows:
-        here = dataclasses.replace(law, **{name: _bound(name, z[i]) for i, name in enumerate(names)})
+        here = _with(law, {name: _value(law.option(name), z[i]) for i, name in enumerate(names)})
         effects = {key: value[keep] for key, value in jax.vmap(here.effects)(rates, at, warmup_steps).items()}
         return Rows({**effects, "log_N": log_n}, loss)
 

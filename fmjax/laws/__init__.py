@@ -3,7 +3,7 @@
 from typing import Any
 
 from fmjax._checks import choose, finite, require
-from fmjax.laws.base import WARMUPS, Coefficient, Exponent, Law, Row
+from fmjax.laws.base import WARMUPS, Coefficient, Exponent, Law, Option, Row
 from fmjax.laws.chinchilla import Chinchilla
 from fmjax.laws.convex_bound import ConvexBound
 from fmjax.laws.forward_momentum import ForwardMomentum
@@ -44,6 +44,7 @@ __all__ = [
     "LRAnnealing",
     "Law",
     "MultiPower",
+    "Option",
     "Row",
     "check_options",
     "make_law",
@@ -65,16 +66,15 @@ def make_law(name: str, /, **options: Any) -> Law:
 
 
 def check_options(law: Law) -> None:
-    """Checks a law's options: decays in [0, 1), the others positive.
+    """Checks that each of a law's options has a value that it may have; None where that is the default.
 
     Raises:
       ValueError: naming the law and the option.
     """
     choose(law.warmup, WARMUPS, "warmup mode")
-    for option, value in law.options().items():
-        if option in ("warmup", "sizes") or value is None:
+    for option in law.tunable:
+        value, said = getattr(law, option.name), f"{law.name}: {option.name}"
+        if value is None and getattr(type(law), option.name) is None:
             continue
-        number = finite(value, f"{law.name}: {option}")
-        decays = option in ("beta1", "beta2", "decay")
-        ok, range_ = (0 <= number < 1, "in [0, 1)") if decays else (number > 0, "above zero")
-        require(ok, f"{law.name}: {option}: expected a number {range_}, got {number:g}")
+        number = finite(value, said)
+        require(option.scale.holds(number), f"{said}: expected a number {option.scale.range}, got {number:g}")

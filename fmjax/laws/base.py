@@ -1,7 +1,8 @@
 """What a law is: effects of a schedule, and a loss that is linear in its coefficients given its exponents."""
 
 import dataclasses
-from collections.abc import Set
+import math
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -49,8 +50,45 @@ class Exponent(NamedTuple):
 
 
 ALPHA = Exponent("alpha", 1e-3, 5.0, tuple(np.geomspace(0.05, 2.5, 24).tolist()))
-RHOS = (0.5, 0.6, 0.7, 0.85, 1.0)
-"""Exponents on the rate in S that ``select`` tries."""
+
+
+class Scale(NamedTuple):
+    """How values of an option lie on a line along which equal steps matter about equally."""
+
+    place: Callable[[float], float]
+    """The place of a value on the line."""
+    value: Callable[[jax.Array], jax.Array]
+    """The value at a place."""
+    holds: Callable[[float], bool]
+    """Whether a value may be had at all."""
+    range: str
+    """Which may, in words."""
+
+
+POSITIVE = Scale(math.log, jnp.exp, lambda x: x > 0, "above zero")
+"""Numbers above zero, by their logarithm."""
+
+PER_UPDATE = Scale(lambda x: math.log(1 - x), lambda z: 1 - jnp.exp(z), lambda x: 0 <= x < 1, "in [0, 1)")
+"""Decays per update, by the logarithm of what they forget."""
+
+
+class Option(NamedTuple):
+    """A number that a law's effects depend on: a fit takes it as it is, ``select`` chooses it on the runs."""
+
+    name: str
+    """The field of the law that holds it."""
+    lower: float
+    upper: float
+    """Ends of the range that ``select`` refines it in."""
+    tried: tuple[float, ...] = ()
+    """Values that ``select`` tries by default; none where it is to be chosen only when asked for."""
+    scale: Scale = POSITIVE
+    none: float | None = None
+    """The number that None stands for, if it stands for one."""
+
+
+RATE_EXPONENT = Option("rho", 0.3, 1.5, (0.5, 0.6, 0.7, 0.85, 1.0), none=1.0)
+"""Exponent on the rate in S, of laws in which it is an option."""
 
 BETA = (1e-3, 5.0, (0.05, 0.1, 0.2, 0.35, 0.6, 1.0))
 """Bounds and starts of the exponent on the model size."""
@@ -71,8 +109,8 @@ class Law:
     """
 
     name: ClassVar[str]
-    choices: ClassVar[dict[str, tuple[float, ...]]] = {}
-    """Options worth choosing on the data, with the values ``select`` tries."""
+    tunable: ClassVar[tuple[Option, ...]] = ()
+    """Options beside ``warmup`` and ``sizes``."""
     blocks: ClassVar[bool] = False
     """Whether ``step`` also takes a ``Block`` of updates; if not, long schedules are followed update by update."""
     size_term: ClassVar[tuple[str, str]] = ("B", "beta")
@@ -90,6 +128,15 @@ class Law:
     def exponents(self) -> tuple[Exponent, ...]:
         """Parameters in which it is not; here those of ``powers``."""
         return (ALPHA, Exponent(self.size_term[1], *BETA)) if self.sizes else (ALPHA,)
+
+    @property
+    def choices(self) -> dict[str, tuple[float, ...]]:
+        """Options worth choosing on the data, with the values ``select`` tries."""
+        return {option.name: option.tried for option in self.tunable if option.tried}
+
+    def option(self, name: str) -> Option:
+        """The option of this name."""
+        return next(option for option in self.tunable if option.name == name)
 
     def suited_to(self, peak_lrs: Set[float]) -> "Law":
         """The law with exponents closed that runs of these peak rates cannot tell; here as it is."""
@@ -197,9 +244,12 @@ class Law:
 def register(law: L) -> L:
     """Makes a dataclass a pytree whose static fields are structure and whose other fields are leaves.
 
-    As ``jax.tree_util.register_dataclass``, but that structures of two classes never compare equal: there they do if
-    their static fields are equal, and once in a while ``jit`` then runs what was compiled for one law for another.
+    Use this in place of ``jax.tree_util.register_dataclass``.
     """
+    # Guard: ``jit`` finds compiled programs by the structure of their arguments. For a law that is its class and its
+    # static fields. With ``register_dataclass`` the structures of two classes compare equal when their static fields
+    # are equal, and all laws have the same two. Now and then ``jit`` then runs the program of one law for another, and
+    # returns a plausible wrong loss. Nodes registered one class at a time never compare equal.
     fields = dataclasses.fields(law)
     static, leaves = ([f.name for f in fields if bool(f.metadata.get("static")) == is_] for is_ in (True, False))
 

@@ -7,7 +7,7 @@ import jax
 
 from fmjax.effects import recursions
 from fmjax.effects.updates import Sum, Update
-from fmjax.laws.base import RHOS, Coefficient, Law, Row, register, safe_log, stack
+from fmjax.laws.base import PER_UPDATE, RATE_EXPONENT, Coefficient, Law, Option, Row, register, safe_log, stack
 
 
 class ForwardMomentumState(NamedTuple):
@@ -34,12 +34,13 @@ class ForwardMomentum(Law):
 
     name: ClassVar[str] = "forward-momentum"
     blocks: ClassVar[bool] = True
-    choices: ClassVar[dict[str, tuple[float, ...]]] = {
-        "beta1": (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999),
-        "beta2": (0.99, 0.999, 0.9999),
-        "eps": (1e-8, 1e-6, 1e-5, 1e-4, 1e-3),
-        "rho": RHOS,
-    }
+    tunable: ClassVar[tuple[Option, ...]] = (
+        Option("beta1", 0.5, 0.99999, (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999), PER_UPDATE),
+        Option("beta2", 0.5, 0.99999, (0.99, 0.999, 0.9999), PER_UPDATE),
+        Option("eps", 1e-12, 1.0, (1e-8, 1e-6, 1e-5, 1e-4, 1e-3)),
+        Option("second_moment_scale", 1e-3, 1e12),
+        RATE_EXPONENT,
+    )
     beta1: Any = 0.9
     beta2: Any = 0.999
     eps: Any = 1e-8

@@ -7,7 +7,7 @@ import jax
 
 from fmjax.effects import recursions
 from fmjax.effects.updates import Sum, Update
-from fmjax.laws.base import RHOS, Law, Row, register, safe_log, stack
+from fmjax.laws.base import RATE_EXPONENT, Law, Option, Row, register, safe_log, stack
 
 
 @register
@@ -23,7 +23,7 @@ class ForwardOnly(Law):
 
     name: ClassVar[str] = "forward-only"
     blocks: ClassVar[bool] = True
-    choices: ClassVar[dict[str, tuple[float, ...]]] = {"rho": RHOS}
+    tunable: ClassVar[tuple[Option, ...]] = (RATE_EXPONENT,)
     rho: Any = None
 
     def init(self, dtype: Any) -> Sum:

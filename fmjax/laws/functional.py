@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax.effects.updates import Fading
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Row, register, safe_log, stack
 from fmjax.laws.memory import Remembering, forgotten, spread_over_levels
 
@@ -29,7 +30,7 @@ class Functional(Remembering):
 
     name: ClassVar[str] = "functional"
     columns: ClassVar[int] = 1 + LOG_S_LEVELS.size
-    kernel: ClassVar[str] = "after"
+    fading: ClassVar[Fading] = Fading.LATER
     size_term: ClassVar[tuple[str, str]] = ("D", "delta")
     warmup: str = field(default="without-rise", kw_only=True, metadata={"static": True})
 

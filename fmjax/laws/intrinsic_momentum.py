@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax.effects.updates import Sum, Update, plus
-from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Row, register, safe_log, stack
+from fmjax.effects.updates import Fading, Sum, Update, plus
+from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Option, Row, register, safe_log, stack
 from fmjax.laws.memory import empty, memories, spread_over_levels
 
 FORGETTING_RATES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -26,14 +26,11 @@ RHO = Exponent("rho", 0.2, 1.0, (0.5, 0.7, 0.9))
 XI = Exponent("xi", 0.1, 1.5, (0.4, 0.6, 0.8))
 ALPHA_STARTS = (0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
 
-REFERENCE = {"rho": 0.8, "xi": 0.625}
-"""Exponents for which the levels are exact."""
-
 
 class IntrinsicMomentumState(NamedTuple):
     """Sum of the rate's powers, and the noise remembered at each of ``FORGETTING_RATES``.
 
-    Both have a column for each of ``LOG_RATE_LEVELS`` where the powers are open.
+    Each has a column for each of ``LOG_RATE_LEVELS`` where its exponent is open.
     """
 
     forward: Sum
@@ -53,19 +50,25 @@ class IntrinsicMomentum(Law):
     floor $L_0 + \sum_j c_j \eta^\xi$ of its rate; when the rate falls, $E_j$ falls with it over $1/r_j$ of the sum of
     rates; at a rate of zero S and every $E_j$ stand still, and so does the loss.
 
-    What it takes: two curves with a long anneal, or a stepwise one, among them. A constant rate and one short anneal
-    leave it open, which the fit's status says. Runs of one peak rate cannot tell rho; rho stays at most 1.
+    Data it needs: at least two curves, one of them with a long or a stepwise anneal. A constant rate and one short
+    anneal do not determine it; the fit is then "undetermined". Runs of one peak rate do not determine rho. rho is at
+    most 1.
 
-    What is whose: the sum of rates as a clock and a power law in it are of arXiv 2408.11029, memory of the rate in that
-    clock is of arXiv 2503.12811 and 2509.19189. Ours are noise floors $\eta^\xi$ in place of drops of the rate, the
+    Sources: arXiv 2408.11029 has the sum of rates as a clock, and a power law in it. arXiv 2503.12811 and 2509.19189
+    have memories of the rate in that clock. New here are noise floors $\eta^\xi$ in place of drops of the rate, the
     non-negative mixture of memories, the term that fades with S, and the exponent rho.
 
+    How it is followed: ``init``, ``step`` and ``observe`` are the definition. ``effects`` gives the same for open
+    exponents by matrix products, ``final_basis`` for closed ones by sums over updates, which are quicker to
+    differentiate. ``RatePower`` is what an open exponent changes.
+
     Args:
-      rho: exponent on the rate in S; None fits it, or with one peak rate, from which it cannot be told, takes 1.
+      rho: exponent on the rate in S; None fits it, or takes 1 where all runs have one peak rate.
       xi: exponent on the rate in E; None fits it.
     """
 
     name: ClassVar[str] = "intrinsic-momentum"
+    tunable: ClassVar[tuple[Option, ...]] = (Option("rho", 0.3, 1.5), Option("xi", 0.1, 1.5))
     rho: Any = None
     xi: Any = None
 
@@ -74,16 +77,30 @@ class IntrinsicMomentum(Law):
         return dataclasses.replace(self, rho=1.0) if one else self
 
     def settled(self, vector: np.ndarray) -> tuple["IntrinsicMomentum", np.ndarray]:
-        values: dict[str, Any] = {
-            name: float(x) for name, x in zip(self.parameter_names, vector, strict=True) if name in REFERENCE
-        }
-        kept = [name not in values for name in self.parameter_names]
-        return dataclasses.replace(self, **values), vector[np.array(kept)]
+        fitted = [name in (RHO.name, XI.name) for name in self.parameter_names]
+        values = {n: float(x) for n, x, is_ in zip(self.parameter_names, vector, fitted, strict=True) if is_}
+        law: IntrinsicMomentum = dataclasses.replace(self, **values)  # type: ignore[arg-type]
+        return law, vector[~np.array(fitted)]
+
+    @property
+    def _forward(self) -> "RatePower":
+        """What an update adds to S, less the factor 1e-3."""
+        return RatePower(RHO, 1e-3, 0.8, self.rho)
+
+    @property
+    def _noise(self) -> "RatePower":
+        """The noise floor of a rate."""
+        return RatePower(XI, 1.0, 0.625, self.xi)
+
+    @property
+    def _open(self) -> tuple[Exponent, ...]:
+        """Exponents on the rate that are fitted."""
+        return tuple(power.exponent for power in (self._forward, self._noise) if power.is_open)
 
     @property
     def blocks(self) -> bool:  # type: ignore[override]
         """Levels of an open exponent have kinks of their own, so blocks are for closed exponents."""
-        return self.rho is not None and self.xi is not None
+        return not self._open
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:
@@ -93,69 +110,82 @@ class IntrinsicMomentum(Law):
     @property
     def exponents(self) -> tuple[Exponent, ...]:
         alpha, *size = super().exponents
-        open_ = [exponent for exponent, value in ((RHO, self.rho), (XI, self.xi)) if value is None]
-        return (alpha._replace(starts=ALPHA_STARTS) if open_ else alpha, *size, *open_)
+        return (alpha._replace(starts=ALPHA_STARTS) if self._open else alpha, *size, *self._open)
 
     def init(self, dtype: Any) -> IntrinsicMomentumState:
-        shapes = [() if exponent is not None else LOG_RATE_LEVELS.shape for exponent in (self.rho, self.xi)]
-        return IntrinsicMomentumState(empty(dtype, *shapes[0]), empty(dtype, len(FORGETTING_RATES), *shapes[1]))
+        noise = empty(dtype, len(FORGETTING_RATES), *self._noise.shape)
+        return IntrinsicMomentumState(empty(dtype, *self._forward.shape), noise)
 
     def step(self, state: IntrinsicMomentumState, update: Update) -> IntrinsicMomentumState:
-        forward = plus(state.forward, update.sum(update.each(self._forward, update.lr)))
+        added = update.each(lambda lr: 1e-3 * self._forward.of(lr), update.lr)
         rates = jnp.asarray(FORGETTING_RATES, state.noise.total.dtype)
-        return IntrinsicMomentumState(forward, update.relax(state.noise, rates, self._noise))
-
-    def _forward(self, lr: Any) -> jax.Array:
-        """What an update adds to S."""
-        return 1e-3 * _power(lr, 1e-3, "rho", self.rho)
-
-    def _noise(self, lr: Any) -> jax.Array:
-        """The noise floor of a rate."""
-        return _power(lr, 1.0, "xi", self.xi)
+        noise = update.relax(state.noise, rates, self._noise.of)
+        return IntrinsicMomentumState(plus(state.forward, update.sum(added)), noise)
 
     def observe(self, state: IntrinsicMomentumState) -> Row:
         return {"S": state.forward.total, "E": state.noise.total}
 
     def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Any = 0) -> Row:
-        if self.rho is not None and self.xi is not None:
+        if not self._open:
             return super().effects(lrs, at, warmup_steps)
-        updates = self.counted(lrs, warmup_steps)
-        forward = memories(updates, at, (0.0,), lambda lr, *_: jnp.atleast_1d(self._forward(lr)), kernel="after")
-        noise = memories(updates, at, FORGETTING_RATES, lambda lr, *_: jnp.atleast_1d(self._noise(lr)), kernel="level")
-        return {
-            "S": forward[:, 0] if self.rho is None else forward[:, 0, 0],
-            "E": noise if self.xi is None else noise[..., 0],
-        }
+        updates, (forward, noise) = self.counted(lrs, warmup_steps), (self._forward, self._noise)
+        S = memories(updates, at, (0.0,), lambda lr, *_: 1e-3 * jnp.atleast_1d(forward.of(lr)), fading=Fading.LATER)
+        E = memories(updates, at, FORGETTING_RATES, lambda lr, *_: jnp.atleast_1d(noise.of(lr)), fading=Fading.AVERAGE)
+        return {"S": S.reshape(-1, *forward.shape), "E": E.reshape(*E.shape[:2], *noise.shape)}
 
     def final_basis(
         self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Any = 0
     ) -> jax.Array:
-        if self.rho is None or self.xi is None:
+        if self._open:
             return super().final_basis(lrs, last, log_n, exponents, warmup_steps)
         seen, rates = Ahead.of(self.counted(lrs, warmup_steps), last), jnp.asarray(FORGETTING_RATES, lrs.dtype)[:, None]
         kept = -jnp.exp(-rates * seen.since[None, :]) * jnp.expm1(-rates * seen.lr[None, :])
-        row = {"S": jnp.sum(self._forward(seen.lr)), "E": kept @ self._noise(seen.lr), "log_N": log_n}
+        row = {"S": jnp.sum(1e-3 * self._forward.of(seen.lr)), "E": kept @ self._noise.of(seen.lr), "log_N": log_n}
         return self.basis(row, exponents)
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
-        open_ = dict(zip((exponent.name for exponent in self.exponents), exponents, strict=True))
-        forward = _read(row["S"], 1e-3, "rho", open_)
-        noise = _read(row["E"], 1.0, "xi", open_)
+        fitted = dict(zip((exponent.name for exponent in self.exponents), exponents, strict=True))
+        forward, noise = self._forward.read(row["S"], fitted), self._noise.read(row["E"], fitted)
         powers = self.powers(row, safe_log(forward), exponents)
         return stack(*powers, *noise, *(powers[1] * noise))
 
 
-def _power(lr: Any, unit: float, name: str, exponent: Any) -> jax.Array:
-    """(lr / unit)^exponent, zero at lr = 0; of an open exponent, its share of each of ``LOG_RATE_LEVELS``."""
-    log_lr = jnp.log(jnp.where(lr > 0, lr, 1.0))
-    known = REFERENCE[name] if exponent is None else exponent
-    power = jnp.where(lr > 0, jnp.exp(known * (log_lr - math.log(unit))), 0.0)
-    return power * spread_over_levels(log_lr, LOG_RATE_LEVELS) if exponent is None else power
+class RatePower(NamedTuple):
+    r"""(lr / unit)^exponent, summed or averaged over updates, with an exponent that is known or open.
 
+    Sums over updates are linear in what is summed. So where the exponent p is open, each update adds its power for one
+    exponent p0, shared out among fixed levels of log lr; the sum is kept by levels. For any p the sum is then that over
+    levels, each times (level / unit)^(p - p0): lr^(p - p0) is a smooth function of log lr, which its values at the
+    levels interpolate. Fits can thus change p at every step without going through the updates again.
+    """
 
-def _read(effect: jax.Array, unit: float, name: str, open_: dict[str, Any]) -> jax.Array:
-    """The effect of an open exponent, kept by levels, for its value."""
-    if name not in open_:
-        return effect
-    levels = jnp.asarray(LOG_RATE_LEVELS - math.log(unit), effect.dtype)
-    return effect @ jnp.exp((open_[name] - REFERENCE[name]) * levels)
+    exponent: Exponent
+    unit: float
+    reference: float
+    """p0, for which the levels are exact."""
+    known: Any
+    """The exponent's value; None where it is open."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the exponent is fitted."""
+        return self.known is None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the power of one rate."""
+        return LOG_RATE_LEVELS.shape if self.is_open else ()
+
+    def of(self, lr: Any) -> jax.Array:
+        """The power of a rate, zero at lr = 0; of an open exponent, its share of each of ``LOG_RATE_LEVELS``."""
+        log_lr = jnp.log(jnp.where(lr > 0, lr, 1.0))
+        exponent = self.reference if self.is_open else self.known
+        power = jnp.where(lr > 0, jnp.exp(exponent * (log_lr - math.log(self.unit))), 0.0)
+        return power * spread_over_levels(log_lr, LOG_RATE_LEVELS) if self.is_open else power
+
+    def read(self, kept: jax.Array, fitted: dict[str, Any]) -> jax.Array:
+        """What was kept of powers, for the exponent's known or fitted value."""
+        if not self.is_open:
+            return kept
+        levels = jnp.asarray(LOG_RATE_LEVELS - math.log(self.unit), kept.dtype)
+        return kept @ jnp.exp((fitted[self.exponent.name] - self.reference) * levels)

@@ -8,7 +8,21 @@ import jax.numpy as jnp
 
 from fmjax.effects import recursions
 from fmjax.effects.updates import Sum, Update
-from fmjax.laws.base import RHOS, Coefficient, Exponent, Law, Row, register, safe_log, stack
+from fmjax.laws.base import (
+    PER_UPDATE,
+    RATE_EXPONENT,
+    Coefficient,
+    Exponent,
+    Law,
+    Option,
+    Row,
+    register,
+    safe_log,
+    stack,
+)
+
+DECAYS_TRIED = (0.9, 0.95, 0.98, 0.99, 0.995, 0.997, 0.998, 0.9985, 0.999, 0.9993, 0.9997)
+"""Values of lambda that ``select`` tries."""
 
 GAMMA = Exponent("gamma", -1.0, 1.0, (0.0, 0.2))
 
@@ -34,10 +48,10 @@ class LRAnnealing(Law):
 
     name: ClassVar[str] = "lr-annealing"
     blocks: ClassVar[bool] = True
-    choices: ClassVar[dict[str, tuple[float, ...]]] = {
-        "decay": (0.9, 0.95, 0.98, 0.99, 0.995, 0.997, 0.998, 0.9985, 0.999, 0.9993, 0.9997),
-        "rho": RHOS,
-    }
+    tunable: ClassVar[tuple[Option, ...]] = (
+        Option("decay", 0.5, 0.99999, DECAYS_TRIED, PER_UPDATE),
+        RATE_EXPONENT,
+    )
     decay: Any = 0.999
     rho: Any = None
     warmup: str = field(default="without-rise", kw_only=True, metadata={"static": True})

@@ -6,7 +6,6 @@ a state for every update. Where what is remembered depends on the law's exponent
 rate (or of S) and weighed when it is read, so that effects do not depend on exponents and fits run no recursion.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax.effects import recursions
-from fmjax.effects.updates import One, Sum, Update, plus
+from fmjax.effects.updates import Fading, One, Remembered, Sum, Update, plus
 from fmjax.laws.base import Law, Row, safe_log
 
 SPACING = 0.75
@@ -76,6 +75,17 @@ def empty(dtype: Any, *shape: int) -> Sum:
     return Sum(*(jnp.zeros(shape, dtype) for _ in Sum._fields))
 
 
+# Levels. What an update adds to a memory often depends on an exponent that is fitted: in the Multi-Power law on gamma,
+# through a_k = C lr_k^-gamma. A memory that adds it up would have to be followed anew for each value of the exponent
+# that a fit tries. But for a given exponent it is a smooth function f of x = log lr. A smooth function is nearly the
+# sum of its values at fixed levels x_l, times weights w_l(x) that depend on x alone. So
+#
+#     sum_k fading_k f(x_k)  =  sum_l f(x_l) M_l,    M_l = sum_k fading_k w_l(x_k).
+#
+# The memories keep M_l, a column for each level. The exponent comes in only when they are read, by the factors f(x_l).
+# So each run is followed once, and a step of a fit multiplies small matrices.
+
+
 def spread_over_levels(x: Any, levels: np.ndarray) -> jax.Array:
     """``[levels]`` weights that a value at ``x`` has at evenly spaced levels: Lagrange's on the six nearest.
 
@@ -105,8 +115,8 @@ class Remembering(Law):
     """The levels of ``remembered`` have kinks, but what ``basis`` reads from them is linear in them, and smooth."""
     columns: ClassVar[int]
     """How many numbers an update adds."""
-    kernel: ClassVar[str]
-    """Whether what an update adds is forgotten over its own rate already ("before" it) or only "after" it."""
+    fading: ClassVar[Fading]
+    """Whether an update's own rate forgets what it adds."""
 
     def remembered(self, lr: Any, drop: Any, forward: Any) -> jax.Array:
         """``[columns]`` what an update adds, from its rate, the rate's drop and S after it."""
@@ -118,7 +128,7 @@ class Remembering(Law):
     def step(self, state: RememberingState, update: Update) -> RememberingState:
         forward = recursions.forward_step(state.forward, update)
         rates = jnp.asarray(MEMORY_RATES[:BOUNDED], state.memory.total.dtype)
-        memory = update.remember(state.memory, rates, self.remembered, forward.total, kernel=self.kernel)
+        memory = update.remember(state.memory, rates, self.remembered, forward.total, fading=self.fading)
         return RememberingState(forward, memory)
 
     def observe(self, state: RememberingState) -> Row:
@@ -127,7 +137,7 @@ class Remembering(Law):
     def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Any = 0) -> Row:
         """As ``Law.effects``, without storing every state."""
         updates = self.counted(lrs, warmup_steps)
-        memory = memories(updates, at, MEMORY_RATES[:BOUNDED], self.remembered, kernel=self.kernel)
+        memory = memories(updates, at, MEMORY_RATES[:BOUNDED], self.remembered, fading=self.fading)
         return {"log_S": safe_log(jnp.cumsum(updates.lr)[at]), "memory": memory}
 
 
@@ -140,9 +150,7 @@ class _Updates(NamedTuple):
     forward: jax.Array
 
 
-def memories(
-    updates: One, at: jax.Array, rates: Any, remembered: Callable[[Any, Any, Any], jax.Array], *, kernel: str
-) -> jax.Array:
+def memories(updates: One, at: jax.Array, rates: Any, remembered: Remembered, *, fading: Fading) -> jax.Array:
     """Memories ``[rows, rates, columns]`` after the updates ``at[rows]`` of one schedule.
 
     By matrix products over chunks of updates; memories are stored at the start of each chunk only.
@@ -152,8 +160,7 @@ def memories(
       at: the rows' updates.
       rates: rates of forgetting, per unit of S.
       remembered: what an update adds, ``[columns]``, from its rate, the rate's drop and S after it.
-      kernel: "after" forgets it over the rates of later updates, "before" over its own as well; "level" keeps a moving
-        average, to which an update adds its share 1 - exp(-rate lr).
+      fading: over which rates that is forgotten.
     """
     count = -(-jnp.size(updates.lr) // CHUNK)
     extra = count * CHUNK - jnp.size(updates.lr)
@@ -165,9 +172,9 @@ def memories(
     def until(memory: jax.Array, chunk: _Updates, last: Any) -> jax.Array:
         """Memories after the update ``last`` of a chunk that begins with ``memory``."""
         end, begin = chunk.forward[last], chunk.before[0]
-        since = jnp.maximum(end - (chunk.before if kernel == "before" else chunk.forward), 0.0)
+        since = jnp.maximum(end - (chunk.before if fading is Fading.OWN else chunk.forward), 0.0)
         kept = jnp.exp(-rates * since[None, :])
-        if kernel == "level":
+        if fading is Fading.AVERAGE:
             kept = -kept * jnp.expm1(-rates * chunk.lr[None, :])
         added = jax.vmap(remembered)(chunk.lr, chunk.drop, chunk.forward)
         added = jnp.where((jnp.arange(CHUNK) <= last)[:, None], added, 0.0)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax.effects.updates import Fading
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Row, register, safe_log, stack
 from fmjax.laws.memory import Remembering, forgotten, spread_over_levels
 
@@ -28,7 +29,7 @@ class MultiPower(Remembering):
 
     name: ClassVar[str] = "multi-power"
     columns: ClassVar[int] = LOG_DROP_LEVELS.size
-    kernel: ClassVar[str] = "before"
+    fading: ClassVar[Fading] = Fading.OWN
     size_term: ClassVar[tuple[str, str]] = ("D", "delta")
     warmup: str = field(default="without-rise", kw_only=True, metadata={"static": True})
 

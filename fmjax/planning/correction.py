@@ -124,6 +124,15 @@ class Correction:
         return mean + np.einsum("stu,su->st", self.spread[which], noise)
 
 
+# What two final losses have in common by the model of ``Correction``, log measured - log predicted = b + g + h + noise.
+# b is one number for all of them, so its correlation is 1. g is an error of the cell, its length, peak rate and model
+# size: cells within a factor of about four err alike, however their ratios differ. h is an error in how the loss
+# depends on the ratio. It correlates as g does between cells, and also only between near ratios of one decay shape.
+# Only h can move the best ratio. Ratios are compared by their square roots, which spreads the small ones. All kernels
+# are squared exponentials. Errors that are independent add, and so do their kernels, each times its variance
+# (``_mixed``). A measured loss has the variance of its noise on top, on the diagonal.
+
+
 def _kernels(a: Points, b: Points) -> np.ndarray:
     """``[3, a, b]`` correlations of offset, level and shape."""
     distance = (a.place[:, None] - b.place[None]) / np.array(CORRECTION_REACH)

@@ -149,11 +149,9 @@ def predictors(
             peak = next(peak for peak in wanted if peak not in chosen)
             raise ValueError(f"no fit can predict peak_lr {peak:g}: {everything[-1].result.message}")
         chosen = {peak: chosen.get(peak, joint) for peak in wanted}
-    made: dict[int, Predictor] = {}
-    for one in chosen.values():
-        if id(one) not in made:
-            made[id(one)] = _predictor(one, options, samples, seed, progress)
-    return {peak: made[id(one)] for peak, one in chosen.items()}
+    distinct = {one.peak_lr: one for one in chosen.values()}  # all rates without a fit of their own share that of all
+    made = {rate: _predictor(one, options, samples, seed, progress) for rate, one in distinct.items()}
+    return {peak: made[one.peak_lr] for peak, one in chosen.items()}
 
 
 class _Fit(NamedTuple):

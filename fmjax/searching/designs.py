@@ -297,7 +297,7 @@ def _starts(ground: Ground, target: _Target, wanted: int | None, count: int) -> 
 
 
 def _dense(begin: float, last: float, count: int) -> np.ndarray:
-    """``[count]`` updates: about every one at the end, ever fewer before it; between updates if there are too few."""
+    """``[count]`` knots: one an update at the end, sparser before; closer than updates where the run is too short."""
     left, span = np.linspace(1, 0, count), last - begin
     if count > span:
         return np.linspace(begin, last, count)
@@ -306,7 +306,7 @@ def _dense(begin: float, last: float, count: int) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is said of a design
+# The chosen design, and notes on it
 # ---------------------------------------------------------------------------------------------------------------------
 
 
