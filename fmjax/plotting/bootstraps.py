@@ -1,7 +1,7 @@
 """Pictures of a bootstrap: where its samples put the parameters of a law."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from fmjax.fitting.metrics import LEVEL
 from fmjax.fitting.resampling import Bootstrap
 from fmjax.plotting.style import COLORS, Path, axes_or_new, new_axes, picture, title
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 MOST_PARAMETERS = 6
 """Parameters in one picture, unless they are named."""
 
@@ -17,7 +20,7 @@ PANEL_INCHES = 1.9
 """Inches of a panel in the grid."""
 
 
-def bootstrap_histogram(found: Bootstrap, name: str, ax: Any = None) -> Any:
+def bootstrap_histogram(found: Bootstrap, name: str, ax: "Axes | None" = None) -> "Axes":
     """How often the samples have each value of a parameter; its 90 % interval shaded, the full fit's value a line."""
     ax, (low, high) = axes_or_new(ax), found.interval(name)
     ax.hist(_samples(found, name), bins=20, color=COLORS[0], alpha=0.7)
@@ -29,7 +32,7 @@ def bootstrap_histogram(found: Bootstrap, name: str, ax: Any = None) -> Any:
     return ax
 
 
-def bootstrap_cloud(found: Bootstrap, x: str, y: str, ax: Any = None) -> Any:
+def bootstrap_cloud(found: Bootstrap, x: str, y: str, ax: "Axes | None" = None) -> "Axes":
     """The samples' values of two parameters against each other as dots; the full fit's where the lines cross."""
     ax = axes_or_new(ax)
     ax.plot(_samples(found, x), _samples(found, y), ".", ms=3, alpha=0.5, color=COLORS[0], rasterized=True)
@@ -86,7 +89,7 @@ def _size(shown: Sequence[str]) -> tuple[float, float]:
     return max(4.0, PANEL_INCHES * len(shown)), max(3.0, PANEL_INCHES * len(shown))
 
 
-def _few_ticks(ax: Any) -> None:
+def _few_ticks(ax: "Axes") -> None:
     """At most four ticks a side with plain numbers as labels, not offsets."""
     ax.locator_params(nbins=4)
     ax.ticklabel_format(useOffset=False)

@@ -1,6 +1,6 @@
 """Pictures of designed schedules."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,11 +8,14 @@ from fmjax.plotting.style import Path, axes_or_new, color_of, legend, picture, t
 from fmjax.schedules.kinds import Cosine, lrs
 from fmjax.searching.designs import Design, Designs
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 MOST_DESIGNS = 6
 """Designs in one picture."""
 
 
-def rates_of_design(design: Design, ax: Any = None) -> Any:
+def rates_of_design(design: Design, ax: "Axes | None" = None) -> "Axes":
     """A designed schedule beside the best WSD and cosine, with the losses predicted for them."""
     ax, at, last = axes_or_new(ax), np.arange(design.total_steps), float(design.rates[-1])
     init = float(design.rates[0]) if design.warmup_steps else 0.0

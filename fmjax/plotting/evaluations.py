@@ -1,7 +1,7 @@
 """Pictures of laws compared on the same runs."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,8 +11,12 @@ from fmjax.fitting.records import Evaluation
 from fmjax.plotting.fits import around_zero, errors_after_warmup
 from fmjax.plotting.style import COLORS, Path, axes_or_new, color_of, legend, log_ticks, look_of, picture, title
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-def errors_by_run(evaluations: Sequence[Evaluation], ax: Any = None) -> Any:
+
+def errors_by_run(evaluations: Sequence[Evaluation], ax: "Axes | None" = None) -> "Axes":
     """Mean error of each run under each law as dots; fitted runs below, unseen ones above the line."""
     ax, first = axes_or_new(ax), evaluations[0]
     trained = [run.name in first.trained for run in first.runs]
@@ -33,7 +37,7 @@ def errors_by_run(evaluations: Sequence[Evaluation], ax: Any = None) -> Any:
     return ax
 
 
-def residuals(evaluation: Evaluation, curves: Sequence[LossCurve], ax: Any = None) -> Any:
+def residuals(evaluation: Evaluation, curves: Sequence[LossCurve], ax: "Axes | None" = None) -> "Axes":
     """(predicted - measured)/measured in percent against the share of the run done; unseen runs in colour."""
     ax, fit, drawn, late = axes_or_new(ax), evaluation.fit, 0, [0.0]
     for curve, predicted in zip(curves, predict(fit, curves), strict=True):
@@ -55,7 +59,7 @@ def save_evaluations(evaluations: Sequence[Evaluation], curves: Sequence[LossCur
     columns = min(3, len(evaluations))
     rows = -(-len(evaluations) // columns)
     with picture(path, 5 + 3 * columns, max(4.5, 2.6 * rows, 0.12 * len(curves))) as figure:
-        left, right = figure.subfigures(1, 2, width_ratios=(5, 3 * columns))
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(5, 3 * columns))[0]
         errors_by_run(evaluations, left.subplots())
         panels = np.atleast_1d(right.subplots(rows, columns)).ravel()
         for panel, evaluation in zip(panels, evaluations, strict=False):
@@ -67,7 +71,7 @@ def save_evaluations(evaluations: Sequence[Evaluation], curves: Sequence[LossCur
         _name_unseen(figure, panels[0], *panels[len(evaluations) : len(evaluations) + 1])
 
 
-def _name_unseen(figure: Any, drawn: Any, spare: Any = None) -> None:
+def _name_unseen(figure: "Figure", drawn: "Axes", spare: "Axes | None" = None) -> None:
     """Names the unseen runs of a panel, unless they are too many: in an empty panel, or else below the figure."""
     handles, labels = drawn.get_legend_handles_labels()
     if len(labels) > 2 * len(COLORS):

@@ -1,7 +1,7 @@
 """Pictures of a fit: measured losses, predicted ones, and what lies between them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,11 +10,16 @@ from fmjax.fitting.fits import predict
 from fmjax.fitting.records import FitResult
 from fmjax.plotting.style import Path, axes_or_new, color_of, evenly, legend, picture, title
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 EARLY = 0.08
 """Share of a run whose losses do not count for the limits of an axis."""
 
 
-def curves_and_fits(result: FitResult, curves: Sequence[LossCurve], ax: Any = None, *, most: int = 6) -> Any:
+def curves_and_fits(
+    result: FitResult, curves: Sequence[LossCurve], ax: "Axes | None" = None, *, most: int = 6
+) -> "Axes":
     """Measured losses as dots and predicted ones as lines, for at most ``most`` runs; axis limits leave out warmup."""
     ax, shown = axes_or_new(ax), _spread(curves, most)
     for i, (curve, predicted) in enumerate(zip(shown, predict(result, shown), strict=True)):
@@ -27,7 +32,9 @@ def curves_and_fits(result: FitResult, curves: Sequence[LossCurve], ax: Any = No
     return ax
 
 
-def residuals_of_fit(result: FitResult, curves: Sequence[LossCurve], ax: Any = None, *, most: int = 6) -> Any:
+def residuals_of_fit(
+    result: FitResult, curves: Sequence[LossCurve], ax: "Axes | None" = None, *, most: int = 6
+) -> "Axes":
     """(predicted - measured)/measured in percent against updates, for the runs that ``curves_and_fits`` shows."""
     ax, shown, late = axes_or_new(ax), _spread(curves, most), [0.0]
     for i, (curve, predicted) in enumerate(zip(shown, predict(result, shown), strict=True)):
@@ -58,7 +65,7 @@ def _late(curve: LossCurve) -> np.ndarray:
     return curve.step >= max(EARLY * end, min(curve.schedule.warmup_steps, end))
 
 
-def around_zero(ax: Any, worst: float) -> None:
+def around_zero(ax: "Axes", worst: float) -> None:
     """A line at zero, and limits as far above as below."""
     ax.axhline(0, color="0.3", lw=0.6)
     ax.set_ylim((-1.1 * worst, 1.1 * worst) if worst > 0 else None)

@@ -1,6 +1,6 @@
 """Pictures of a forecast: a run in progress, and where it may end under each schedule."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from fmjax.planning.forecasts import Forecast, Outlook
 from fmjax.plotting.fits import loss_limits
 from fmjax.plotting.style import COLORS, Path, axes_or_new, legend, picture, title
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 *OTHERS, PLANNED = COLORS
 MARKS = "os^D"
 """Marks of alternatives, one for each round of colours."""
@@ -18,7 +21,7 @@ APART = 0.02
 """Distance between bars at the run's end, as a share of the run."""
 
 
-def forecast_of(found: Forecast, curve: LossCurve, ax: Any = None) -> Any:
+def forecast_of(found: Forecast, curve: LossCurve, ax: "Axes | None" = None) -> "Axes":
     """Rows of a run in progress, and beside its end the final losses forecast under each schedule, with intervals.
 
     Rows logged after the forecast was made are pale.
@@ -49,7 +52,7 @@ def _outlooks(found: Forecast) -> list[tuple[Outlook, dict[str, Any]]]:
     return [(found.planned, {"color": PLANNED, "marker": "o"}), *zip(found.alternatives, looks, strict=True)]
 
 
-def changes_from_planned(found: Forecast, ax: Any = None) -> Any:
+def changes_from_planned(found: Forecast, ax: "Axes | None" = None) -> "Axes":
     """Forecast final loss relative to that under the planned schedule in percent, one row for each alternative.
 
     Raises:

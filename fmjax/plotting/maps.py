@@ -1,16 +1,20 @@
 """Heat maps of predicted final loss over peak rate and annealing ratio."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fmjax._checks import require
 from fmjax.planning.recommendation import Recommendation
 from fmjax.plotting.style import axes_or_new, legend, log_ticks, title
 from fmjax.searching.results import NEAR, Cell, SearchResult
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def heat_map(peak_lrs: Any, ratios: Any, losses: Any, ax: Any = None) -> Any:
+
+def heat_map(peak_lrs: ArrayLike, ratios: ArrayLike, losses: ArrayLike, ax: "Axes | None" = None) -> "Axes":
     """Loss above the least as colour over peak rate (log axis) and annealing ratio.
 
     A line joins the best ratio of each peak rate, a star marks the best of all, and a dashed line bounds what is
@@ -32,8 +36,8 @@ def heat_map(peak_lrs: Any, ratios: Any, losses: Any, ax: Any = None) -> Any:
     ax.contour(peaks, ratios, excess.T, [NEAR], colors="white", linewidths=0.8, linestyles="--")
     _ridge(peaks, ratios[np.argmin(losses, axis=1)], ax)
     best = np.unravel_index(np.argmin(losses), losses.shape)
-    star = {"marker": "*", "ms": 13, "mfc": "#E69F00", "mec": "white", "ls": ""}
-    ax.plot(peaks[best[0]], ratios[best[1]], **star, label="best of all")
+    at = peaks[best[0]], ratios[best[1]]
+    ax.plot(*at, marker="*", ms=13, mfc="#E69F00", mec="white", ls="", label="best of all")
     ax.figure.colorbar(mesh, ax=ax, label="loss above the best", extend="max")
     ax.set(xlabel="peak learning rate", ylabel="annealing ratio", ylim=edges[1][[0, -1]])
     log_ticks(ax.xaxis, peaks)
@@ -49,13 +53,13 @@ def _edges(centres: np.ndarray) -> np.ndarray:
     return np.concatenate([[2 * centres[0] - between[0]], between, [2 * centres[-1] - between[-1]]])
 
 
-def _ridge(peaks: np.ndarray, best: np.ndarray, ax: Any) -> None:
+def _ridge(peaks: np.ndarray, best: np.ndarray, ax: "Axes") -> None:
     """White on black, to be seen on every colour."""
     ax.plot(peaks, best, "-", lw=3.5, color="black")
     ax.plot(peaks, best, "o-", lw=1.5, ms=3, color="white", label="best at each peak rate")
 
 
-def losses_by_rate_and_ratio(found: Recommendation | SearchResult, ax: Any = None) -> Any:
+def losses_by_rate_and_ratio(found: Recommendation | SearchResult, ax: "Axes | None" = None) -> "Axes":
     """``heat_map`` of a recommendation for several peak rates, or of a search that kept its losses.
 
     Where there are several numbers of updates, decays or final rates, those of the least loss are shown.
@@ -81,5 +85,5 @@ def _cells(found: Recommendation | SearchResult) -> list[tuple[Cell, np.ndarray]
     return list(zip(found.cells, found.losses, strict=True))
 
 
-def _fixed(cell: Cell) -> tuple[Any, ...]:
+def _fixed(cell: Cell) -> tuple[float | str, ...]:
     return cell.total_steps, cell.decay, cell.final_lr

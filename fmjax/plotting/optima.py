@@ -1,7 +1,7 @@
 """Pictures of a transfer: optima against what they depend on, and loss above the best around them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,16 +10,19 @@ from fmjax.scaling.power_laws import OptimaPowerLaw
 from fmjax.scaling.transfers import CellTransfer, Transfer
 from fmjax.searching.sweeps import SEARCHED_RATIOS
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 AXIS = {"peak_lr": "peak learning rate", "total_steps": "updates", "model_size": "model size, parameters"}
 SHORT = {"peak_lr": "peak", "total_steps": "T", "model_size": "N"}
 
 
-def optima_against(found: Transfer, variable: str, ax: Any = None) -> Any:
+def optima_against(found: Transfer, variable: str, ax: "Axes | None" = None) -> "Axes":
     """Measured optima with intervals against a variable, predicted ones beside, and the power law; both axes log."""
     ax = axes_or_new(ax)
     cells = [cell for cell in found.cells if cell.measured is not None]
     others = [name for name in _differing(found) if name != variable]
-    series: dict[Any, list[CellTransfer]] = {}
+    series: dict[tuple[float, ...], list[CellTransfer]] = {}
     for cell in cells:
         series.setdefault(tuple(_variable(cell, name) for name in others), []).append(cell)
     for i, (fixed, members) in enumerate(series.items()):
@@ -34,7 +37,7 @@ def optima_against(found: Transfer, variable: str, ax: Any = None) -> Any:
     return ax
 
 
-def _optima(members: Sequence[CellTransfer], variable: str, label: str, color: str, ax: Any) -> np.ndarray:
+def _optima(members: Sequence[CellTransfer], variable: str, label: str, color: str, ax: "Axes") -> np.ndarray:
     """Draws measured and predicted optima of one series, and returns where along x they are."""
     x = np.array([_variable(cell, variable) for cell in members], float)
     y = np.array([cell.measured.ratio for cell in members])  # type: ignore[union-attr]
@@ -46,7 +49,7 @@ def _optima(members: Sequence[CellTransfer], variable: str, label: str, color: s
     return x
 
 
-def _label(names: Sequence[str], values: Sequence[Any]) -> str:
+def _label(names: Sequence[str], values: Sequence[float | str]) -> str:
     return ", ".join(f"{SHORT[name]} {value:g}" for name, value in zip(names, values, strict=True))
 
 
@@ -60,13 +63,13 @@ def _variable(cell: CellTransfer, name: str) -> Any:
     return cell.tried.model_size if name == "model_size" else getattr(cell.tried.schedule, name)
 
 
-def _line(law: OptimaPowerLaw, variable: str, fixed: dict[str, Any], x: np.ndarray, color: str, ax: Any) -> None:
+def _line(law: OptimaPowerLaw, variable: str, fixed: dict[str, float], x: np.ndarray, color: str, ax: "Axes") -> None:
     known = {name: value for name, value in fixed.items() if name in law.exponents}
     at = np.geomspace(x.min(), x.max(), 2)
     ax.plot(at, [law.at(**known, **{variable: value}) for value in at], "-", lw=1, alpha=0.6, color=color)
 
 
-def regret_against_ratio(cells: Sequence[CellTransfer], ax: Any = None) -> Any:
+def regret_against_ratio(cells: Sequence[CellTransfer], ax: "Axes | None" = None) -> "Axes":
     """Final loss above the best against annealing ratio: measured as dots, predicted as lines."""
     ax, sizes = axes_or_new(ax), {cell.tried.model_size for cell in cells}
     for i, cell in enumerate(cells):

@@ -1,7 +1,7 @@
 """Pictures of a recommendation: predicted final loss against annealing ratio, for each peak rate and decay shape."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,11 +12,14 @@ from fmjax.plotting.maps import losses_by_rate_and_ratio
 from fmjax.plotting.style import Path, axes_or_new, color_of, legend, legend_below, look_of, picture, title
 from fmjax.searching.results import NEAR
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 DECADES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ticks of an axis of excess loss."""
 
 
-def loss_against_ratio(found: Recommendation, ax: Any = None) -> Any:
+def loss_against_ratio(found: Recommendation, ax: "Axes | None" = None) -> "Axes":
     """Predicted final loss against annealing ratio, best ratio with its interval marked and near-optimal one shaded."""
     ax = axes_or_new(ax)
     for i, choice in enumerate(found.choices):
@@ -34,7 +37,7 @@ def loss_against_ratio(found: Recommendation, ax: Any = None) -> Any:
     return ax
 
 
-def excess_against_ratio(found: Recommendation, ax: Any = None) -> Any:
+def excess_against_ratio(found: Recommendation, ax: "Axes | None" = None) -> "Axes":
     """Predicted final loss above the best of its peak rate and decay against annealing ratio.
 
     The axis is linear around zero and log far above. A dashed line marks the near-optimal excess, dots the best ratios,
@@ -61,7 +64,7 @@ def _label(choice: Choice) -> str:
     return f"peak {choice.cell.peak_lr:.3g}, {choice.cell.decay}"
 
 
-def _interval(choice: Choice, height: float, color: str, ax: Any) -> None:
+def _interval(choice: Choice, height: float, color: str, ax: "Axes") -> None:
     """The bootstrap interval of the best ratio as a bar, where there is one."""
     if choice.cell.ratio_interval is not None:
         ax.plot(choice.cell.ratio_interval, (height, height), "|-", ms=6, mew=1.2, lw=1.2, color=color, zorder=3)

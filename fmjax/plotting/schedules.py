@@ -1,7 +1,7 @@
 """Pictures of schedules beside what a law sees of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import numpy as np
@@ -10,28 +10,33 @@ from fmjax.effects.recursions import annealing_momentum, forward_effect
 from fmjax.plotting.style import Path, axes_or_new, legend, legend_below, look_of, picture, title
 from fmjax.schedules.kinds import WSD, Schedule, lrs
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Schedules: TypeAlias = Mapping[str, Schedule] | Sequence[Schedule]
 """Schedules by name, or as they are: then their kinds name them."""
 
 
-def rates(schedules: Schedules, ax: Any = None) -> Any:
+def rates(schedules: Schedules, ax: "Axes | None" = None) -> "Axes":
     """Learning rate of every update of each schedule."""
     return _draw(schedules, lambda rates: rates, "learning rate", "learning rate", ax)
 
 
-def forward_effects(schedules: Schedules, ax: Any = None) -> Any:
+def forward_effects(schedules: Schedules, ax: "Axes | None" = None) -> "Axes":
     """Forward effect S, the sum of learning rates so far, after every update of each schedule."""
     return _draw(schedules, forward_effect, "forward effect S", "sum of learning rates", ax)
 
 
-def annealing_momenta(schedules: Schedules, ax: Any = None) -> Any:
+def annealing_momenta(schedules: Schedules, ax: "Axes | None" = None) -> "Axes":
     """Annealing momentum M after every update of each schedule."""
     return _draw(
         schedules, annealing_momentum, "annealing momentum M", "decrease of the rate through Adam's moments", ax
     )
 
 
-def _draw(schedules: Schedules, effect: Callable[[Any], Any], ylabel: str, heading: str, ax: Any) -> Any:
+def _draw(
+    schedules: Schedules, effect: Callable[[jax.Array], jax.Array], ylabel: str, heading: str, ax: "Axes | None"
+) -> "Axes":
     ax = axes_or_new(ax)
     for i, (name, schedule) in enumerate(_named(schedules)):
         with jax.enable_x64(True):

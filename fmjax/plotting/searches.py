@@ -1,7 +1,7 @@
 """Pictures of a search: the best annealing ratio and the loss there, against peak rate or number of updates."""
 
 from collections import defaultdict
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,12 +10,15 @@ from fmjax.plotting.maps import losses_by_rate_and_ratio
 from fmjax.plotting.style import Path, axes_or_new, evenly, legend, legend_below, log_ticks, look_of, picture, title
 from fmjax.searching.results import NEAR, Cell, SearchResult
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 NAMES = {"peak_lr": "peak learning rate", "total_steps": "updates"}
 FORMS = {"total_steps": "{} updates", "decay": "{}", "final_lr": "final rate {:g}"}
 """How labels name what differs between series."""
 
 
-def best_ratios(found: SearchResult, ax: Any = None, *, most: int = 6) -> Any:
+def best_ratios(found: SearchResult, ax: "Axes | None" = None, *, most: int = 6) -> "Axes":
     """Best annealing ratio against peak rate, or against updates where there is one peak rate.
 
     One line for each of what else differs, at most ``most`` of them; near-optimal ratios are shaded, bootstrap
@@ -33,7 +36,7 @@ def best_ratios(found: SearchResult, ax: Any = None, *, most: int = 6) -> Any:
     return ax
 
 
-def best_losses(found: SearchResult, ax: Any = None, *, most: int = 6) -> Any:
+def best_losses(found: SearchResult, ax: "Axes | None" = None, *, most: int = 6) -> "Axes":
     """Predicted final loss at the best annealing ratio, against the same and for the same lines as ``best_ratios``."""
     ax, (against, series) = axes_or_new(ax), _series(found, most)
     for i, (label, cells) in enumerate(series.items()):
@@ -62,7 +65,7 @@ def _column(cells: list[Cell], name: str) -> np.ndarray:
     return np.array([getattr(cell, name) for cell in cells], float)
 
 
-def _band(x: np.ndarray, ends: np.ndarray, index: int, ax: Any) -> None:
+def _band(x: np.ndarray, ends: np.ndarray, index: int, ax: "Axes") -> None:
     """A shaded interval, wide enough to be seen where there is one point alone."""
     if x.size == 1:
         ax.set_xlim(0.8 * x[0], 1.25 * x[0])
@@ -70,14 +73,14 @@ def _band(x: np.ndarray, ends: np.ndarray, index: int, ax: Any) -> None:
     ax.fill_between(x, *ends.T, color=look_of(index)["color"], alpha=0.2, lw=0)
 
 
-def _points(x: np.ndarray, y: np.ndarray, cells: list[Cell], index: int, label: str, ax: Any) -> None:
+def _points(x: np.ndarray, y: np.ndarray, cells: list[Cell], index: int, label: str, ax: "Axes") -> None:
     """A line through the points of a series; open circles where the best ratio is at the edge."""
     edge = np.array([cell.at_edge for cell in cells])
     ax.plot(x, y, marker="o", ms=4, lw=1.2, **look_of(index), label=label or None)
     ax.plot(x[edge], y[edge], "o", ms=4, mfc="white", color=look_of(index)["color"], zorder=3)
 
 
-def _bars(x: np.ndarray, intervals: list[tuple[float, float] | None], index: int, ax: Any) -> None:
+def _bars(x: np.ndarray, intervals: list[tuple[float, float] | None], index: int, ax: "Axes") -> None:
     known = [(at, *interval) for at, interval in zip(x, intervals, strict=True) if interval is not None]
     ax.vlines(*np.array(known).reshape(-1, 3).T, color=look_of(index)["color"], lw=1)
 
@@ -86,7 +89,7 @@ def _bars_of(found: SearchResult) -> str:
     return "" if found.cells[0].ratio_interval is None else f", bars: {100 * LEVEL:g} %"
 
 
-def _finish(series: dict[str, list[Cell]], against: str, ax: Any) -> None:
+def _finish(series: dict[str, list[Cell]], against: str, ax: "Axes") -> None:
     ax.set(xlabel=NAMES[against], xscale="log")
     log_ticks(ax.xaxis, np.concatenate([_column(cells, against) for cells in series.values()]))
     legend(ax)

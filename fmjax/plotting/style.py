@@ -3,9 +3,16 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The palette of Okabe and Ito, which colour-blind readers can tell apart."""
@@ -26,7 +33,7 @@ Path = str | PathLike[str]
 Item = TypeVar("Item")
 
 
-def pyplot() -> Any:
+def pyplot() -> ModuleType:
     """Matplotlib's pyplot.
 
     Raises:
@@ -39,7 +46,7 @@ def pyplot() -> Any:
     return pyplot
 
 
-def axes_or_new(ax: Any) -> Any:
+def axes_or_new(ax: "Axes | None") -> "Axes":
     """These axes; for None those of a new figure in the house's style."""
     return new_axes()[0, 0] if ax is None else ax
 
@@ -53,7 +60,7 @@ def new_axes(rows: int = 1, columns: int = 1, size: tuple[float, float] = (5.5, 
 
 
 @contextmanager
-def picture(path: Path, width: float, height: float) -> Iterator[Any]:
+def picture(path: Path, width: float, height: float) -> Iterator["Figure"]:
     """A new figure in the house's style, written to ``path`` once it is drawn, and closed whatever happens."""
     drawing = pyplot()
     with drawing.rc_context(STYLE):
@@ -85,12 +92,12 @@ def look_of(index: int) -> dict[str, Any]:
     return {"color": color_of(index), "ls": LINE_STYLES[index // len(COLORS) % len(LINE_STYLES)]}
 
 
-def title(ax: Any, text: str, size: float = 9) -> None:
+def title(ax: "Axes", text: str, size: float = 9) -> None:
     """A title at the left."""
     ax.set_title(text, loc="left", fontsize=size)
 
 
-def legend(ax: Any, **options: Any) -> None:
+def legend(ax: "Axes", **options: Any) -> None:
     """A small legend without a frame, where anything has a label; a long one stands beside the axes."""
     count = len(ax.get_legend_handles_labels()[1])
     beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if count > len(COLORS) else {}
@@ -98,19 +105,19 @@ def legend(ax: Any, **options: Any) -> None:
         ax.legend(**{"fontsize": 7, "frameon": False, **beside, **options})
 
 
-def legend_below(figure: Any, panels: Any) -> None:
+def legend_below(figure: "Figure", panels: Sequence["Axes"]) -> None:
     """One legend below the figure in place of those of panels that show the same series."""
     handles, labels = panels[0].get_legend_handles_labels()
     for ax in panels:
-        if ax.get_legend() is not None:
-            ax.get_legend().remove()
+        if (own := ax.get_legend()) is not None:
+            own.remove()
     if labels:
         across = int(figure.get_figwidth() / (0.7 + 0.07 * max(map(len, labels))))
         columns = max(1, min(across, len(labels)))
         figure.legend(handles, labels, fontsize=7, frameon=False, loc="outside lower center", ncols=columns)
 
 
-def log_ticks(axis: Any, values: Any = ()) -> None:
+def log_ticks(axis: "Axis", values: ArrayLike = ()) -> None:
     """Ticks of a log axis as plain numbers: at a few given values, else at round ones."""
     from matplotlib import ticker
 

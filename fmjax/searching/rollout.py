@@ -230,7 +230,7 @@ def follow(law: Law, state: chex.ArrayTree, schedule: Rates, stretch: Stretch, d
     kinks = jnp.sort(jnp.stack(floors))
     loops = [partial(_advance, law, schedule, dtype, size) for size in (BLOCK_SIZES if blocks else BLOCK_SIZES[:1])]
 
-    def phase(state: chex.ArrayTree, part: Phases) -> tuple[chex.ArrayTree, None]:
+    def phase(state: chex.ArrayTree, part: BlockPhases) -> tuple[chex.ArrayTree, None]:
         level, first, count = part
         return jax.lax.switch(level, loops, first, count, state), None
 
@@ -240,11 +240,11 @@ def follow(law: Law, state: chex.ArrayTree, schedule: Rates, stretch: Stretch, d
     return jax.lax.scan(phase, state, jax.tree.map(jnp.ravel, parts))[0]
 
 
-Phases: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
+BlockPhases: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 """``[phases]`` size of the blocks, as an index into ``BLOCK_SIZES``; first update; number of blocks."""
 
 
-def block_phases(kink: Real, following: Real, start: Real, stop: Real) -> Phases:
+def block_phases(kink: Real, following: Real, start: Real, stop: Real) -> BlockPhases:
     """The parts of a smooth piece, from a kink to the following one: blocks grow, then shrink again."""
     at, last, length = jnp.clip(kink, start, stop), jnp.clip(following, start, stop), following - kink
     levels, reaches = [], []
@@ -265,7 +265,7 @@ def block_phases(kink: Real, following: Real, start: Real, stop: Real) -> Phases
     return jnp.array(levels, jnp.int32), jnp.stack(firsts), jnp.stack(counts)
 
 
-def _whole(kink: Real, following: Real, start: Real, stop: Real) -> Phases:
+def _whole(kink: Real, following: Real, start: Real, stop: Real) -> BlockPhases:
     """The same, update by update."""
     first = jnp.clip(kink, start, stop)
     return jnp.zeros((), jnp.int32), first, jnp.clip(following, start, stop) - first
