@@ -4,10 +4,9 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 
-def write_whole(target: Path, write: Callable[[Path], Any]) -> None:
+def write_whole(target: Path, write: Callable[[Path], object]) -> None:
     """Writes a file whole or not at all, also when the machine goes down."""
     part = target.with_name(f".{os.getpid()}.{target.name}")  # keeps the suffix, which names the format of a picture
     try:

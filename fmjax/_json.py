@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Tuples as lists, NumPy and JAX scalars as numbers, and non-finite numbers as None: what strict JSON can hold."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
@@ -22,7 +22,7 @@ def plain(value: Any) -> Any:
 class Record:
     """What a verb returns: its JSON is what ``to_dict`` makes of it."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The record as plain values; see ``plain``."""
         raise NotImplementedError
 

@@ -5,8 +5,9 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,7 +85,7 @@ class Capacity(NamedTuple):
 class Benchmark(Record):
     """Measured rates of one machine, and what they were measured on."""
 
-    environment: dict[str, Any]
+    environment: dict[str, object]
     """``fmjax``, ``jax``, ``python`` versions, ``platform``, ``device`` kind, ``devices``, ``cores``."""
     memory_bytes_per_s: float
     """Measured rate of reading and writing a large array."""
@@ -99,7 +100,7 @@ class Benchmark(Record):
         best = max(rate.candidate_updates_per_s for rate in self.search)
         return tuple(Capacity(work, work / best, work / best / HOSTS) for work in (1e9, 1e12, 1e15))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The benchmark as plain values for JSON: the fields above, ``format``, ``capacities`` and ``hosts``."""
         records = {name: [one._asdict() for one in getattr(self, name)] for name in ("search", "fits", "capacities")}
         limits = {name: getattr(self, name) for name in ("environment", "memory_bytes_per_s", "multiply_adds_per_s")}
@@ -137,14 +138,14 @@ def benchmark(*, quick: bool = False, progress: Callable[[str], None] | None = N
     return Benchmark(_environment(), memory, peaks, tuple(search), tuple(fits))
 
 
-def _environment() -> dict[str, Any]:
+def _environment() -> dict[str, object]:
     device = jax.local_devices()[0]
     versions = {"fmjax": __version__, "jax": jax.__version__, "python": platform.python_version()}
     machine = {"platform": device.platform, "device": device.device_kind, "devices": jax.local_device_count()}
     return {**versions, **machine, "cores": os.cpu_count()}
 
 
-def _timed(run: Callable[[], Any], repeats: int = 3) -> tuple[float, float]:
+def _timed(run: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
     """(seconds of compilation, seconds of the best run after it)."""
     seconds = []
     for _ in range(repeats + 1):
@@ -227,7 +228,7 @@ def _taken(kink: int, length: int) -> np.ndarray:
 def _cost(law: ForwardMomentum, dtype: str, size: int) -> float:
     """Flops of one update or block of one candidate."""
 
-    def step(state: Any, rate: jax.Array, drop: jax.Array) -> Any:
+    def step(state: chex.ArrayTree, rate: jax.Array, drop: jax.Array) -> chex.ArrayTree:
         return law.step(state, One(rate, drop) if size == 1 else Block((rate,) * 4, (drop,) * 4, size))
 
     with jax.enable_x64(True):

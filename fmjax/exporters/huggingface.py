@@ -5,8 +5,6 @@ Formulas in its ``optimization.py``: ``get_wsd_schedule``, ``get_cosine_schedule
 warmup of ``warmup_stable_decay`` starts at ``min_lr_ratio``, the others at zero.
 """
 
-from typing import Any
-
 from fmjax._checks import require
 from fmjax.exporters.layout import call, commented
 from fmjax.exporters.phases import Phases, off, phases
@@ -41,7 +39,7 @@ def text(schedule: Schedule) -> str:
     )
 
 
-def trainer_arguments(schedule: Schedule, trainer: str) -> tuple[dict[str, Any], list[str]]:
+def trainer_arguments(schedule: Schedule, trainer: str) -> tuple[dict[str, object], list[str]]:
     """Arguments of the Trainer for a schedule, and remarks on how its rates differ.
 
     Raises:
@@ -60,7 +58,7 @@ def trainer_arguments(schedule: Schedule, trainer: str) -> tuple[dict[str, Any],
     return arguments, [*plan.remarks, *_start(plan, kind)]
 
 
-def _scheduler(plan: Phases) -> tuple[str, dict[str, Any]]:
+def _scheduler(plan: Phases) -> tuple[str, dict[str, object]]:
     """Name and arguments of the scheduler that gives these rates, or the nearest."""
     if not plan.anneal:
         return "constant_with_warmup", {}

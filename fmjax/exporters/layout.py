@@ -1,7 +1,6 @@
 """Text of configs and code; numbers are written so that they read back as they are."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 
 def commented(remarks: Iterable[str], text: str) -> str:
@@ -14,7 +13,7 @@ def commented(remarks: Iterable[str], text: str) -> str:
     return "".join(f"# {remark}\n" for remark in remarks) + text
 
 
-def yaml(table: Mapping[str, Any], indent: str = "") -> str:
+def yaml(table: Mapping[str, object], indent: str = "") -> str:
     """A table, perhaps with tables in it, as YAML.
 
     >>> print(yaml({"optimizer": {"learning_rate": 1e-05}}))
@@ -24,7 +23,7 @@ def yaml(table: Mapping[str, Any], indent: str = "") -> str:
     return "\n".join(f"{indent}{key}:{_value(value, indent)}" for key, value in table.items())
 
 
-def _value(value: Any, indent: str) -> str:
+def _value(value: object, indent: str) -> str:
     if isinstance(value, Mapping):
         return "\n" + yaml(value, indent + "  ")
     if isinstance(value, float) and "." not in repr(value):
@@ -32,7 +31,7 @@ def _value(value: Any, indent: str) -> str:
     return f" {value}"
 
 
-def call(name: str, arguments: Mapping[str, Any]) -> str:
+def call(name: str, arguments: Mapping[str, object]) -> str:
     """A call with keyword arguments as Python code, one a line.
 
     >>> print(call("Duration", {"value": 10, "unit": "steps"}))

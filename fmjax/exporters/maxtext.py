@@ -35,7 +35,7 @@ def text(schedule: Schedule) -> str:
     """
     plan = phases(schedule, "maxtext", _DECAYS)
     length = plan.total + 1 if plan.anneal else plan.total
-    table = {
+    table: dict[str, str | float] = {
         "steps": plan.total,
         "learning_rate_schedule_steps": length,
         "learning_rate": plan.peak,

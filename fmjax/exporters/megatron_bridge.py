@@ -36,8 +36,12 @@ def text(schedule: Schedule) -> str:
     )
     """
     plan = plan_of(schedule, "megatron-bridge")
-    warmup = {"lr_warmup_iters": plan.warmup, "lr_warmup_init": plan.init, "lr_decay_iters": plan.total}
-    style = {key.replace("-", "_"): value for key, value in style_of(plan).items()}
+    warmup: dict[str, str | float] = {
+        "lr_warmup_iters": plan.warmup,
+        "lr_warmup_init": plan.init,
+        "lr_decay_iters": plan.total,
+    }
+    style: dict[str, str | float] = {key.replace("-", "_"): value for key, value in style_of(plan).items()}
     optimizer = call("OptimizerConfig", {"lr": plan.peak, "min_lr": plan.final})
     code = f"{_IMPORTS}\n\ntrain_iters = {plan.total}  # of TrainingConfig\noptimizer = {optimizer}\n"
     return commented(plan.remarks, code + "scheduler = " + call("SchedulerConfig", warmup | style))

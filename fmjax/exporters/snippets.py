@@ -1,8 +1,7 @@
 """Schedules as Optax code, knots and CSV: what other exporters, plans and designs are written with."""
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fmjax.schedules.kinds import WSD, Schedule, lrs
 from fmjax.schedules.knots import WITHIN, thinned
@@ -53,7 +52,7 @@ def _join(pieces: list[tuple[str, int]]) -> str:
     return f"optax.join_schedules(\n    [\n{listed}    ],\n    boundaries={[end for _, end in pieces[:-1]]},\n)"
 
 
-def knots_snippet(steps: Any, rates: Any, *, within: float = WITHIN) -> str:
+def knots_snippet(steps: ArrayLike, rates: ArrayLike, *, within: float = WITHIN) -> str:
     """Code without fmjax for a piecewise-linear schedule, which any Optax optimiser takes; see ``thinned``.
 
     >>> print(knots_snippet([0, 100, 300, 400], [0.0, 1e-3, 1e-3, 1e-5]))

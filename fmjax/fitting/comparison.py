@@ -55,7 +55,7 @@ class Comparison(Record):
         """The evaluation of each law, the best first."""
         return tuple(entry.evaluation for entry in self.entries)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The comparison as plain values for JSON: evaluations, each with what the table shows beside."""
         extra = ("parameters", "information", "seconds", "worst_percent", "final_loss_percent")
         return plain(

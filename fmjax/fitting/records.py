@@ -157,7 +157,7 @@ class FitResult(Record):
         """The same fit with metrics of its runs, what they cover and what they were trained with."""
         return dataclasses.replace(self, runs=tuple(runs), reach=reach, trained_with=trained_with or self.trained_with)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The result as plain values for JSON; NaN becomes None."""
         record = {
             "format": FIT_FORMAT,
@@ -264,7 +264,7 @@ class Evaluation(Record):
         """Mean over unseen runs of the mean absolute percentage error; NaN without any."""
         return _mean([run.mape_percent for run in self.runs if run.name not in self.trained])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The evaluation as plain values for JSON."""
         fit_keys = ("law", "options", "objective", "params", "status", "message", "notes")
         record = {key: value for key, value in self.fit.to_dict().items() if key in fit_keys}

@@ -99,7 +99,7 @@ class Bootstrap(Record):
         names = self.fit.law.parameter_names
         return percentile_interval(self.params[:, names.index(choose(name, names, "parameter"))], level)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Intervals and correlations of the parameters as plain values for JSON."""
         names = self.fit.law.parameter_names
         intervals = {name: self.interval(name) for name in names}

@@ -68,7 +68,7 @@ class Selection(Record):
         """The law with the chosen options."""
         return self.fit.law
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The selection as plain values for JSON, with the twenty best candidates."""
         best = [candidate._asdict() for candidate in self.candidates[:20]]
         found = {"by": self.by, "score": self.score, "flat": self.flat, "candidates": best}

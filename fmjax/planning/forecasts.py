@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, TypedDict, Unpack
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ class Outlook(NamedTuple):
     """What a schedule is forecast to end at."""
 
     name: str
-    schedule: Any
+    schedule: Schedule
     loss: float
     """Final loss."""
     interval: tuple[float, float]
@@ -74,7 +74,7 @@ class Forecast(Record):
         """The schedule of least final loss, the planned one among them."""
         return min((self.planned, *self.alternatives), key=lambda outlook: outlook.loss)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The forecast as plain values for JSON."""
         record = {"run": self.run, "count": self.count, "law": self.fit.law.name, "status": self.status}
         everything = [outlook._asdict() for outlook in (self.planned, *self.alternatives)]

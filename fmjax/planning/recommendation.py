@@ -8,6 +8,7 @@ import numpy as np
 
 from fmjax._checks import finite, positive, require, whole
 from fmjax._json import Record, plain
+from fmjax._types import HostNumbers
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.exporters.snippets import optax_snippet
 from fmjax.fitting.fitted_runs import FittedRuns, PlanShape
@@ -80,7 +81,7 @@ class Recommendation(Record):
         """
         return min(self.choices, key=lambda one: (not one.cell.is_offered, not one.known_rate, one.cell.loss))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The recommendation as plain values for JSON."""
         choices = [_choice_dict(choice) for choice in self.choices]
         best = self.choices.index(self.best)
@@ -88,7 +89,7 @@ class Recommendation(Record):
         return plain({**record, "taken_from_fitted_runs": self.taken, "notes": self.notes})
 
 
-def _choice_dict(choice: Choice) -> dict[str, Any]:
+def _choice_dict(choice: Choice) -> dict[str, object]:
     found = choice.fit
     return {
         **choice.cell._asdict(),
@@ -115,9 +116,9 @@ def recommend(
     curves: Sequence[LossCurve],
     *,
     total_steps: int,
-    peak_lr: Any,
+    peak_lr: HostNumbers,
     law: Law | str | None = None,
-    anneal_ratio: Any = SEARCHED_RATIOS,
+    anneal_ratio: HostNumbers = SEARCHED_RATIOS,
     decay: str | Sequence[str] = "linear",
     final_lr: float | None = None,
     warmup_steps: int | None = None,
@@ -166,7 +167,7 @@ def recommend(
     """
     require(len(curves) > 0, "expected at least one run, found none")
     steps = whole(total_steps, "total_steps", least=1)
-    peaks = [positive(lr, "peak_lr") for lr in ([peak_lr] if np.ndim(peak_lr) == 0 else peak_lr)]
+    peaks = [positive(lr, "peak_lr") for lr in np.atleast_1d(np.asarray(peak_lr)).tolist()]
     require(peaks, "expected at least one peak_lr, found none")
     say = progress or (lambda stage: None)
     curves, left_out = with_rows(curves, options)

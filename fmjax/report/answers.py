@@ -1,7 +1,6 @@
 """The first section of a page: the answer in a sentence and a table."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from fmjax.fitting.metrics import LEVEL
 from fmjax.fitting.records import FitResult
@@ -52,7 +51,7 @@ def lead(cell: Cell, what: str) -> Html:
     )
 
 
-def cell_rows(cell: Cell, schedule: WSD) -> list[tuple[str, Any]]:
+def cell_rows(cell: Cell, schedule: WSD) -> list[tuple[str, object]]:
     """Names and values of what was found."""
     edge = "; at the edge of those searched" if cell.at_edge else ""
     return [
@@ -98,7 +97,7 @@ def _choices(found: Recommendation) -> list[Html]:
     return [heading, table(CHOICES, rows, text=0), element("p", bold, class_="dim")]
 
 
-def _choice(choice: Choice, is_best: bool) -> list[Any]:
+def _choice(choice: Choice, is_best: bool) -> list[object]:
     cell = choice.cell
     peak = element("strong", f"{cell.peak_lr:.4g}") if is_best else f"{cell.peak_lr:.4g}"
     ratio = (f"{cell.best_ratio:.3g}", interval_text(cell.ratio_interval, ".2f"), interval_text(cell.interval))

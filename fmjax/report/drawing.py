@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fmjax.plotting import COLORS
 from fmjax.report.markup import shortened
@@ -55,7 +56,7 @@ def spread_evenly(count: int, most: int, *kept: int) -> np.ndarray:
     return np.unique(np.append(even, kept).astype(int))
 
 
-def short(values: Any) -> list[Any]:
+def short(values: ArrayLike) -> list[float]:
     """Numbers of six digits, which make a page shorter."""
     return [float(f"{x:.6g}") for x in np.asarray(values, float).ravel().tolist()]
 

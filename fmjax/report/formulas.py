@@ -4,8 +4,7 @@ import inspect
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 from fmjax.laws import Law
 from fmjax.report.markup import Html, element, in_sequence
@@ -70,7 +69,7 @@ def description(law: Law) -> Html:
     )
 
 
-def _prose(text: str, named: Mapping[str, Any]) -> Html:
+def _prose(text: str, named: Mapping[str, Iterable[float]]) -> Html:
     """Text with formulas between dollar signs, and numbers for the names of them between double backquotes."""
     told = re.sub("``(.*?)``", lambda name: ", ".join(f"{x:g}" for x in named.get(name[1], ())) or name[1], text)
     parts = re.split(r"\$([^$]*)\$", told)

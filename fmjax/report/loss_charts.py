@@ -1,7 +1,7 @@
 """Charts of what was searched: loss against ratio, loss over ratio and peak rate, and the schedule found."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -98,7 +98,7 @@ class Line(NamedTuple):
             {**self._best(), "showlegend": False},
         )
 
-    def _points(self, x: Any, y: Any) -> Chart:
+    def _points(self, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> Chart:
         return {"x": short(x), "y": short(y), "name": label(self.name, 30), "legendgroup": label(self.name)}
 
     def _hover(self, what: str) -> Chart:

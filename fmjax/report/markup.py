@@ -2,7 +2,6 @@
 
 import html
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ class Html(str):
     """Text that is HTML."""
 
 
-def safe(value: Any) -> Html:
+def safe(value: object) -> Html:
     """A value as HTML: text is escaped, and what UTF-8 cannot hold is replaced."""
     if isinstance(value, Html):
         return value
@@ -35,7 +34,7 @@ def shortened(text: str, most: int = LONGEST) -> str:
     return text if len(text) <= most else f"{text[: most - 1 - half]}…{text[len(text) - half :]}"
 
 
-def element(tag: str, *content: Any, **attributes: Any) -> Html:
+def element(tag: str, *content: object, **attributes: object) -> Html:
     """An element; ``class_`` stands for class, and underscores in other names for hyphens.
 
     >>> element("p", "a < b", class_="note")
@@ -45,12 +44,12 @@ def element(tag: str, *content: Any, **attributes: Any) -> Html:
     return Html(f"<{tag}{given}>{in_sequence(content)}</{tag}>")
 
 
-def in_sequence(parts: Iterable[Any]) -> Html:
+def in_sequence(parts: Iterable[object]) -> Html:
     """Parts one after the other."""
     return Html("".join(safe(part) for part in parts))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, text: int = 1) -> Html:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, text: int = 1) -> Html:
     """A table whose first columns are text and whose others are numbers, in a box that scrolls by itself."""
     head = in_sequence(_cell("th", column, i >= text, scope="col") for i, column in enumerate(columns))
     body = in_sequence(element("tr", *(_cell("td", x, i >= text) for i, x in enumerate(row))) for row in rows)
@@ -58,28 +57,28 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, text: int = 
     return element("div", found, class_="scroll", tabindex=0, role="region", aria_label=f"table by {columns[0]}")
 
 
-def _cell(tag: str, value: Any, is_number: bool, **attributes: Any) -> Html:
+def _cell(tag: str, value: object, is_number: bool, **attributes: object) -> Html:
     shown = value if isinstance(value, Html) else shortened(str(value))
     return element(tag, shown, class_="number" if is_number else "text", **attributes)
 
 
-def pairs(rows: Iterable[tuple[str, Any]]) -> Html:
+def pairs(rows: Iterable[tuple[str, object]]) -> Html:
     """A table of names and values."""
     return element("table", *(element("tr", element("th", a, scope="row"), element("td", b)) for a, b in rows))
 
 
-def values(rows: Iterable[tuple[str, Any]]) -> Html:
+def values(rows: Iterable[tuple[str, object]]) -> Html:
     """Names and values in as many columns as there is room for."""
     items = (element("li", element("code", name), element("span", value)) for name, value in rows)
     return element("ul", *items, class_="values")
 
 
-def listed(items: Iterable[Any]) -> Html:
+def listed(items: Iterable[object]) -> Html:
     """A list with a dot before each item."""
     return element("ul", *(element("li", item) for item in items))
 
 
-def folded(summary: str, *content: Any) -> Html:
+def folded(summary: str, *content: object) -> Html:
     """What is shown when its summary is opened."""
     return element("details", element("summary", summary), *content)
 
@@ -89,7 +88,7 @@ def code(text: str) -> Html:
     return element("pre", element("code", text), tabindex=0)
 
 
-def section(key: str, heading: str, *content: Any) -> Html:
+def section(key: str, heading: str, *content: object) -> Html:
     """A part of the page with a heading that links can name."""
     return element("section", element("h2", heading), *content, id=key)
 

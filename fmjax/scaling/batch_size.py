@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -88,7 +88,7 @@ class BatchSizePowerLaw(NamedTuple):
             found = np.exp(lines[:, 0] - lines[:, 1] * log_loss)
         return Critical(float(found[0]), trade_interval(found[1:]), not low <= loss <= high)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The law as plain values for JSON, without the samples."""
         return plain({name: value for name, value in self._asdict().items() if name != "samples"})
 
@@ -130,7 +130,7 @@ class CriticalBatchSize(Record):
         """The runs whose batch size lies below the critical one."""
         return tuple(run for run in self.runs if run.below)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The result as plain values for JSON, without the bootstrap samples."""
         record = {field.name: getattr(self, field.name) for field in fields(self)}
         levels = [{**level._asdict(), "runs": [run._asdict() for run in level.runs]} for level in self.levels]

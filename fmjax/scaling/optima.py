@@ -90,7 +90,7 @@ def tried(curves: Sequence[LossCurve]) -> list[Tried]:
 
     Sorted by model size, decay shape, total steps and peak rate. Runs that end before their schedule does are left out.
     """
-    groups: dict[Any, list[tuple[float, float]]] = defaultdict(list)
+    groups: dict[tuple[WSD, float | None, float | None], list[tuple[float, float]]] = defaultdict(list)
     for curve in curves:
         if isinstance(curve.schedule, WSD) and curve.is_finished:
             alike = dataclasses.replace(curve.schedule, anneal_ratio=0.5)

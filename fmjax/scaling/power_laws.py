@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class OptimaPowerLaw:
         logs = (one.value * np.log(variables[name]) for name, one in self.exponents.items())
         return float(np.exp(self.log_factor + sum(logs)))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The law as plain values for JSON."""
         exponents = {name: one._asdict() for name, one in self.exponents.items()}
         rest = {"log_factor": self.log_factor, "points": self.points, "scatter": self.scatter, "level": LEVEL}

@@ -1,7 +1,7 @@
 """A run's logged losses as a smooth curve of log loss over log updates, with the noise left in it."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def _deviation(residual: np.ndarray, parameters: float) -> float:
     return float(np.sqrt(square / max(residual.size - parameters, 1.0) * (1 + phi) / (1 - phi)))
 
 
-def first_reach(track: SmoothCurve, level: float, losses: np.ndarray | None = None) -> Any:
+def first_reach(track: SmoothCurve, level: float, losses: np.ndarray | None = None) -> float | np.ndarray:
     """Log updates at which a smooth curve first reaches a log loss; NaN where it never does, or starts below it.
 
     Args:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -79,7 +79,7 @@ class Transfer(Record):
     notes: tuple[str, ...]
     """What to keep in mind: cells left out, runs below the critical batch size."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The result as plain values for JSON."""
         laws = {name: None if law is None else law.to_dict() for name, law in self._laws().items()}
         against = [{**one._asdict(), "other": one.other._asdict()} for one in self.against]
@@ -91,7 +91,7 @@ class Transfer(Record):
         return {"measured": self.measured, "predicted": self.predicted}
 
 
-def _cell_dict(cell: CellTransfer) -> dict[str, Any]:
+def _cell_dict(cell: CellTransfer) -> dict[str, object]:
     schedule, found = cell.tried.schedule, cell.predicted
     predicted = (
         None if found is None else {**found.cell._asdict(), "law_ratio": found.law_ratio, "regret": found.regret}

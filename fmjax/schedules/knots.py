@@ -1,14 +1,13 @@
 """Rates as a few knots with straight lines between them."""
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 WITHIN = 1e-3
 """Share of the peak rate by which a schedule of fewer knots may be off."""
 
 
-def thinned(steps: Any, rates: Any, *, within: float = WITHIN) -> tuple[np.ndarray, np.ndarray]:
+def thinned(steps: ArrayLike, rates: ArrayLike, *, within: float = WITHIN) -> tuple[np.ndarray, np.ndarray]:
     """The knots of a piecewise-linear schedule without those that change no rate by more than a share of the peak.
 
     By Ramer, Douglas and Peucker: between two knots that stay, the one that is furthest off the line stays if it is too

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fmjax._checks import positive, require, whole
 from fmjax.schedules.families import RateLog, distance, ended_log, match_of_any_offset
@@ -30,7 +31,7 @@ class Recognised(NamedTuple):
     """What was found in the rows, a sentence each."""
 
 
-def recognise(step: Any, lr: Any, *, total_steps: int | None = None, tolerance: float = 1e-2) -> Recognised:
+def recognise(step: ArrayLike, lr: ArrayLike, *, total_steps: int | None = None, tolerance: float = 1e-2) -> Recognised:
     """Finds the schedule in the learning rates of a training log.
 
     First the formulas of trainers are tried (``formulas.find``), which must give every row to its last logged digit;
@@ -161,7 +162,7 @@ def _too_many(total: int) -> str:
     return f"expected at most {_MOST_UPDATES} updates to tabulate, got {total}"
 
 
-def _rows(step: Any, lr: Any) -> tuple[np.ndarray, np.ndarray]:
+def _rows(step: ArrayLike, lr: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Steps, rising, and the last rate logged at each."""
     steps, rates = np.asarray(step, np.float64), np.asarray(lr, np.float64)
     require(steps.ndim == 1, f"step: expected one dimension, got shape {steps.shape}")

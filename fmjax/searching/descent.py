@@ -7,13 +7,15 @@ does, and drops of nothing, which are the most frequent, are not at infinity as 
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fmjax._types import Array, Real
 from fmjax.laws import Law
 
 GAIN, PATIENCE = 1e-8, 8
@@ -30,18 +32,17 @@ class Ground(NamedTuple):
     """What all targets share."""
 
     law: Law
-    vector: Any
+    vector: np.ndarray
     """``[parameters]``."""
-    log_n: Any
-    warmup_steps: Any
-    init_lr: Any
-    final_lr: Any
+    log_n: float
+    warmup_steps: int
+    init_lr: float
+    final_lr: float
 
-    def loss(self, last: Any, lrs: jax.Array) -> jax.Array:
+    def loss(self, last: jax.Array, lrs: jax.Array) -> jax.Array:
         """Predicted loss after the update ``last`` of ``lrs[T]``."""
-        split = len(self.law.coefficients)
-        phi = self.law.final_basis(lrs, last, self.log_n, self.vector[split:], self.warmup_steps)
-        return phi @ self.vector[:split]
+        coefficients, exponents = jnp.split(jnp.asarray(self.vector), [len(self.law.coefficients)])
+        return self.law.final_basis(lrs, last, jnp.asarray(self.log_n), exponents, self.warmup_steps) @ coefficients
 
 
 class Start(NamedTuple):
@@ -57,18 +58,18 @@ class Start(NamedTuple):
 class _Lane(NamedTuple):
     """What a descent holds fixed."""
 
-    last: Any
-    peak_lr: Any
-    steps: Any
+    last: Array
+    peak_lr: Array
+    steps: Array
     """``[knots]`` where knots are if they do not move."""
 
 
 class _Shape(NamedTuple):
     """Roots of the shares that make a schedule."""
 
-    drops: Any
+    drops: Array
     """``[knots + 1]`` drop at the end of warmup, from each knot to the next, and what stays above the lowest rate."""
-    gaps: Any
+    gaps: Array
     """``[knots - 1]`` updates from each knot to the next but for the one that must be; ``[0]`` if knots do not move."""
 
 
@@ -92,32 +93,34 @@ def _knots(ground: Ground, lane: _Lane, shape: _Shape) -> tuple[jax.Array, jax.A
     drops = shape.drops**2 / jnp.sum(shape.drops**2)
     rates = ground.final_lr + (lane.peak_lr - ground.final_lr) * jnp.cumsum(drops[::-1])[::-1][1:]
     if not shape.gaps.size:
-        return lane.steps, rates
+        return jnp.asarray(lane.steps), jnp.asarray(rates)
     spare = lane.last - ground.warmup_steps - shape.gaps.size
     gaps = 1 + spare * shape.gaps**2 / jnp.sum(shape.gaps**2)
-    return ground.warmup_steps + jnp.append(0.0, jnp.cumsum(gaps)), rates
+    return jnp.append(0.0, jnp.cumsum(gaps)) + ground.warmup_steps, jnp.asarray(rates)
 
 
-def _places(steps: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _places(steps: Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The knot before each update, and the share of the way to the next."""
     knot = jnp.clip(jnp.searchsorted(steps, count, side="right") - 1, 0, steps.size - 2)
     return knot, jnp.clip((count - steps[knot]) / (steps[knot + 1] - steps[knot]), 0.0, 1.0)
 
 
-def _shape_loss(ground: Ground, lane: _Lane, count: jax.Array, places: Any, shape: _Shape) -> jax.Array:
+def _shape_loss(
+    ground: Ground, lane: _Lane, count: jax.Array, places: tuple[jax.Array, ...], shape: _Shape
+) -> jax.Array:
     """Predicted loss of a shape; ``places`` are those of the updates if knots do not move."""
     steps, rates = _knots(ground, lane, shape)
     knot, share = places or _places(steps, count)
     warm = ground.init_lr + (lane.peak_lr - ground.init_lr) * count / jnp.maximum(ground.warmup_steps, 1.0)
     fallen = rates[knot] + share * (rates[knot + 1] - rates[knot])
-    return ground.loss(lane.last.astype(jnp.int32), jnp.where(count < ground.warmup_steps, warm, fallen))
+    return ground.loss(jnp.asarray(lane.last, jnp.int32), jnp.where(count < ground.warmup_steps, warm, fallen))
 
 
 class _Descent(NamedTuple):
     """One lane between two steps of L-BFGS."""
 
     shape: _Shape
-    state: Any
+    state: chex.ArrayTree
     value: jax.Array
     slope: _Shape
     best: _Shape
@@ -131,15 +134,15 @@ class _Descent(NamedTuple):
 class Descent(NamedTuple):
     """Knots after warmup as a descent left them."""
 
-    steps: Any
-    rates: Any
-    loss: Any
-    iterations: Any
-    settled: Any
+    steps: Array
+    rates: Array
+    loss: Real
+    iterations: Real
+    settled: Real
 
 
 @partial(jax.jit, static_argnames=("longest",))
-def _descend_lanes(ground: Ground, lanes: _Lane, shapes: _Shape, limit: Any, *, longest: int) -> Descent:
+def _descend_lanes(ground: Ground, lanes: _Lane, shapes: _Shape, limit: Real, *, longest: int) -> Descent:
     """The best of each lane's descent; past a lane's end rates go on to the longest one's, and do not count."""
     search = optax.scale_by_backtracking_linesearch(LINE_SEARCH, store_grad=True)  # dearer ones take as many steps
     solver, count = optax.lbfgs(linesearch=search), jnp.arange(longest, dtype=float)
@@ -182,6 +185,8 @@ def descend(
     each = [Descent(*(field[i] for field in found)) for i in range(len(starts))]
     if not move:
         return each
-    rounded = [s._replace(steps=np.floor(e.steps + 0.5), rates=e.rates) for s, e in zip(starts, each, strict=True)]
+    rounded = [
+        s._replace(steps=np.floor(e.steps + 0.5), rates=np.asarray(e.rates)) for s, e in zip(starts, each, strict=True)
+    ]
     ends = descend(ground, rounded, size, limit, longest, move=False)
     return [end._replace(iterations=e.iterations + end.iterations) for e, end in zip(each, ends, strict=True)]

@@ -16,6 +16,7 @@ import numpy as np
 
 from fmjax._checks import finite, require, whole
 from fmjax._json import Record, plain
+from fmjax._types import HostNumbers, Real
 from fmjax.fitting.fitted_runs import PlanShape
 from fmjax.fitting.records import FitResult
 from fmjax.laws import Law
@@ -111,7 +112,7 @@ class Designs(Record):
         offered = [design for design, doubt in zip(self.designs, doubted, strict=True) if not doubt]
         return min(offered, key=lambda design: design.loss)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The designs as plain values for JSON."""
         designs = [{**design._asdict(), "wsd": design.wsd._asdict()} for design in self.designs]
         best = self.designs.index(self.best)
@@ -129,8 +130,8 @@ class Designs(Record):
 def optimize(
     result: FitResult,
     *,
-    total_steps: Any,
-    peak_lr: Any,
+    total_steps: HostNumbers,
+    peak_lr: HostNumbers,
     knots: int | None = None,
     warmup_steps: int | None = None,
     init_lr: float | None = None,
@@ -232,12 +233,12 @@ def _even(count: int, most: int) -> int:
 
 
 @jax.jit
-def _rates(schedule: Any, count: Any) -> jax.Array:
+def _rates(schedule: Schedule, count: Real) -> jax.Array:
     return schedule(count)
 
 
 @jax.jit
-def _each_loss(ground: Ground, last: Any, lrs: jax.Array) -> jax.Array:
+def _each_loss(ground: Ground, last: jax.Array, lrs: jax.Array) -> jax.Array:
     return jax.vmap(partial(ground.loss, last))(lrs)
 
 
@@ -264,7 +265,7 @@ class _Target(NamedTuple):
     @classmethod
     def of(cls, ground: Ground, total: int, peak: float, *, decays: Sequence[str], longest: int) -> "_Target":
         """Finds the best WSD and predicts the others."""
-        ramp = {"warmup_steps": ground.warmup_steps, "init_lr": ground.init_lr}
+        ramp: dict[str, Any] = {"warmup_steps": ground.warmup_steps, "init_lr": ground.init_lr}
         final, ratios = ground.final_lr, np.array(SEARCHED_RATIOS)
         others = [Cosine(peak, total, lowest, **ramp) for lowest in (final, max(final, peak / 10))]
         schedules = [WSD(peak, total, ratio, decay, final, **ramp) for decay in decays for ratio in SEARCHED_RATIOS]

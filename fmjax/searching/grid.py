@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fmjax._checks import choose, finite, positive, require, whole
+from fmjax._types import HostNumbers
 from fmjax.schedules.anneals import DECAYS
 
 MOST_CELLS = 2**27
@@ -48,11 +49,11 @@ class Grid(NamedTuple):
     def of(
         cls,
         *,
-        total_steps: Any,
-        peak_lr: Any,
+        total_steps: HostNumbers,
+        peak_lr: HostNumbers,
         decay: str | Sequence[str],
-        final_lr: Any,
-        anneal_ratio: Any,
+        final_lr: HostNumbers,
+        anneal_ratio: HostNumbers,
         warmup_steps: int,
         init_lr: float,
         final_is_share: bool = False,
@@ -121,7 +122,7 @@ class Grid(NamedTuple):
         t, p, d, f = np.unravel_index(index, self.shape)
         return int(self.total_steps[t]), float(self.peak_lr[p]), self.decay[d], float(self._final(p, f))
 
-    def _final(self, peak: Any, final: Any) -> Any:
+    def _final(self, peak: np.ndarray | np.integer, final: np.ndarray | np.integer) -> np.ndarray:
         """Final rates of pairs of places on the axes of peak and final rates."""
         return self.final_lr[final] * (self.peak_lr[peak] if self.final_is_share else 1.0)
 
@@ -137,15 +138,15 @@ class Grid(NamedTuple):
                     yield Part(number, int(self.total_steps[t]), self.decay[d], self.peak_lr[p], final, cells)
                     number += 1
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The axes as plain values; long ones as their length, ends and digest."""
         named = {name: _described(value) for name, value in self._asdict().items()}
         return named if self.final_is_share else {name: x for name, x in named.items() if name != "final_is_share"}
 
 
-def axis_of(values: Any, name: str) -> np.ndarray:
+def axis_of(values: HostNumbers, name: str) -> np.ndarray:
     """Values of an axis, all finite."""
-    found = [values] if np.ndim(values) == 0 else values
+    found = [values] if isinstance(values, float | int | np.number) or np.ndim(values) == 0 else values
     require(len(found), "expected at least one value on every axis of the grid, found none")
     try:
         axis = np.asarray(found, float)
@@ -156,7 +157,7 @@ def axis_of(values: Any, name: str) -> np.ndarray:
     return axis
 
 
-def _every(axis: np.ndarray, good: np.ndarray, check: Any, name: str) -> None:
+def _every(axis: np.ndarray, good: np.ndarray, check: Callable[[float, str], object], name: str) -> None:
     """Has ``check`` name the first value that is not good."""
     for value in axis[~good][:1]:
         check(value.item(), name)

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,7 @@ class Kernel(NamedTuple):
             losses[:, :, ratios] = call.result()
         return part, losses
 
-    def call(self, part: Part, ratios: np.ndarray, device: Any) -> np.ndarray:
+    def call(self, part: Part, ratios: np.ndarray, device: jax.Device) -> np.ndarray:
         """Losses ``[vectors, rows, ratios]`` of some ratios of a part; arrays are padded to the layout's shapes."""
         size = -(-self.layout.ratios // self.layout.branches) * self.layout.branches
         lengths = np.resize(self.grid.anneal_ratio[ratios], size) * part.total_steps

@@ -2,7 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class Folder(NamedTuple):
     table: bool
 
     @classmethod
-    def open(cls, path: str | Path, search: dict[str, Any], *, table: bool) -> "Folder":
+    def open(cls, path: str | Path, search: dict[str, object], *, table: bool) -> "Folder":
         """Opens the folder of a search, or makes one.
 
         Raises:
@@ -57,7 +58,7 @@ class Folder(NamedTuple):
                 (folder.path / name).mkdir(exist_ok=True)
         return folder
 
-    def _check(self, found: Path, about: dict[str, Any]) -> None:
+    def _check(self, found: Path, about: dict[str, object]) -> None:
         try:
             recorded = json.loads(found.read_text(encoding="utf-8"))
         except (ValueError, OSError):
@@ -98,7 +99,7 @@ def _save_arrays(file: Path, reduced: Reduced) -> None:
         np.savez(stream, **reduced._asdict())
 
 
-def _parquet() -> Any:
+def _parquet() -> ModuleType:
     try:
         from pyarrow import parquet
     except ModuleNotFoundError:

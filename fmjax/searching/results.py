@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple, overload
 
 import numpy as np
 
@@ -153,7 +153,7 @@ class SearchResult(Record):
         """Number of schedules searched."""
         return len(self.cells) * self.anneal_ratio.size
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The result as plain values for JSON, without the loss of every candidate."""
         cells, top = ([item._asdict() for item in items] for items in (self.cells, self.top))
         warmup = {"warmup_steps": self.warmup_steps, "init_lr": self.init_lr}

@@ -11,6 +11,7 @@ import numpy as np
 
 from fmjax._checks import choose, require, whole
 from fmjax._json import plain
+from fmjax._types import HostNumbers
 from fmjax.fitting.fitted_runs import PlanShape
 from fmjax.fitting.records import FitResult, FittedRange
 from fmjax.searching import hosts
@@ -35,11 +36,11 @@ SEARCHED_RATIOS = tuple(np.linspace(0.01, 0.99, 99).round(2).tolist())
 def search(
     result: FitResult,
     *,
-    total_steps: Any,
-    peak_lr: Any,
-    anneal_ratio: Any = SEARCHED_RATIOS,
+    total_steps: HostNumbers,
+    peak_lr: HostNumbers,
+    anneal_ratio: HostNumbers = SEARCHED_RATIOS,
     decay: str | Sequence[str] = "linear",
-    final_lr: Any = None,
+    final_lr: HostNumbers | None = None,
     warmup_steps: int | None = None,
     init_lr: float | None = None,
     model_size: float | None = None,
@@ -92,7 +93,12 @@ def search(
     (2, 198)
     """
     require(result.ok, f"the fit cannot predict: {result.message}")
-    axes = {"total_steps": total_steps, "peak_lr": peak_lr, "decay": decay, "anneal_ratio": anneal_ratio}
+    axes: dict[str, Any] = {
+        "total_steps": total_steps,
+        "peak_lr": peak_lr,
+        "decay": decay,
+        "anneal_ratio": anneal_ratio,
+    }
     grid, shape = planned_grid(result, axes, final_lr=final_lr, warmup_steps=warmup_steps, init_lr=init_lr)
     choose(dtype, ("float64", "float32"), "dtype")
     require(dtype == "float64" or grid.total_steps.max() <= 2**24, "runs of more than 2^24 updates need float64")
@@ -119,14 +125,19 @@ def search(
 
 
 def planned_grid(
-    result: FitResult, axes: Mapping[str, Any], *, final_lr: Any, warmup_steps: int | None, init_lr: float | None
+    result: FitResult,
+    axes: Mapping[str, Any],
+    *,
+    final_lr: HostNumbers | None,
+    warmup_steps: int | None,
+    init_lr: float | None,
 ) -> tuple[Grid, PlanShape]:
     """The grid of these axes, with the warmup and the rates of the fitted runs where none are told."""
     steps, peaks = (axis_of(axes[name], name) for name in ("total_steps", "peak_lr"))
     finals = None if final_lr is None else axis_of(final_lr, "final_lr")
     told: dict[str, Any] = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": finals}
     shape = PlanShape.of(result.trained_with, longest_warmup=int(steps.min()), peak_lr=peaks, **told)
-    final = {"final_lr": shape.final_lr, "final_is_share": shape.final_is_share}
+    final: dict[str, Any] = {"final_lr": shape.final_lr, "final_is_share": shape.final_is_share}
     return Grid.of(**axes, **final, warmup_steps=shape.warmup_steps, init_lr=shape.init_lr), shape
 
 
@@ -156,7 +167,7 @@ def _not_offered(result: FitResult, found: SearchResult) -> tuple[str, ...]:
     return (f"{missing} of {len(found.cells)} cells {have} no best ratio: the loss predicted there lies {bounds}",)
 
 
-def _described(kernel: Kernel) -> dict[str, Any]:
+def _described(kernel: Kernel) -> dict[str, object]:
     """What tells one search from another."""
     law = kernel.law
     params = hashlib.sha256(np.ascontiguousarray(kernel.vectors).tobytes()).hexdigest()
