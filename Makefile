@@ -6,7 +6,8 @@ MINIMUM_VENV ?= .venv-minimum
 BIN := $(abspath $(VENV))/bin
 SHARED := $(abspath $(or $(FMJAX_SHARED),../shared))
 PIP_FLAGS := --quiet --disable-pip-version-check
-PYTEST := python -m pytest -n 2 --dist loadfile
+# a worker that crashed ends the run: pytest-xdist may wait for ever for the files of one that it replaced
+PYTEST := python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 # compiled programs are kept, so that the second run of the tests need not compile them again
 export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1

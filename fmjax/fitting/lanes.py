@@ -224,8 +224,10 @@ class _Runner:
     def run(self, active: np.ndarray, start: np.ndarray, limit: int) -> Iterator[tuple[np.ndarray, Lanes]]:
         """Yields (lane indices, outcomes) chunk by chunk, in order."""
         parts = [active[i : i + self.size] for i in range(0, active.size, self.size)]
-        if len(parts) > 1:
-            self._chunk(parts[0][:0], start, 0, 0)  # compiles once, before the threads need it
+        if len(parts) == 1:
+            yield parts[0], self._chunk(parts[0], start, limit, 0)
+            return
+        self._chunk(parts[0][:0], start, 0, 0)  # compiles once, before the threads need it
         with Pool(x64=jnp.result_type(float) == jnp.float64) as pool:
             found = [pool.submit(partial(self._chunk, part, start, limit)) for part in parts]
             yield from ((part, chunk.result()) for part, chunk in zip(parts, found, strict=True))
