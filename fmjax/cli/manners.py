@@ -1,14 +1,9 @@
-"""Manners that all verbs share: --quiet, plain text where no terminal wants more, and help in sections."""
+"""Manners that all verbs share: --quiet, and help in sections."""
 
-import os
 from collections.abc import Iterable
 from typing import Any
 
 import click
-from rich.console import Console
-
-WIDTH = 140
-"""Columns of what is not printed on a terminal, unless $COLUMNS asks for more."""
 
 VERBS = {
     "Fit": ("fit", "evaluate", "select", "bootstrap"),
@@ -57,16 +52,6 @@ def note(text: str) -> None:
     """One line on stderr, unless quiet."""
     if not quiet():
         click.echo(f"fmjax: {text}", err=True)
-
-
-def terminal(*, stderr: bool = False, silent: bool = False) -> Console:
-    """Standard output or stderr, without escape codes where $NO_COLOR is set, the terminal is dumb or there is none."""
-    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
-    forced = False if plain else None
-    out = Console(stderr=stderr, highlight=False, force_terminal=forced, quiet=silent)
-    if not (out.is_terminal or out.file.isatty()):
-        out.width = max(WIDTH, out.width)
-    return out
 
 
 def _be_quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 
 from fmjax._checks import choose, known_options, positive, require, whole
+from fmjax._names import RESIDUALS
 from fmjax.curves.loss_curve import LossCurve, bucket, pad
 from fmjax.fitting import lanes, metrics
 from fmjax.fitting.fitted_runs import FittedRuns
-from fmjax.fitting.objective import RESIDUALS, Objective, bounds, closed_form_starts, exponent_grid, linearise
+from fmjax.fitting.objective import Objective, bounds, closed_form_starts, exponent_grid, linearise
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
 from fmjax.fitting.problem import Problem, batch_effects, predict_batch, prepare, with_rows
 from fmjax.fitting.records import Evaluation, FitResult, FittedRange, RunMetrics

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from fmjax._names import LEVEL
+
 
 def mape_percent(predicted: Any, loss: Any) -> float:
     """Mean absolute percentage error, 100 mean |predicted/loss - 1|.
@@ -34,10 +36,6 @@ def r2(predicted: Any, loss: Any) -> float:
 def round_off(percent: Any) -> float:
     """Drops digits below 1e-12 of a percentage, which depend on the order of summation."""
     return float(np.round(percent, 12))
-
-
-LEVEL = 0.9
-"""Probability that intervals aim to cover, unless told otherwise."""
 
 
 def percentile_interval(values: Any, level: float = LEVEL) -> tuple[float, float]:

@@ -12,9 +12,6 @@ import optax
 from fmjax.fitting.newton import Curvature, bounded_step, solve
 from fmjax.laws import Law, Row
 
-RESIDUALS = ("log", "raw")
-"""Residuals by name: log predicted - log loss, or predicted - loss."""
-
 
 class Rows(NamedTuple):
     """What the objective needs of the data, flat; a lane works on one of the sets.

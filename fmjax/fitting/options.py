@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import jax
 
 from fmjax._checks import Call, choose, known_options
+from fmjax._names import DTYPES
 from fmjax.fitting import lanes
-
-DTYPES = ("float64", "float32")
-"""Precisions a fit can compute in."""
 
 
 @known_options("a fit")

@@ -9,19 +9,16 @@ import numpy as np
 
 from fmjax._checks import choose, require, whole
 from fmjax._json import Record, plain
+from fmjax._names import LEVEL, METHODS
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import lanes
 from fmjax.fitting.fits import fit_groups, measure, with_measured_runs
-from fmjax.fitting.metrics import LEVEL, percentile_interval
+from fmjax.fitting.metrics import percentile_interval
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
 from fmjax.fitting.problem import Problem, prepare, with_rows
 from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.fitting.sampling import DRAWS, Samples, Setting
 from fmjax.laws import Law
-
-METHODS = tuple(DRAWS)
-"""What a bootstrap sample can redraw."""
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Runs left out

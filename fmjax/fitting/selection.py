@@ -14,6 +14,7 @@ import optax
 
 from fmjax._checks import choose, require
 from fmjax._json import Record, plain
+from fmjax._names import CRITERIA
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import lanes
 from fmjax.fitting.fits import evaluate
@@ -23,9 +24,6 @@ from fmjax.fitting.problem import Problem, counting, prepare, with_rows
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import leave_one_out_groups
 from fmjax.laws import Law, Option, Row, check_options
-
-CRITERIA = ("objective", "leave-one-out", "rollout")
-"""What candidates are compared by: training objective, runs left out, or the last part of each run left out."""
 
 ROLLOUT = 0.6
 """Share of each run's updates that "rollout" fits."""

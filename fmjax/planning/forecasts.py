@@ -9,9 +9,10 @@ import numpy as np
 
 from fmjax._checks import positive, require, whole, within
 from fmjax._json import Record, plain
+from fmjax._names import LEVEL
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fitted_runs import FittedRuns, of_batches
-from fmjax.fitting.metrics import LEVEL, percentile_interval
+from fmjax.fitting.metrics import percentile_interval
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fmjax._names import PREFERRED_LAWS
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fits import fit_groups, measure, with_measured_runs
 from fmjax.fitting.options import FitOptions, precision
@@ -19,9 +20,6 @@ from fmjax.laws import Law, make_law
 from fmjax.planning.correction import COMMON_OFFSET, FINAL_LOSS_NOISES, Correction, CorrectionPrior, Points, correctable
 from fmjax.searching.results import Cell
 from fmjax.searching.sweeps import search
-
-PREFERRED_LAWS = ("intrinsic-momentum", "lr-annealing")
-"""Laws tried where none is asked for: the first holds best on real runs, the second needs less data."""
 
 HOLDS = {False: 0.9, True: 0.8}
 """How far a law is trusted to err alike at all ratios: less where coefficients of its effects were chosen on the runs,

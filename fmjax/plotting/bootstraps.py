@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fmjax._checks import choose, require
-from fmjax.fitting.metrics import LEVEL
+from fmjax._names import LEVEL
 from fmjax.fitting.resampling import Bootstrap
 from fmjax.plotting.style import COLORS, Path, axes_or_new, new_axes, picture, title
 

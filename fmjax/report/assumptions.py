@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fmjax.fitting.metrics import LEVEL
+from fmjax._names import LEVEL
 from fmjax.fitting.records import FitResult
 from fmjax.planning.predictor import MOST_DRIFT
 from fmjax.planning.recommendation import Recommendation

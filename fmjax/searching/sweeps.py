@@ -11,6 +11,7 @@ import numpy as np
 
 from fmjax._checks import choose, require, whole
 from fmjax._json import plain
+from fmjax._names import DTYPES
 from fmjax._types import HostNumbers
 from fmjax.fitting.fitted_runs import PlanShape
 from fmjax.fitting.records import FitResult, FittedRange
@@ -100,7 +101,7 @@ def search(
         "anneal_ratio": anneal_ratio,
     }
     grid, shape = planned_grid(result, axes, final_lr=final_lr, warmup_steps=warmup_steps, init_lr=init_lr)
-    choose(dtype, ("float64", "float32"), "dtype")
+    choose(dtype, DTYPES, "dtype")
     require(dtype == "float64" or grid.total_steps.max() <= 2**24, "runs of more than 2^24 updates need float64")
     require(folder is not None or not table, "a table of every candidate needs a folder to write it to")
     if samples is None:
