@@ -16,8 +16,8 @@ SOURCE = Source(
     accepts=_accepts,
     read=lambda path: [Table("", json_columns(path))],
     step=("step",),
-    loss=("learning/loss", "learning/total_loss"),
-    validation=("evaluation/loss", "eval/*loss"),
+    loss=("learning/loss", "learning/lm_loss"),
+    validation=("eval/avg_loss", "evaluation/avg_loss", "evaluation/loss"),
     rate=("learning/current_learning_rate",),
     first=0,
 )

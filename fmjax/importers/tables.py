@@ -1,11 +1,12 @@
-"""Logged rows as tables of numbers, from the files that tools write: CSV, Parquet, JSON lines and lines of text."""
+"""Logged rows as tables of numbers, from the files that tools write: CSV, Parquet and JSON lines."""
 
+import gzip
 import json
-import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -18,8 +19,8 @@ ROLE_KEYS = frozenset({"split", "type", "phase", "mode"})
 
 EVALUATION_ROLES = frozenset({"val", "valid", "validation", "eval", "evaluation", "dev", "test"})
 
-_SAMPLE = 1000
-"""Lines of text in which keys are looked for."""
+MOST_BYTES = 2**31
+"""How much a packed file may unpack to."""
 
 
 class Table(NamedTuple):
@@ -33,6 +34,8 @@ class Table(NamedTuple):
     """Names of columns that were left out."""
     total_steps: int | None = None
     """Planned number of updates, where the file has it."""
+    notes: tuple[str, ...] = ()
+    """What was found on the way."""
 
 
 def csv_columns(path: Path, *, but: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
@@ -41,7 +44,7 @@ def csv_columns(path: Path, *, but: tuple[str, ...] = ()) -> dict[str, np.ndarra
     Raises:
       ValueError: the file is no CSV table.
     """
-    csv = _arrow("csv")
+    csv = arrow_module("csv")
     names = _read("CSV rows", csv.open_csv, path).schema.names if but else []
     wanted = [name for name in names if not name.endswith(but)]
     options = csv.ConvertOptions(strings_can_be_null=True, include_columns=wanted)
@@ -54,7 +57,7 @@ def parquet_columns(path: Path) -> dict[str, np.ndarray]:
     Raises:
       ValueError: the file is no Parquet table.
     """
-    parquet = _arrow("parquet")
+    parquet = arrow_module("parquet")
     return _numbers(_read("a Parquet file", lambda: parquet.ParquetFile(path).read()))
 
 
@@ -67,7 +70,7 @@ def json_columns(path: Path) -> dict[str, np.ndarray]:
       ValueError: another line is no JSON object; its number is named.
     """
     try:
-        return _numbers(_read("JSON lines", _arrow("json").read_json, path))
+        return _numbers(_read("JSON lines", arrow_module("json").read_json, path))
     except ValueError:  # rows that differ in kind, or a line that is no JSON: Python reads on, and names the line
         return columns_of(list(_objects(path.read_text(encoding="utf-8-sig").splitlines())))
 
@@ -79,7 +82,7 @@ READERS = {".csv": csv_columns, ".parquet": parquet_columns, ".jsonl": json_colu
 def parquet_names(path: Path) -> list[str]:
     """Names of the columns of a Parquet file; none where it is not one."""
     try:
-        return list(_read("a Parquet file", _arrow("parquet").read_schema, path).names)
+        return list(_read("a Parquet file", arrow_module("parquet").read_schema, path).names)
     except ValueError:
         return []
 
@@ -132,44 +135,8 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return {key: column for key, column in columns.items() if not np.isnan(column).all()}
 
 
-def line_columns(path: Path, row: str, cell: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Numbers in those lines of a text file that are rows of a log.
-
-    Args:
-      path: the file.
-      row: regular expression that a row has; its group ``v`` is the step.
-      cell: regular expression of a key and its number, with ``{key}`` in the place of the key.
-      keys: keys to look for; others are found in the first rows.
-
-    Raises:
-      ValueError: no row, or no text.
-    """
-    csv, compute = _arrow("csv"), _arrow("compute")
-    form = {
-        "read_options": csv.ReadOptions(column_names=["line"]),
-        "parse_options": csv.ParseOptions(delimiter="\x01", quote_char=False),
-        "convert_options": csv.ConvertOptions(column_types={"line": "string"}),
-    }
-    lines = _read("lines of text", csv.read_csv, path, **form)["line"]
-    lines = lines.filter(compute.match_substring_regex(lines, re.sub(r"\?P<v>", "?:", row)))
-    require(len(lines), "expected rows of a log, found none")
-    texts = "\n".join(line for line in lines[:_SAMPLE].to_pylist())
-    found = [match[1] for match in re.finditer(cell.format(key=r"([A-Za-z_][\w ./()-]*?)"), texts)]
-    columns = {"step": _matches(lines, row)}
-    for key in dict.fromkeys([*keys, *found]):
-        column = _matches(lines, cell.format(key=re.escape(key)))
-        columns |= {key: column} if np.isfinite(column).any() else {}
-    return columns
-
-
-def _matches(lines: Any, pattern: str) -> np.ndarray:
-    compute = _arrow("compute")
-    found = compute.struct_field(compute.extract_regex(lines, pattern), [0])
-    return compute.cast(found, "float64").to_numpy(zero_copy_only=False)
-
-
-def _arrow(module: str) -> Any:
-    """A module of pyarrow."""
+def arrow_module(module: str) -> Any:
+    """A module of pyarrow, or another of its names."""
     try:
         import pyarrow.compute
         import pyarrow.csv
@@ -178,6 +145,31 @@ def _arrow(module: str) -> Any:
     except ImportError:
         raise ValueError(_NEEDS) from None
     return getattr(pyarrow, module)
+
+
+def opened(path: Path) -> IO[bytes]:
+    """A file to read from, unpacked if its name ends in ``.gz``."""
+    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def text_of(path: Path) -> str:
+    """The text of a file, other bytes replaced.
+
+    Raises:
+      ValueError: a packed file that is broken, or that unpacks to more than ``MOST_BYTES``.
+    """
+    return bytes_of(path).decode("utf-8-sig", errors="replace")
+
+
+def bytes_of(path: Path) -> bytes:
+    """The content of a file, unpacked; see ``text_of``."""
+    try:
+        with opened(path) as file:
+            content = file.read(MOST_BYTES + 1) if path.suffix == ".gz" else file.read()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"expected a file packed by gzip, but {error}") from None
+    require(path.suffix != ".gz" or len(content) <= MOST_BYTES, f"unpacks to more than {MOST_BYTES:g} bytes")
+    return content
 
 
 def _read(expected: str, read: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
