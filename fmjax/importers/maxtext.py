@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from fmjax.importers.source import Source, begins
+from fmjax.importers.contents import begins
+from fmjax.importers.source import Source
 from fmjax.importers.tables import Table, json_columns
 
 

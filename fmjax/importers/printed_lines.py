@@ -10,10 +10,11 @@ import numpy as np
 
 from fmjax._checks import require
 from fmjax.importers.column_names import EVALUATION, HELD_OUT, LOSSES, MULTIPLIERS, plain_name
+from fmjax.importers.contents import begins, text_of
 from fmjax.importers.epochs import counted_by_bars, counted_over_epochs
 from fmjax.importers.line_formats import FORMATS, LineFormat
-from fmjax.importers.source import Source, begins, matching
-from fmjax.importers.tables import Table, arrow_module, text_of
+from fmjax.importers.source import Source, matching
+from fmjax.importers.tables import Table, arrow_module
 
 ENDINGS = re.compile(r"\.(?:txt|log|out|err|stdout|stderr|[oe]\d+)(?:\.gz)?|(?:\.gz)?")
 """Ends of the names of files in which printed rows are looked for."""

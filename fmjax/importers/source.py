@@ -2,7 +2,6 @@
 
 import glob
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 
 from fmjax._checks import require, within
 from fmjax.importers.column_names import MULTIPLIERS, Preference, ranked
-from fmjax.importers.tables import Table, opened
+from fmjax.importers.contents import begins
+from fmjax.importers.tables import Table
 
 
 class Columns(NamedTuple):
@@ -180,12 +180,3 @@ def _needed(source: Source, table: Table, columns: Columns) -> Table:
     name = "".join(character if character.isprintable() else " " for character in table.name).strip()
     others = tuple(key for key in table.columns if key not in kept)
     return table._replace(name=name or "run", columns=kept, others=others)
-
-
-def begins(path: Path, size: int = 4096) -> str:
-    """The beginning of a file as text, unpacked, other bytes replaced; empty where it cannot be read."""
-    try:
-        with opened(path) as file:
-            return file.read(size).decode("utf-8", errors="replace")
-    except (OSError, EOFError, zlib.error):
-        return ""

@@ -13,8 +13,9 @@ import numpy as np
 
 from fmjax._checks import require
 from fmjax.importers.column_names import COUNTERS, HELD_OUT, LOSSES, RATES, ranked
-from fmjax.importers.source import Source, begins
-from fmjax.importers.tables import READERS, Table, csv_columns, parquet_names
+from fmjax.importers.contents import begins, ending
+from fmjax.importers.source import Source
+from fmjax.importers.tables import READERS, Table, csv_columns, is_table, parquet_names
 
 BOUNDS = ("__MIN", "__MAX")
 """Ends of the columns that a chart has beside each of its lines."""
@@ -23,14 +24,15 @@ BOUNDS = ("__MIN", "__MAX")
 def _accepts(path: Path) -> bool:
     start = begins(path)
     header = start.split("\n")[0].lstrip("\ufeff")
-    chart = path.suffix == ".csv" and " - " in header and bool(_axis(header.replace('"', "").split(",")[:1]))
+    chart = ending(path) == ".csv" and " - " in header and bool(_axis(header.replace('"', "").split(",")[:1]))
     names = parquet_names(path) if path.suffix == ".parquet" else re.split(r"[,\"\n{}:]+\s*", start)
-    return chart or (path.suffix in READERS and "_step" in names)
+    return chart or (is_table(path) and "_step" in names)
 
 
 def _read(path: Path) -> list[Table]:
-    require(path.suffix in READERS, f"expected one of {', '.join(READERS)}, found {path.suffix or 'no ending'}")
-    columns = csv_columns(path, but=BOUNDS) if path.suffix == ".csv" else READERS[path.suffix](path)
+    kind = ending(path)
+    require(kind in READERS, f"expected one of {', '.join(READERS)}, found {kind or 'no ending'}")
+    columns = csv_columns(path, but=BOUNDS) if kind == ".csv" else READERS[kind](path)
     if "_step" in columns:
         return [Table("", columns)]
     axis = _axis(list(columns)[:1])
