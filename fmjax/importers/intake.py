@@ -9,7 +9,7 @@ import numpy as np
 
 from fmjax._checks import choose, require, within
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.importers.logs import Log, Reader
+from fmjax.importers.logs import Log, Reader, way_out
 from fmjax.importers.source import Columns, Source, files_below, is_told, matching, only, read_files
 from fmjax.importers.tables import Table
 from fmjax.importers.tools import SOURCES
@@ -103,13 +103,17 @@ def _read(paths: Sequence[Path], source: str | None, columns: Columns) -> tuple[
     if source is not None:
         tool = SOURCES[choose(source, SOURCES, "source")]
         return tool, read_files(tool, files, columns)
+    seen: list[Table] = []
     for tool in SOURCES.values():
         if any(is_told(tool, file) for file, _ in files):
             tables = read_files(tool, files, columns)
-            wanted = (*tool.loss, *tool.validation) if columns.loss is None else only(columns.loss)
-            if any(matching(table.columns, wanted) for table in tables):
+            kinds = (tool.loss, tool.validation) if columns.loss is None else (only(columns.loss),)
+            if any(matching(table.columns, *kinds) for table in tables):
                 return tool, tables
-    raise ValueError(f"expected logs of a known tool with a loss, found none (known: {', '.join(SOURCES)})")
+            seen += tables
+    names = dict.fromkeys(name for table in seen for name in (*table.columns, *table.others))
+    hint = f"; {way_out(list(names))}" if names else ""
+    raise ValueError(f"expected logs of a known tool with a loss, found none{hint} (known: {', '.join(SOURCES)})")
 
 
 def _log(reader: Reader, table: Table) -> Log:
