@@ -253,7 +253,7 @@ def test_a_resumed_run_counts_its_later_rows(tmp_path):
     wrong = np.where(np.arange(order.size) < 60, loss[order] + (order >= 40), loss[order])
     (found,) = import_logs(table(tmp_path / "a.csv", step[order], wrong, rate[order]))
     np.testing.assert_allclose(found.curve.loss, loss)
-    assert any("20 steps were logged again" in note for note in found.notes)
+    assert any("the run was resumed; 20 earlier rows were left out" in note for note in found.notes)
 
 
 def test_a_zero_rate_after_the_last_update(tmp_path):

@@ -1,6 +1,8 @@
 """``import_logs``: logs of training tools as runs, whatever they call their columns."""
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 from fmjax._checks import choose, require, within
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.importers.logs import Log, Reader
+from fmjax.importers.restarts import RunRows
 from fmjax.importers.source import Columns, Source, files_below, is_told, matching, only, read_files
 from fmjax.importers.tables import Table
 from fmjax.importers.tools import SOURCES
@@ -48,9 +51,10 @@ def import_logs(
 ) -> tuple[Imported, ...]:
     r"""Reads the runs of a log, of several, or of all logs below a folder.
 
-    Steps may repeat and be out of order, as resumed runs log them: the later row counts. Rates may be logged at other
-    steps than losses, one update off, as multipliers of the peak, and be zero after the last update; the schedule is
-    recognised from them (``recognition.recognise``).
+    Where steps fall back a run was resumed, and the earlier rows from there on do not count; where they begin anew, the
+    next run begins (``restarts.runs_by_steps``). Rates may be logged at other steps than losses, one update off, as
+    multipliers of the peak, and be zero after the last update; the schedule is recognised from them
+    (``recognition.recognise``). A run that cannot be read is left out with a warning, where others can.
 
     Args:
       path: a file, a folder that is searched for files of the source, or several of these.
@@ -65,7 +69,7 @@ def import_logs(
         from the start until there, at the rate that the branch begins with, the one of nearest loss.
 
     Raises:
-      ValueError: no logs, or naming the file and run, what was expected and what was found.
+      ValueError: no logs, or no run that can be read: naming the file and run, what was expected and what was found.
 
     >>> from tempfile import TemporaryDirectory
     >>> from fmjax.schedules import WSD
@@ -85,11 +89,13 @@ def import_logs(
         tool, tables = _read(paths, source, columns)
         reader = Reader(tool, columns, schedule is None, peak_lr, tokens_per_step)
         reader = reader.counting_as(tables)
-        logs = [_log(reader, table) for table in tables]
+        refused: list[str] = []
+        logs = list(_logs(reader, tables, refused))
         del tables
-        if join:
-            logs = [_joined(log, logs) for log in logs]
-        runs = [_imported(log, schedule, total_steps) for log in logs]
+        runs = list(_imported_each(logs, schedule, total_steps, join, refused))
+        require(runs, next(iter(refused), "expected runs, found none"))
+    for reason in refused:
+        warnings.warn(f"{reason}: left out", stacklevel=2)
     sized = (replace(run.curve, model_size=model_size, tokens_per_step=tokens_per_step) for run in runs)
     return tuple(replace(run, curve=curve) for run, curve in zip(runs, sized, strict=True))
 
@@ -112,23 +118,45 @@ def _read(paths: Sequence[Path], source: str | None, columns: Columns) -> tuple[
     raise ValueError(f"expected logs of a known tool with a loss, found none (known: {', '.join(SOURCES)})")
 
 
-def _log(reader: Reader, table: Table) -> Log:
-    with within(f"run {table.name!r}"):
-        return reader.log(table)
+@contextmanager
+def _refusing(refused: list[str], name: str) -> Iterator[None]:
+    """Notes why a run cannot be read, and goes on to the next one."""
+    try:
+        with within(f"run {name!r}"):
+            yield
+    except ValueError as error:
+        refused.append(str(error))
+
+
+def _logs(reader: Reader, tables: Sequence[Table], refused: list[str]) -> Iterator[Log]:
+    for table in tables:
+        runs: list[tuple[str, RunRows]] = []
+        with _refusing(refused, table.name):
+            runs = reader.runs(table)
+        for name, rows in runs:
+            with _refusing(refused, name):
+                yield reader.log(table, name, rows)
+
+
+def _imported_each(
+    logs: Sequence[Log], schedule: Schedule | None, total_steps: int | None, join: bool, refused: list[str]
+) -> Iterator[Imported]:
+    for log in logs:
+        with _refusing(refused, log.name):
+            yield _imported(_joined(log, logs) if join else log, schedule, total_steps)
 
 
 def _imported(log: Log, schedule: Schedule | None, total_steps: int | None) -> Imported:
-    with within(f"run {log.name!r}"):
-        recognised = None if schedule is not None else _recognised(log, total_steps)
-        known = recognised.schedule if recognised is not None else schedule
-        assert known is not None
-        loss, after = log.loss.before(int(known.total_steps) + 1), log.loss.step > int(known.total_steps)
-        notes = (*log.notes, *(recognised.notes if recognised is not None else ()))
-        if after.any():
-            notes = (*notes, f"{after.sum()} rows after the schedule's end were left out")
-        if log.begins_late:
-            notes = (*notes, f"losses start at step {log.loss.step[0]}; a branch may be joined to its stem")
-        curve = LossCurve(log.name, loss.step, loss.value, known)
+    recognised = None if schedule is not None else _recognised(log, total_steps)
+    known = recognised.schedule if recognised is not None else schedule
+    assert known is not None
+    loss, after = log.loss.before(int(known.total_steps) + 1), log.loss.step > int(known.total_steps)
+    notes = (*log.notes, *(recognised.notes if recognised is not None else ()))
+    if after.any():
+        notes = (*notes, f"{after.sum()} rows after the schedule's end were left out")
+    if log.begins_late:
+        notes = (*notes, f"losses start at step {log.loss.step[0]}; a branch may be joined to its stem")
+    curve = LossCurve(log.name, loss.step, loss.value, known)
     return Imported(curve, log.loss_key, log.rate_key, recognised, notes)
 
 
@@ -153,7 +181,7 @@ def _joined(log: Log, logs: Sequence[Log]) -> Log:
         return log
     stems = list(_stems(log, logs))
     start = int(log.loss.step[0])
-    require(stems, f"run {log.name!r}: logged only from step {start} on, and no other run has its rate there")
+    require(stems, f"logged only from step {start} on, and no other run has its rate there")
     stem = min(stems, key=lambda other: abs(np.log(_last(other, start) / log.loss.value[0])))
     rate = None if log.rate is None or stem.rate is None else stem.rate.before(int(log.rate.step[0])).then(log.rate)
     note = f"rows before step {start} are those of {stem.name!r}"
