@@ -102,7 +102,7 @@ def test_a_resumed_run_with_an_anneal(tmp_path):
 
 def test_several_runs_in_one_log_get_schedules_of_their_own(tmp_path):
     peaks = (1e-3, 5e-4, 2e-4)
-    rows = [(step, losses(step, peak), peak) for peak in peaks for step in EVERY]
+    rows = [(step, losses(step, peak), peak * (1 - step / 200)) for peak in peaks for step in EVERY]
     step, loss, rate = zip(*rows, strict=True)
     found = import_logs(write_table(tmp_path / "a.csv", step=step, loss=loss, lr=rate))
     assert {one.curve.name: float(one.curve.schedule.peak_lr) for one in found} == {
@@ -172,3 +172,81 @@ def test_losses_that_cease_before_the_rates_are_told(tmp_path):
     loss = [str(x) if step < 100 else "nan" for step, x in zip(EVERY, losses(EVERY), strict=True)]
     (found,) = import_logs(write_table(tmp_path / "a.csv", step=EVERY, loss=loss, lr=np.full(EVERY.size, 1e-3)))
     assert "losses end at step 90, rates go on to 190: later losses are no numbers" in found.notes
+
+
+def rows_of(labels, *, interleaved=False):
+    """Columns of runs with 20 rows each, one a label, one below the other or step by step."""
+    rows = [(step, losses(step, i / 10), 1e-3 / (i + 1), label) for i, label in enumerate(labels) for step in EVERY]
+    step, loss, rate, label = zip(*(sorted(rows) if interleaved else rows), strict=True)
+    return {"step": step, "loss": loss, "lr": rate}, label
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize(
+    ("column", "labels", "names"),
+    [
+        ("run", ["a", "b", "c"], ["a", "b", "c"]),
+        ("Run ID", ["x1", "x2"], ["x1", "x2"]),
+        ("seed", [1, 2], ["seed=1", "seed=2"]),
+        ("batch_size", [64, 128], ["batch_size=64", "batch_size=128"]),
+    ],
+)
+def test_a_column_that_names_runs_tells_them_apart(tmp_path, column, labels, names, interleaved):
+    columns, label = rows_of(labels, interleaved=interleaved)
+    found = import_logs(write_table(tmp_path / "log.csv", **{column: label}, **columns))
+    assert [one.curve.name for one in found] == names
+    for i, one in enumerate(found):
+        np.testing.assert_allclose(one.curve.loss, losses(EVERY, i / 10))
+        assert float(one.curve.schedule.peak_lr) == pytest.approx(1e-3 / (i + 1))
+        assert f"rows are those of {len(labels)} runs, by the column {column!r}" in one.notes
+
+
+def test_names_of_runs_in_json_lines_and_in_several_files(tmp_path):
+    for file in ("one", "two"):
+        columns, label = rows_of(["a", "b"])
+        rows = [dict(zip([*columns, "run"], row, strict=True)) for row in zip(*columns.values(), label, strict=True)]
+        lines = [json.dumps(row, default=float) for row in rows]
+        (tmp_path / f"{file}.jsonl").write_text("\n".join(lines))
+    names = [one.curve.name for one in import_logs(tmp_path)]
+    assert names == ["one/a", "one/b", "two/a", "two/b"]
+
+
+def test_two_columns_that_name_runs_and_one_that_adds_nothing(tmp_path):
+    columns, label = rows_of([("a", 1), ("a", 2), ("b", 1)])
+    run, seed = zip(*label, strict=True)
+    path = write_table(tmp_path / "log.csv", run=run, seed=seed, exp=run, **columns)
+    assert [one.curve.name for one in import_logs(path)] == ["a seed=1", "a seed=2", "b seed=1"]
+
+
+def test_a_batch_that_grows_within_a_run_is_one_run(tmp_path):
+    batch = np.where(EVERY < 100, 64, 128)
+    rate = np.full(EVERY.size, 1e-3)
+    (found,) = import_logs(write_table(tmp_path / "a.csv", step=EVERY, batch_size=batch, loss=losses(EVERY), lr=rate))
+    assert found.curve.step.size == EVERY.size
+
+
+def test_a_table_with_one_row_a_run_is_no_curve(tmp_path):
+    names = [f"r{i}" for i in range(6)]
+    table = {"Name": names, "iter": [5000] * 6, "loss": np.linspace(3, 2, 6), "lr": [1e-3] * 6}
+    with pytest.raises(ValueError, match="one row a run"):
+        import_logs(write_table(tmp_path / "a.csv", **table))
+
+
+def test_steps_that_count_within_epochs_are_refused(tmp_path):
+    columns = {"epoch": np.repeat([0, 1, 2], EVERY.size), "step": np.tile(EVERY, 3), "lr": [1e-3] * (3 * EVERY.size)}
+    log = write_table(tmp_path / "a.csv", loss=losses(np.arange(3 * EVERY.size)), **columns)
+    with pytest.raises(ValueError, match="run 'a': steps begin anew in each epoch: name a column"):
+        import_logs(log)
+
+
+def test_text_in_a_column_of_numbers_is_left_out_and_named(tmp_path):
+    loss = [str(x) for x in losses(EVERY)]
+    loss[7] = "diverged"
+    (found,) = import_logs(write_table(tmp_path / "a.csv", step=EVERY, loss=loss, lr=[1e-3] * EVERY.size))
+    assert "row 8: 'loss' is 'diverged', no number: left out" in found.notes
+    assert found.curve.step.tolist() == [step for step in EVERY if step != 70]
+    cells = [x if x == "diverged" else float(x) for x in loss]
+    rows = [{"step": int(step), "loss": x, "lr": 1e-3} for step, x in zip(EVERY, cells, strict=True)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (found,) = import_logs(tmp_path / "a.jsonl")
+    assert "row 8: 'loss' is 'diverged', no number: left out" in found.notes

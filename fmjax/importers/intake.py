@@ -90,6 +90,7 @@ def import_logs(
         reader = Reader(tool, columns, schedule is None, peak_lr, tokens_per_step)
         reader = reader.counting_as(tables)
         refused: list[str] = []
+        tables = [part for table in tables for part in _by_label(reader, table, refused, len(tables) > 1)]
         logs = list(_logs(reader, tables, refused))
         del tables
         runs = list(_imported_each(logs, schedule, total_steps, join, refused))
@@ -126,6 +127,15 @@ def _refusing(refused: list[str], name: str) -> Iterator[None]:
             yield
     except ValueError as error:
         refused.append(str(error))
+
+
+def _by_label(reader: Reader, table: Table, refused: list[str], beside_others: bool) -> list[Table]:
+    """The table of each run that a column names."""
+    parts: list[Table] = []
+    with _refusing(refused, table.name):
+        parts = reader.tables(table)
+    first = f"{table.name}/" if beside_others and len(parts) > 1 else ""
+    return [part._replace(name=f"{first}{part.name}") for part in parts]
 
 
 def _logs(reader: Reader, tables: Sequence[Table], refused: list[str]) -> Iterator[Log]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from fmjax._checks import positive, require
 from fmjax.importers.restarts import RunRows, has_rival_rates, runs_by_steps
+from fmjax.importers.run_labels import epochs_of, runs_by_label
 from fmjax.importers.source import Columns, Source, matching, only
 from fmjax.importers.tables import Table
 
@@ -23,6 +24,8 @@ MOST_LOGGED_UPDATES = 10**8
 """Steps from which on a log's steps can be no updates."""
 
 _WAY_OUT = ", as a run that diverged logs; cut the log before that row, or name other runs"
+
+_STEP_OPTION = "; 'step' names it"
 
 
 class LoggedRows(NamedTuple):
@@ -117,12 +120,19 @@ class Reader:
     def _step_key(self, table: Table) -> str:
         return self._named(table, self.columns.step, self.source.step, "steps", "step")[0]
 
+    def tables(self, table: Table) -> list[Table]:
+        """The table of each run that a column names; see ``runs_by_label``."""
+        return runs_by_label(table, table.columns[self._step_key(table)], table.columns[self._loss_keys(table)[0]])
+
     def runs(self, table: Table) -> list[tuple[str, RunRows]]:
         """The runs in a table, by name: several where its steps begin anew."""
         step, losses = self._steps(table), table.columns[self._loss_keys(table)[0]]
         found = runs_by_steps(step, losses)
         if len(found) == 1:
             return [(table.name, found[0])]
+        epoch = epochs_of(table)
+        rising = epoch is not None and (np.diff([np.nanmin(epoch[run.mask(step)]) for run in found]) > 0).all()
+        require(not rising, f"steps begin anew in each epoch: name a column that counts all updates{_STEP_OPTION}")
         note = f"steps begin anew in the log: it holds {len(found)} runs"
         return [(f"{table.name}-{i}", RunRows(run.spans, (note, *run.notes))) for i, run in enumerate(found, 1)]
 
@@ -137,7 +147,12 @@ class Reader:
             not bad.any(), f"row {first + 1}: {loss_key!r}: expected losses above zero, got {losses[first]:g}{_WAY_OUT}"
         )
         loss = LoggedRows.of(step, losses)
-        notes = (*run.notes, *self._notes_on_losses(loss_key, others, loss), *_notes_on_steps(step, losses, loss))
+        notes = (
+            *table.notes,
+            *run.notes,
+            *self._notes_on_losses(loss_key, others, loss),
+            *_notes_on_steps(step, losses, loss),
+        )
         if not self.needs_rate:
             return Log(name, loss, None, loss_key, None, notes, table.total_steps)
         rate_key, rate, more = self._rate(table, kept)

@@ -11,7 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from fmjax._checks import require, within
+from fmjax.importers.run_labels import is_label
 from fmjax.importers.tables import Table
+
+_BLANK = frozenset(("", "nan", "none", "null", "n/a", "na", "-"))
+"""Cells, in lower case, that hold no number on purpose."""
 
 
 class Columns(NamedTuple):
@@ -76,6 +80,8 @@ def merged(tables: Sequence[Table]) -> list[Table]:
 
 def _together(name: str, parts: Sequence[Table]) -> Table:
     """One beside the other where they agree in the columns that they share, else one below the other."""
+    if len(parts) == 1:
+        return parts[0]
     columns = dict(parts[0].columns)
     for part in parts[1:]:
         shared = columns.keys() & part.columns.keys()
@@ -172,7 +178,17 @@ def _needed(source: Source, table: Table, columns: Columns) -> Table:
     kept = {key: table.columns[key] for key in matching(table.columns, patterns)}
     name = "".join(character if character.isprintable() else " " for character in table.name).strip()
     others = tuple(key for key in table.columns if key not in kept)
-    return Table(name or "run", kept, others, table.total_steps)
+    texts: Mapping[str, np.ndarray] = getattr(table.columns, "texts", {})
+    labels = {key: cells for key, cells in {**table.columns, **texts}.items() if is_label(key)}
+    notes = (*table.notes, *(note for key in kept if key in texts for note in _notes_on_cells(key, texts[key])))
+    return table._replace(name=name or "run", columns=kept, others=others, labels=labels, notes=notes)
+
+
+def _notes_on_cells(key: str, cells: np.ndarray) -> tuple[str, ...]:
+    """A note on the cells of a column of numbers that hold text."""
+    rows = [i for i, cell in enumerate(cells) if cell is not None and cell.strip().lower() not in _BLANK]
+    text = f"row {rows[0] + 1}: {key!r} is {cells[rows[0]]!r}, no number: left out" if rows else ""
+    return (text + f", and {len(rows) - 1} rows more" * (len(rows) > 1),) if rows else ()
 
 
 def begins(path: Path, size: int = 4096) -> str:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,19 @@ class Table(NamedTuple):
     """Names of columns that were left out."""
     total_steps: int | None = None
     """Planned number of updates, where the file has it."""
+    notes: tuple[str, ...] = ()
+    """What was found on the way."""
+    labels: Mapping[str, np.ndarray] = MappingProxyType({})
+    """``[rows]`` cells, text or numbers, of columns that may tell runs apart."""
+
+
+class NumberColumns(dict[str, np.ndarray]):
+    """Columns of numbers by name, beside the columns that hold text."""
+
+    def __init__(self, columns: Mapping[str, np.ndarray], texts: Mapping[str, np.ndarray]) -> None:
+        super().__init__(columns)
+        self.texts = texts
+        """``[rows]`` cells; of a column of numbers, those that are none, and None for the others."""
 
 
 def csv_columns(path: Path, *, but: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
@@ -121,15 +135,18 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     {'step': [1.0, 2.0], 'eval/loss': [nan, 3.0]}
     """
     columns: dict[str, np.ndarray] = {}
+    texts: dict[str, np.ndarray] = {}
     for key in dict.fromkeys(chain.from_iterable(rows)):
         values = [row.get(key) for row in rows]
         try:
             columns[key] = np.array(values, float)
         except (TypeError, ValueError, OverflowError):
             columns[key] = np.array([value if isinstance(value, float) else np.nan for value in values])
+            texts[key] = np.array([value if isinstance(value, str) else None for value in values], object)
             nested = [value if isinstance(value, dict) else {} for value in values]
             columns |= {f"{key}/{inner}": column for inner, column in columns_of(nested).items()}
-    return {key: column for key, column in columns.items() if not np.isnan(column).all()}
+    known = {key: column for key, column in columns.items() if not np.isnan(column).all()}
+    return NumberColumns(known, texts)
 
 
 def line_columns(path: Path, row: str, cell: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -196,14 +213,31 @@ def _numbers(table: Any) -> dict[str, np.ndarray]:
     from pyarrow import types
 
     columns: dict[str, np.ndarray] = {}
+    texts: dict[str, np.ndarray] = {}
     for key, column in _leaves(table):
         if types.is_boolean(column.type) or types.is_temporal(column.type):
             continue
         try:
             columns[key] = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
         except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
-            continue  # text
-    return _by_kind(table, columns)
+            if types.is_string(column.type) or types.is_large_string(column.type):
+                texts[key] = np.array(column.to_pylist(), object)
+    for key, cells in texts.items():
+        some = [cell for cell in cells[:: max(len(cells) // 100, 1)] if cell is not None]
+        if sum(_number_in(cell) is not None for cell in some) * 2 > len(some):
+            numbers = [_number_in(cell) for cell in cells]
+            columns[key] = np.array(numbers, float)
+            rest = [cell if number is None else None for cell, number in zip(cells, numbers, strict=True)]
+            texts[key] = np.array(rest, object)
+    return NumberColumns(_by_kind(table, columns), texts)
+
+
+def _number_in(cell: str | None) -> float | None:
+    """The number that text is; None where it is none."""
+    try:
+        return float(cell or "")
+    except ValueError:
+        return None
 
 
 def _by_kind(table: Any, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
