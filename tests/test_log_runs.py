@@ -157,6 +157,15 @@ def test_a_bad_run_does_not_stop_the_others(case, tmp_path):
         import_logs(tmp_path / "bad.csv")
 
 
+def test_a_file_that_cannot_be_read_does_not_stop_the_others(tmp_path):
+    rows = {"step": EVERY, "loss": losses(EVERY), "lr": np.full(EVERY.size, 1e-3)}
+    folder = good_and(tmp_path, **rows)
+    (folder / "bad.csv").write_text("step,loss,lr\n1,2\n")
+    with pytest.warns(UserWarning, match=r"bad\.csv: expected CSV rows, but .*: left out"):
+        (found,) = import_logs(folder)
+    assert found.curve.name == "good"
+
+
 def test_the_command_goes_on_after_a_bad_run(tmp_path, command_line):
     rows = {"step": EVERY, "loss": np.where(EVERY < 100, losses(EVERY), 0), "lr": np.full(EVERY.size, 1e-3)}
     folder = good_and(tmp_path, **rows)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -13,7 +13,7 @@ from fmjax._checks import choose, require, within
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.importers.logs import Log, Reader
 from fmjax.importers.restarts import RunRows
-from fmjax.importers.source import Columns, Source, files_below, is_told, matching, only, read_files
+from fmjax.importers.source import Columns, Source, files_below, is_told, matching, only, read_files, refusing
 from fmjax.importers.tables import Table
 from fmjax.importers.tools import SOURCES
 from fmjax.schedules.kinds import Schedule
@@ -86,10 +86,10 @@ def import_logs(
     for one in paths:
         require(one.exists(), f"{one}: expected a file or folder of logs, found none")
     with within(", ".join(map(str, paths[:3])) + ", ..." * (len(paths) > 3)):
-        tool, tables = _read(paths, source, columns)
+        refused: list[str] = []
+        tool, tables = _read(paths, source, columns, refused)
         reader = Reader(tool, columns, schedule is None, peak_lr, tokens_per_step)
         reader = reader.counting_as(tables)
-        refused: list[str] = []
         tables = [part for table in tables for part in _by_label(reader, table, refused, len(tables) > 1)]
         logs = list(_logs(reader, tables, refused))
         del tables
@@ -101,7 +101,9 @@ def import_logs(
     return tuple(replace(run, curve=curve) for run, curve in zip(runs, sized, strict=True))
 
 
-def _read(paths: Sequence[Path], source: str | None, columns: Columns) -> tuple[Source, list[Table]]:
+def _read(
+    paths: Sequence[Path], source: str | None, columns: Columns, refused: list[str]
+) -> tuple[Source, list[Table]]:
     """The source and the runs; of sources that read files alike, the first that finds its losses there."""
     files = [(file, path) for path in paths for file in files_below(path)]
     found = [file.resolve() for file, _ in files]
@@ -109,30 +111,29 @@ def _read(paths: Sequence[Path], source: str | None, columns: Columns) -> tuple[
         require(found.index(file) == i, f"{files[i][0]} is named twice; name it once")
     if source is not None:
         tool = SOURCES[choose(source, SOURCES, "source")]
-        return tool, read_files(tool, files, columns)
+        return tool, read_files(tool, files, columns, refused)
+    failed: list[str] = []
     for tool in SOURCES.values():
         if any(is_told(tool, file) for file, _ in files):
-            tables = read_files(tool, files, columns)
-            wanted = (*tool.loss, *tool.validation) if columns.loss is None else only(columns.loss)
-            if any(matching(table.columns, wanted) for table in tables):
-                return tool, tables
-    raise ValueError(f"expected logs of a known tool with a loss, found none (known: {', '.join(SOURCES)})")
+            told: list[str] = []
+            with refusing(failed):
+                tables = read_files(tool, files, columns, told)
+                wanted = (*tool.loss, *tool.validation) if columns.loss is None else only(columns.loss)
+                if any(matching(table.columns, wanted) for table in tables):
+                    refused += told
+                    return tool, tables
+    unknown = f"expected logs of a known tool with a loss, found none (known: {', '.join(SOURCES)})"
+    raise ValueError(next(iter(failed), unknown))
 
 
-@contextmanager
-def _refusing(refused: list[str], name: str) -> Iterator[None]:
-    """Notes why a run cannot be read, and goes on to the next one."""
-    try:
-        with within(f"run {name!r}"):
-            yield
-    except ValueError as error:
-        refused.append(str(error))
+def _of_run(name: str) -> AbstractContextManager[None]:
+    return within(f"run {name!r}")
 
 
 def _by_label(reader: Reader, table: Table, refused: list[str], beside_others: bool) -> list[Table]:
     """The table of each run that a column names."""
     parts: list[Table] = []
-    with _refusing(refused, table.name):
+    with refusing(refused), _of_run(table.name):
         parts = reader.tables(table)
     first = f"{table.name}/" if beside_others and len(parts) > 1 else ""
     return [part._replace(name=f"{first}{part.name}") for part in parts]
@@ -141,10 +142,10 @@ def _by_label(reader: Reader, table: Table, refused: list[str], beside_others: b
 def _logs(reader: Reader, tables: Sequence[Table], refused: list[str]) -> Iterator[Log]:
     for table in tables:
         runs: list[tuple[str, RunRows]] = []
-        with _refusing(refused, table.name):
+        with refusing(refused), _of_run(table.name):
             runs = reader.runs(table)
         for name, rows in runs:
-            with _refusing(refused, name):
+            with refusing(refused), _of_run(name):
                 yield reader.log(table, name, rows)
 
 
@@ -152,7 +153,7 @@ def _imported_each(
     logs: Sequence[Log], schedule: Schedule | None, total_steps: int | None, join: bool, refused: list[str]
 ) -> Iterator[Imported]:
     for log in logs:
-        with _refusing(refused, log.name):
+        with refusing(refused), _of_run(log.name):
             yield _imported(_joined(log, logs) if join else log, schedule, total_steps)
 
 

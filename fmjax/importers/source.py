@@ -3,7 +3,8 @@
 import glob
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +54,8 @@ class Source(NamedTuple):
     """Keys that tell the tool's files from others that it would read too; one stands in the beginning of a file."""
     smoothed: tuple[str, ...] = ()
     """Columns of losses that the tool itself smooths."""
+    has_whole_history: bool = False
+    """Whether each file of a run repeats the rows of those before, so that the longest has them all."""
 
 
 def is_told(source: Source, file: Path) -> bool:
@@ -129,13 +132,23 @@ def _by_number(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"([0-9]{1,18})", name)]
 
 
-def read_files(source: Source, files: Sequence[tuple[Path, Path]], columns: Columns) -> list[Table]:
+@contextmanager
+def refusing(refused: list[str]) -> Iterator[None]:
+    """Keeps the reason why a file or run cannot be read, and goes on to the next one."""
+    try:
+        yield
+    except ValueError as error:
+        refused.append(str(error))
+
+
+def read_files(source: Source, files: Sequence[tuple[Path, Path]], columns: Columns, refused: list[str]) -> list[Table]:
     """The runs in files, with the columns that may be needed.
 
     Args:
       source: the tool; of a folder's files only those that it accepts are read.
       files: each with the path that was asked for: itself, or the folder that it lies in.
       columns: columns that the user names.
+      refused: gets a sentence for each file that cannot be read, where others can.
 
     Raises:
       ValueError: naming the file that cannot be read, or that there is none of the source.
@@ -145,11 +158,28 @@ def read_files(source: Source, files: Sequence[tuple[Path, Path]], columns: Colu
     tables: list[Table] = []
     places = [source.place(file.absolute()) for file, _ in accepted]
     names = _apart({place: _name(place, asked.absolute()) for place, (_, asked) in zip(places, accepted, strict=True)})
+    failed: list[str] = []
     for place, (file, _) in zip(places, accepted, strict=True):
-        with within(file):
+        with refusing(failed), within(file):
             named = (table._replace(name=table.name or names[place]) for table in source.read(file))
             tables += [_needed(source, table, columns) for table in named]
-    return merged(tables)
+    require(tables, next(iter(failed), f"expected logs of {source.title}, found none"))
+    refused += failed
+    return merged(_longest(source, tables) if source.has_whole_history else tables)
+
+
+def _longest(source: Source, tables: Sequence[Table]) -> list[Table]:
+    """Of the tables of one run that which goes furthest, the later of several."""
+    found: dict[str, Table] = {}
+    for table in tables:
+        if table.name not in found or _last_step(source, table) >= _last_step(source, found[table.name]):
+            found[table.name] = table
+    return list(found.values())
+
+
+def _last_step(source: Source, table: Table) -> float:
+    steps = matching(table.columns, source.step)
+    return float(np.nanmax(table.columns[steps[0]])) if steps else -1.0
 
 
 def _apart(names: Mapping[Path, str]) -> dict[Path, str]:
