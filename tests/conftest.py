@@ -6,9 +6,23 @@ from pathlib import Path
 import jax
 import pytest
 
+from fmjax import _devices
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 SHARED = Path(os.environ.get("FMJAX_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Drops compiled programs after each file.
+
+    XLA maps pages of memory for every program, and Linux allows a process 65 530 maps: a process that keeps the
+    thousands of programs of all tests dies of a segmentation fault near the end.
+    """
+    yield
+    jax.clear_caches()
+    _devices._compiled.clear()
 
 
 @pytest.fixture(scope="session")

@@ -6,21 +6,42 @@ A row of step s comes after s updates; its loss is the mean since the row before
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fmjax._checks import require
-from fmjax.importers.source import Source, begins
-from fmjax.importers.tables import Table, columns_of, parsed
+from fmjax.importers.contents import begins, bytes_of, ending
+from fmjax.importers.source import Source
+from fmjax.importers.tables import Table, columns_of, parsed, read_json_object, struct_columns
 
 
 def _accepts(path: Path) -> bool:
-    return path.suffix == ".json" and (path.name == "trainer_state.json" or '"log_history"' in begins(path))
+    start = begins(path)
+    rows = start.lstrip().startswith("[") and all(f'"{key}"' in start for key in ("learning_rate", "epoch", "step"))
+    return ending(path) == ".json" and (path.name == "trainer_state.json" or '"log_history"' in start or rows)
 
 
 def _read(path: Path) -> list[Table]:
-    state = parsed(path.read_text(encoding="utf-8-sig"))
-    history = state.get("log_history") if isinstance(state, dict) else None
+    content = bytes_of(path)
+    try:
+        columns, state = _by_arrow(content)
+    except ValueError:  # numbers that are not finite, rows that differ in kind, a bare list
+        columns, state = _by_python(content.decode("utf-8-sig", errors="replace"))
+    return [Table("", columns, total_steps=_planned(state))]
+
+
+def _by_arrow(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The columns of the history, and the rest of the state, without an object for each number."""
+    table = read_json_object(content)
+    require("log_history" in table.column_names, "expected log_history")
+    return struct_columns(table["log_history"]), table.drop_columns("log_history").to_pylist()[0]
+
+
+def _by_python(text: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    state = parsed(text)
+    history = state.get("log_history") if isinstance(state, dict) else state
     rows = [row for row in history if isinstance(row, dict)] if isinstance(history, list) else []
     require(rows, "expected rows in log_history, found none")
-    return [Table("", columns_of(rows), total_steps=_planned(state))]
+    return columns_of(rows), state if isinstance(state, dict) else {}
 
 
 def _planned(state: dict[str, Any]) -> int | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fmjax._checks import choose, require, within
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.importers.logs import Log, Reader
+from fmjax.importers.logs import Log, Reader, way_out
 from fmjax.importers.restarts import RunRows
 from fmjax.importers.source import Columns, Source, files_below, is_told, matching, only, read_files, refusing
 from fmjax.importers.tables import Table
@@ -113,16 +113,20 @@ def _read(
         tool = SOURCES[choose(source, SOURCES, "source")]
         return tool, read_files(tool, files, columns, refused)
     failed: list[str] = []
+    seen: list[Table] = []
     for tool in SOURCES.values():
         if any(is_told(tool, file) for file, _ in files):
             told: list[str] = []
             with refusing(failed):
                 tables = read_files(tool, files, columns, told)
-                wanted = (*tool.loss, *tool.validation) if columns.loss is None else only(columns.loss)
-                if any(matching(table.columns, wanted) for table in tables):
+                kinds = (tool.loss, tool.validation) if columns.loss is None else (only(columns.loss),)
+                if any(matching(table.columns, *kinds) for table in tables):
                     refused += told
                     return tool, tables
-    unknown = f"expected logs of a known tool with a loss, found none (known: {', '.join(SOURCES)})"
+                seen += tables
+    names = dict.fromkeys(name for table in seen for name in (*table.columns, *table.others))
+    hint = f"; {way_out(list(names))}" if names else ""
+    unknown = f"expected logs of a known tool with a loss, found none{hint} (known: {', '.join(SOURCES)})"
     raise ValueError(next(iter(failed), unknown))
 
 

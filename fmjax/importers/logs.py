@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmjax._checks import positive, require
+from fmjax.importers.column_names import Preference
 from fmjax.importers.restarts import RunRows, has_rival_rates, runs_by_steps
 from fmjax.importers.run_labels import epochs_of, runs_by_label
 from fmjax.importers.source import Columns, Source, matching, only
@@ -103,22 +104,31 @@ class Reader:
     """What the row after the first update has for a step."""
 
     def counting_as(self, tables: Sequence[Table]) -> "Reader":
-        """The reader that counts as the source does, or as any of the tables tells."""
+        """The reader that counts as the source does, or as any of the tables tells by its most frequent losses."""
         if self.source.first is not None:
             return replace(self, first=self.source.first)
         return replace(self, first=max(map(self._told_first, tables), default=0))
 
     def _told_first(self, table: Table) -> int:
         try:
-            return first_step(table.columns[self._step_key(table)][self._has_loss(table)])
+            return first_step(table.columns[self._step_key(table)][self._is_frequent(table)])
         except ValueError:  # the table is refused where its log is read
             return 0
+
+    def _is_frequent(self, table: Table) -> np.ndarray:
+        """Which rows have a loss, of that loss that most rows have."""
+        found = [np.isfinite(table.columns[key]) for key in self._loss_keys(table)]
+        return max(found, key=lambda rows: int(rows.sum()))
 
     def _has_loss(self, table: Table) -> np.ndarray:
         return np.isfinite(table.columns[self._loss_keys(table)[0]])
 
     def _step_key(self, table: Table) -> str:
-        return self._named(table, self.columns.step, self.source.step, "steps", "step")[0]
+        """The first of the known counters that most rows with a loss have."""
+        found = self._named(table, self.columns.step, (self.source.step,), "steps")
+        loss = self._has_loss(table)
+        most = (key for key in found if 2 * np.isfinite(table.columns[key][loss]).sum() >= loss.sum())
+        return next(most, found[0])
 
     def tables(self, table: Table) -> list[Table]:
         """The table of each run that a column names; see ``runs_by_label``."""
@@ -181,8 +191,8 @@ class Reader:
 
     def _loss_keys(self, table: Table) -> list[str]:
         training, validation = self.source.loss, self.source.validation
-        patterns = (*validation, *training) if self.columns.validation else (*training, *validation)
-        return self._named(table, self.columns.loss, patterns, "losses", "loss")
+        kinds = (validation, training) if self.columns.validation else (training, validation)
+        return self._named(table, self.columns.loss, kinds, "losses")
 
     def _notes_on_losses(self, key: str, others: Sequence[str], loss: LoggedRows) -> tuple[str, ...]:
         more = (f"took the losses {key!r}; there are also {', '.join(map(repr, others[:4]))}",)
@@ -192,11 +202,11 @@ class Reader:
 
     def _rate(self, table: Table, kept: np.ndarray) -> tuple[str, np.ndarray, tuple[str, ...]]:
         """The column of rates, the rates of the rows to keep, and notes on them."""
-        patterns = (*self.source.rate, *self.source.multiplier)
-        if self.columns.rate is None and not matching(table.columns, patterns):
-            raise ValueError(f"no learning rate is logged (columns: {_listed(table)}); give the schedule")
-        key, *others = self._named(table, self.columns.rate, patterns, "rates", "rate")
-        is_share = key in self.source.multiplier
+        kinds = (self.source.rate, self.source.multiplier)
+        if self.columns.rate is None and not matching(table.columns, *kinds):
+            raise ValueError(f"no learning rate is logged (columns: {_listed(_names(table))}); give the schedule")
+        key, *others = self._named(table, self.columns.rate, kinds, "rates")
+        is_share = key in matching(table.columns, self.source.multiplier)
         require(not is_share or self.peak_lr is not None, f"{key!r} is a multiplier of the rate: give the peak rate")
         rate, notes = np.where(kept, table.columns[key], np.nan), _notes_on_groups(table, [key, *others])
         if self.peak_lr is None or not np.nanmax(rate) > 0:
@@ -204,16 +214,27 @@ class Reader:
         scale = positive(self.peak_lr, "peak_lr") / (1.0 if is_share else np.nanmax(rate))
         return key, scale * rate, (*notes, f"rates are {key!r} scaled to a peak of {self.peak_lr:g}")
 
-    def _named(self, table: Table, name: str | None, patterns: Sequence[str], what: str, option: str) -> list[str]:
-        found = matching(table.columns, patterns if name is None else only(name))
-        wanted = f"named {name!r}" if name is not None else f"({', '.join(patterns[:3])}, ...)"
-        require(found, f"expected a column of {what} {wanted}; found {_listed(table)}; {option!r} names one")
+    def _named(
+        self, table: Table, name: str | None, kinds: Sequence[Preference | Sequence[str]], what: str
+    ) -> list[str]:
+        """Columns of the kinds, or the one that the user names."""
+        found = matching(table.columns, *(kinds if name is None else (only(name),)))
+        wanted = f" named {name!r}" if name is not None else ""
+        require(found, f"expected a column of {what}{wanted}; {way_out(_names(table))}")
         return found
 
 
-def _listed(table: Table) -> str:
-    names = [*table.columns, *table.others]
-    return ", ".join(map(repr, names[:8])) + ", ..." * (len(names) > 8) if names else "no column of numbers"
+def way_out(names: Sequence[str]) -> str:
+    """The columns of numbers that are there, and the options that name those to take."""
+    return f"the columns of numbers are {_listed(names)}: name them with --step and --loss"
+
+
+def _names(table: Table) -> list[str]:
+    return [*table.columns, *table.others]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:20])) + ", ..." * (len(names) > 20) if names else "none"
 
 
 def _notes_on_steps(step: np.ndarray, value: np.ndarray, kept: LoggedRows) -> tuple[str, ...]:

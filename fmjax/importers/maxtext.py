@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from fmjax.importers.source import Source, begins
+from fmjax.importers.contents import begins
+from fmjax.importers.source import Source
 from fmjax.importers.tables import Table, json_columns
 
 
@@ -16,8 +17,8 @@ SOURCE = Source(
     accepts=_accepts,
     read=lambda path: [Table("", json_columns(path))],
     step=("step",),
-    loss=("learning/loss", "learning/total_loss"),
-    validation=("evaluation/loss", "eval/*loss"),
+    loss=("learning/loss", "learning/lm_loss"),
+    validation=("eval/avg_loss", "evaluation/avg_loss", "evaluation/loss"),
     rate=("learning/current_learning_rate",),
     first=0,
 )

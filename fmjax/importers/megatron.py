@@ -1,40 +1,46 @@
-"""Megatron-LM: event files with ``lm loss`` and ``learning-rate``, and the lines ``iteration ... | lm loss: ...``.
+"""Megatron-LM and GPT-NeoX: event files with ``lm loss`` and ``learning-rate``, and printed lines.
 
 Iterations count from 1.
 """
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from fmjax.importers import tensorboard
-from fmjax.importers.source import Source, begins
-from fmjax.importers.tables import Table, line_columns
+from fmjax.importers.printed_lines import PRINTED
+from fmjax.importers.source import Source
+from fmjax.importers.tables import Table
 
-_ROW = r"iteration\s+(?P<v>\d+)/\s*\d+\s*\|"
-_CELL = r"\|\s*{key}:\s*(?P<v>[-+0-9.eE]+)\s*(?:\||$)"
-_KEYS = ("lm loss", "learning rate")
+_LINES = PRINTED["megatron"]
 
 
 def _accepts(path: Path) -> bool:
-    return tensorboard.is_event_file(path) or bool(re.search(_ROW, begins(path, 2**20)))
+    return tensorboard.is_event_file(path) or _LINES.accepts(path)
 
 
-def _read(path: Path) -> list[Table]:
+def _read(path: Path, named: Sequence[str] = ()) -> list[Table]:
     if tensorboard.is_event_file(path):
         return tensorboard.read(path)
-    return [Table("", line_columns(path, _ROW, _CELL, _KEYS))]
+    assert _LINES.read_named is not None
+    return _LINES.read_named(path, named)
 
 
 SOURCE = Source(
     name="megatron",
-    title="Megatron-LM",
+    title=_LINES.title,
     accepts=_accepts,
     read=_read,
-    place=lambda path: path.parent if tensorboard.is_event_file(path) else path.with_suffix(""),
+    read_named=_read,
+    place=lambda path: path.parent if tensorboard.is_event_file(path) else _LINES.place(path),
     step=(tensorboard.STEP,),
-    loss=("lm loss",),
-    validation=("lm loss validation",),
-    rate=("learning-rate", "learning rate"),
+    loss=("lm_loss", "train_lm_loss", "lm_loss_training_lm_loss"),
+    validation=(
+        "validation_lm_loss",
+        "lm loss validation",
+        "validation/lm_loss",
+        "lm-loss-validation/lm loss validation",
+    ),
+    rate=("learning_rate", "train_learning_rate", "learning_rate_learning_rate"),
     first=1,
-    tells=("lm loss",),
+    tells=("lm loss", "lm_loss", "lm-loss"),
 )

@@ -5,18 +5,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from fmjax._checks import require, within
+from fmjax.importers.cells import notes_on_cells
+from fmjax.importers.column_names import MULTIPLIERS, Preference, ranked
+from fmjax.importers.contents import begins
 from fmjax.importers.run_labels import is_label
 from fmjax.importers.tables import Table
-
-_BLANK = frozenset(("", "nan", "none", "null", "n/a", "na", "-"))
-"""Cells, in lower case, that hold no number on purpose."""
 
 
 class Columns(NamedTuple):
@@ -30,7 +29,7 @@ class Columns(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A tool's logs. Keys are patterns over the names of columns, the most telling first."""
+    """A tool's logs. Keys are patterns over the names of columns, the most telling first, or a preference."""
 
     name: str
     title: str
@@ -39,16 +38,16 @@ class Source(NamedTuple):
     """Whether a file is one of its logs, by its name and beginning."""
     read: Callable[[Path], list[Table]]
     """The runs of one file."""
-    step: tuple[str, ...]
-    loss: tuple[str, ...]
+    step: tuple[str, ...] | Preference
+    loss: tuple[str, ...] | Preference
     """Training loss."""
-    validation: tuple[str, ...]
-    rate: tuple[str, ...]
+    validation: tuple[str, ...] | Preference
+    rate: tuple[str, ...] | Preference
     first: int | None = None
     """What the row after the first update has for a step; None where tools differ, see ``logs.first_step``."""
-    place: Callable[[Path], Path] = lambda path: path.with_suffix("")
+    place: Callable[[Path], Path] = lambda path: path.with_name(path.name.removesuffix(".gz")).with_suffix("")
     """The path that stands for the run of a file, and names it."""
-    multiplier: tuple[str, ...] = ()
+    multiplier: tuple[str, ...] | Preference = MULTIPLIERS
     """Columns of the rate relative to its peak."""
     tells: tuple[str, ...] = ()
     """Keys that tell the tool's files from others that it would read too; one stands in the beginning of a file."""
@@ -56,6 +55,8 @@ class Source(NamedTuple):
     """Columns of losses that the tool itself smooths."""
     has_whole_history: bool = False
     """Whether each file of a run repeats the rows of those before, so that the longest has them all."""
+    read_named: Callable[[Path, Sequence[str]], list[Table]] | None = None
+    """``read`` with columns that the user names, where it does not read every column."""
 
 
 def is_told(source: Source, file: Path) -> bool:
@@ -63,14 +64,13 @@ def is_told(source: Source, file: Path) -> bool:
     return source.accepts(file) and (not source.tells or any(key in begins(file, 2**20) for key in source.tells))
 
 
-def matching(columns: dict[str, np.ndarray], patterns: Sequence[str]) -> list[str]:
-    """Names of the columns that a pattern matches and that hold at least one number, in the patterns' order.
+def matching(columns: Mapping[str, np.ndarray], *kinds: Preference | Sequence[str]) -> list[str]:
+    """Names of the columns of one of the kinds that hold at least one number, in the order of the kinds.
 
-    >>> matching({"a/lr": np.ones(2), "lr": np.ones(2), "loss": np.ones(2)}, ("lr", "*/lr"))
-    ['lr', 'a/lr']
+    >>> matching({"a/lr": np.ones(2), "lr": np.ones(2), "loss": np.ones(2)}, ("lr", "*/lr"), ("loss",))
+    ['lr', 'a/lr', 'loss']
     """
-    found = [key for pattern in patterns for key in columns if fnmatchcase(key, pattern)]
-    return [key for key in dict.fromkeys(found) if np.isfinite(columns[key]).any()]
+    return list(dict.fromkeys(key for kind in kinds for key in ranked(columns, kind)))
 
 
 def merged(tables: Sequence[Table]) -> list[Table]:
@@ -93,7 +93,9 @@ def _together(name: str, parts: Sequence[Table]) -> Table:
             return _below(name, parts)
         columns |= part.columns
     others = tuple(dict.fromkeys(key for part in parts for key in part.others))
-    return Table(name, columns, others, max((part.total_steps for part in parts if part.total_steps), default=None))
+    notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+    total = max((part.total_steps for part in parts if part.total_steps), default=None)
+    return Table(name, columns, others, total, notes)
 
 
 def _below(name: str, parts: Sequence[Table]) -> Table:
@@ -105,7 +107,9 @@ def _below(name: str, parts: Sequence[Table]) -> Table:
         for key in keys
     }
     others = tuple(dict.fromkeys(key for part in parts for key in part.others))
-    return Table(name, columns, others, max((part.total_steps for part in parts if part.total_steps), default=None))
+    notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+    total = max((part.total_steps for part in parts if part.total_steps), default=None)
+    return Table(name, columns, others, total, notes)
 
 
 def only(name: str) -> tuple[str]:
@@ -156,13 +160,14 @@ def read_files(source: Source, files: Sequence[tuple[Path, Path]], columns: Colu
     accepted = [(file, asked) for file, asked in files if file == asked or source.accepts(file)]
     require(accepted, f"expected logs of {source.title}, found none")
     tables: list[Table] = []
+    named = [name for name in (columns.step, columns.loss, columns.rate) if name is not None]
     places = [source.place(file.absolute()) for file, _ in accepted]
     names = _apart({place: _name(place, asked.absolute()) for place, (_, asked) in zip(places, accepted, strict=True)})
     failed: list[str] = []
     for place, (file, _) in zip(places, accepted, strict=True):
         with refusing(failed), within(file):
-            named = (table._replace(name=table.name or names[place]) for table in source.read(file))
-            tables += [_needed(source, table, columns) for table in named]
+            read = source.read(file) if source.read_named is None else source.read_named(file, named)
+            tables += [_needed(source, table._replace(name=table.name or names[place]), columns) for table in read]
     require(tables, next(iter(failed), f"expected logs of {source.title}, found none"))
     refused += failed
     return merged(_longest(source, tables) if source.has_whole_history else tables)
@@ -204,27 +209,11 @@ def _name(place: Path, root: Path) -> str:
 def _needed(source: Source, table: Table, columns: Columns) -> Table:
     """The table under a printable name, without the columns that neither the source nor the user names."""
     named = [glob.escape(name) for name in (columns.step, columns.loss, columns.rate) if name is not None]
-    patterns = (*source.step, *source.loss, *source.validation, *source.rate, *source.multiplier, *named)
-    kept = {key: table.columns[key] for key in matching(table.columns, patterns)}
+    kinds = (source.step, source.loss, source.validation, source.rate, source.multiplier, named)
+    kept = {key: table.columns[key] for key in matching(table.columns, *kinds)}
     name = "".join(character if character.isprintable() else " " for character in table.name).strip()
     others = tuple(key for key in table.columns if key not in kept)
     texts: Mapping[str, np.ndarray] = getattr(table.columns, "texts", {})
     labels = {key: cells for key, cells in {**table.columns, **texts}.items() if is_label(key)}
-    notes = (*table.notes, *(note for key in kept if key in texts for note in _notes_on_cells(key, texts[key])))
+    notes = (*table.notes, *(note for key in kept if key in texts for note in notes_on_cells(key, texts[key])))
     return table._replace(name=name or "run", columns=kept, others=others, labels=labels, notes=notes)
-
-
-def _notes_on_cells(key: str, cells: np.ndarray) -> tuple[str, ...]:
-    """A note on the cells of a column of numbers that hold text."""
-    rows = [i for i, cell in enumerate(cells) if cell is not None and cell.strip().lower() not in _BLANK]
-    text = f"row {rows[0] + 1}: {key!r} is {cells[rows[0]]!r}, no number: left out" if rows else ""
-    return (text + f", and {len(rows) - 1} rows more" * (len(rows) > 1),) if rows else ()
-
-
-def begins(path: Path, size: int = 4096) -> str:
-    """The beginning of a file as text, other bytes replaced; empty where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(size).decode("utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -1,4 +1,4 @@
-"""Logged rows as tables of numbers, from the files that tools write: CSV, Parquet, JSON lines and lines of text."""
+"""Logged rows as tables of numbers, from the files that tools write: CSV, Parquet and JSON lines."""
 
 import json
 import re
@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import require
+from fmjax.importers.cells import NumberColumns, with_texts
+from fmjax.importers.contents import begins, ending, is_wide, text_of
+from fmjax.importers.dialects import dialect_of
 
 _NEEDS = "reading logs needs pyarrow: pip install 'fmjax[data]'"
 
@@ -18,9 +21,6 @@ ROLE_KEYS = frozenset({"split", "type", "phase", "mode"})
 """Columns that tell rows of evaluation from rows of training."""
 
 EVALUATION_ROLES = frozenset({"val", "valid", "validation", "eval", "evaluation", "dev", "test"})
-
-_SAMPLE = 1000
-"""Lines of text in which keys are looked for."""
 
 
 class Table(NamedTuple):
@@ -40,26 +40,30 @@ class Table(NamedTuple):
     """``[rows]`` cells, text or numbers, of columns that may tell runs apart."""
 
 
-class NumberColumns(dict[str, np.ndarray]):
-    """Columns of numbers by name, beside the columns that hold text."""
-
-    def __init__(self, columns: Mapping[str, np.ndarray], texts: Mapping[str, np.ndarray]) -> None:
-        super().__init__(columns)
-        self.texts = texts
-        """``[rows]`` cells; of a column of numbers, those that are none, and None for the others."""
-
-
 def csv_columns(path: Path, *, but: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """The columns of a CSV file that hold numbers, but those whose names end so.
+    """The columns of a file of separated values that hold numbers, but those whose names end so.
+
+    Separators are commas, semicolons or tabs; numbers may have decimal commas or separators of thousands. A file of two
+    columns without names has steps and losses.
 
     Raises:
-      ValueError: the file is no CSV table.
+      ValueError: the file is no such table.
     """
-    csv = _arrow("csv")
-    names = _read("CSV rows", csv.open_csv, path).schema.names if but else []
+    csv, found = arrow_module("csv"), dialect_of(begins(path, 2**16))
+    form: dict[str, Any] = {
+        "read_options": csv.ReadOptions(column_names=found.names),
+        "parse_options": csv.ParseOptions(delimiter=found.delimiter),
+    }
+    names = _read("CSV rows", csv.open_csv, _readable(path), **form).schema.names if but else []
     wanted = [name for name in names if not name.endswith(but)]
-    options = csv.ConvertOptions(strings_can_be_null=True, include_columns=wanted)
-    return _numbers(_read("CSV rows", csv.read_csv, path, convert_options=options))
+    options = csv.ConvertOptions(strings_can_be_null=True, include_columns=wanted, decimal_point=found.decimal_point)
+    return _numbers(_read("CSV rows", csv.read_csv, _readable(path), convert_options=options, **form))
+
+
+def _readable(path: Path) -> Any:
+    """What pyarrow reads a file from: the file, or its text where that is packed or not in UTF-8."""
+    plain = path.suffix != ".gz" and not is_wide(path)
+    return path if plain else arrow_module("BufferReader")(text_of(path).encode())
 
 
 def parquet_columns(path: Path) -> dict[str, np.ndarray]:
@@ -68,7 +72,7 @@ def parquet_columns(path: Path) -> dict[str, np.ndarray]:
     Raises:
       ValueError: the file is no Parquet table.
     """
-    parquet = _arrow("parquet")
+    parquet = arrow_module("parquet")
     return _numbers(_read("a Parquet file", lambda: parquet.ParquetFile(path).read()))
 
 
@@ -81,24 +85,98 @@ def json_columns(path: Path) -> dict[str, np.ndarray]:
       ValueError: another line is no JSON object; its number is named.
     """
     try:
-        return _numbers(_read("JSON lines", _arrow("json").read_json, path))
+        return _numbers(_read("JSON lines", arrow_module("json").read_json, _readable(path)))
     except ValueError:  # rows that differ in kind, or a line that is no JSON: Python reads on, and names the line
-        return columns_of(list(_objects(path.read_text(encoding="utf-8-sig").splitlines())))
+        return columns_of_rows(list(objects_of(text_of(path).splitlines())))
 
 
-READERS = {".csv": csv_columns, ".parquet": parquet_columns, ".jsonl": json_columns, ".ndjson": json_columns}
+def json_file_columns(path: Path) -> dict[str, np.ndarray]:
+    """The numbers of a JSON file: an array of objects, an object of arrays, or one object a line.
+
+    Raises:
+      ValueError: the file is none of these.
+    """
+    try:
+        value = parsed(text_of(path))
+    except ValueError:
+        return json_columns(path)
+    if isinstance(value, dict) and any(isinstance(column, list) for column in value.values()):
+        columns = {key: column for key, column in value.items() if isinstance(column, list)}
+        most = max(map(len, columns.values()))
+        value = [dict(zip(columns, row, strict=True)) for row in zip(*_of_length(columns, most), strict=True)]
+    require(isinstance(value, list | dict), "expected an array of objects, an object of arrays or JSON lines")
+    rows = value if isinstance(value, list) else [value]
+    require(all(isinstance(row, dict) for row in rows), "expected an array of objects, found other values in it")
+    return columns_of_rows(rows)
+
+
+def read_json_object(content: bytes) -> Any:
+    """An Arrow table of one row that holds one JSON object.
+
+    Raises:
+      ValueError: it is none, or a list in it has items of several kinds.
+    """
+    json_module, whole = arrow_module("json"), {"block_size": len(content) + 1, "use_threads": False}
+    form = json_module.ParseOptions(newlines_in_values=True)
+    buffer = arrow_module("BufferReader")(content)
+    options = {"read_options": json_module.ReadOptions(**whole), "parse_options": form}
+    table = _read("a JSON object", json_module.read_json, buffer, **options)
+    require(table.num_rows == 1, f"expected one JSON object, found {table.num_rows}")
+    return table
+
+
+def struct_columns(column: Any) -> dict[str, np.ndarray]:
+    """The numbers by key of a column whose cell is a list of objects.
+
+    Raises:
+      ValueError: it is none, or empty.
+    """
+    import pyarrow
+
+    rows = column.combine_chunks().flatten() if pyarrow.types.is_list(column.type) else None
+    require(rows is not None and len(rows) and pyarrow.types.is_struct(rows.type), "expected rows, found none")
+    assert rows is not None
+    names = [field.name for field in rows.type]
+    columns = _numbers(pyarrow.table(rows.flatten(), names=names))
+    return {key: values for key, values in columns.items() if not np.isnan(values).all()}
+
+
+def _of_length(columns: Mapping[str, list[Any]], length: int) -> Iterator[list[Any]]:
+    return (column if len(column) == length else [None] * length for column in columns.values())
+
+
+READERS = {
+    ".csv": csv_columns,
+    ".tsv": csv_columns,
+    ".parquet": parquet_columns,
+    ".jsonl": json_columns,
+    ".ndjson": json_columns,
+    ".json": json_file_columns,
+}
 """Tables by the ending of their files."""
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is named as tables are, and a JSON file also begins with rows."""
+    if ending(path) != ".json":
+        return ending(path) in READERS
+    return bool(re.match(_ROWS, begins(path, 2**16))) and "loss" in begins(path, 2**16).lower()
+
+
+_ROWS = r"""\s*(?:\[\s*\{|\{[^\n]*\}\s*\n\s*\{|\{\s*"[^"]*"\s*:\s*\[\s*[-\d.])"""
+"""The beginning of JSON files with rows: an array of objects, an object a line, or an object of arrays."""
 
 
 def parquet_names(path: Path) -> list[str]:
     """Names of the columns of a Parquet file; none where it is not one."""
     try:
-        return list(_read("a Parquet file", _arrow("parquet").read_schema, path).names)
+        return list(_read("a Parquet file", arrow_module("parquet").read_schema, path).names)
     except ValueError:
         return []
 
 
-def _objects(lines: list[str]) -> Iterator[Mapping[str, Any]]:
+def objects_of(lines: list[str]) -> Iterator[Mapping[str, Any]]:
+    """The JSON objects of lines; a last line that is cut off is left out."""
     for i, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -128,7 +206,7 @@ def parsed(text: str) -> Any:
         raise ValueError("expected JSON, but it is nested too deeply") from None
 
 
-def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> NumberColumns:
     """The numbers of rows by key, NaN where a row has none.
 
     >>> {key: column.tolist() for key, column in columns_of([{"step": 1}, {"step": 2, "eval": {"loss": 3.0}}]).items()}
@@ -149,44 +227,15 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return NumberColumns(known, texts)
 
 
-def line_columns(path: Path, row: str, cell: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Numbers in those lines of a text file that are rows of a log.
-
-    Args:
-      path: the file.
-      row: regular expression that a row has; its group ``v`` is the step.
-      cell: regular expression of a key and its number, with ``{key}`` in the place of the key.
-      keys: keys to look for; others are found in the first rows.
-
-    Raises:
-      ValueError: no row, or no text.
-    """
-    csv, compute = _arrow("csv"), _arrow("compute")
-    form = {
-        "read_options": csv.ReadOptions(column_names=["line"]),
-        "parse_options": csv.ParseOptions(delimiter="\x01", quote_char=False),
-        "convert_options": csv.ConvertOptions(column_types={"line": "string"}),
-    }
-    lines = _read("lines of text", csv.read_csv, path, **form)["line"]
-    lines = lines.filter(compute.match_substring_regex(lines, re.sub(r"\?P<v>", "?:", row)))
-    require(len(lines), "expected rows of a log, found none")
-    texts = "\n".join(line for line in lines[:_SAMPLE].to_pylist())
-    found = [match[1] for match in re.finditer(cell.format(key=r"([A-Za-z_][\w ./()-]*?)"), texts)]
-    columns = {"step": _matches(lines, row)}
-    for key in dict.fromkeys([*keys, *found]):
-        column = _matches(lines, cell.format(key=re.escape(key)))
-        columns |= {key: column} if np.isfinite(column).any() else {}
-    return columns
+def columns_of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """``columns_of``, with the losses of rows of evaluation as columns of their own."""
+    kinds = {key: [row.get(key) for row in rows] for key in ROLE_KEYS if any(key in row for row in rows)}
+    columns = columns_of(rows)
+    return NumberColumns(_by_kind(kinds, columns), columns.texts)
 
 
-def _matches(lines: Any, pattern: str) -> np.ndarray:
-    compute = _arrow("compute")
-    found = compute.struct_field(compute.extract_regex(lines, pattern), [0])
-    return compute.cast(found, "float64").to_numpy(zero_copy_only=False)
-
-
-def _arrow(module: str) -> Any:
-    """A module of pyarrow."""
+def arrow_module(module: str) -> Any:
+    """A module of pyarrow, or another of its names."""
     try:
         import pyarrow.compute
         import pyarrow.csv
@@ -213,7 +262,7 @@ def _numbers(table: Any) -> dict[str, np.ndarray]:
     from pyarrow import types
 
     columns: dict[str, np.ndarray] = {}
-    texts: dict[str, np.ndarray] = {}
+    texts: dict[str, list[str | None]] = {}
     for key, column in _leaves(table):
         if types.is_boolean(column.type) or types.is_temporal(column.type):
             continue
@@ -221,29 +270,16 @@ def _numbers(table: Any) -> dict[str, np.ndarray]:
             columns[key] = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
         except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
             if types.is_string(column.type) or types.is_large_string(column.type):
-                texts[key] = np.array(column.to_pylist(), object)
-    for key, cells in texts.items():
-        some = [cell for cell in cells[:: max(len(cells) // 100, 1)] if cell is not None]
-        if sum(_number_in(cell) is not None for cell in some) * 2 > len(some):
-            numbers = [_number_in(cell) for cell in cells]
-            columns[key] = np.array(numbers, float)
-            rest = [cell if number is None else None for cell, number in zip(cells, numbers, strict=True)]
-            texts[key] = np.array(rest, object)
-    return NumberColumns(_by_kind(table, columns), texts)
+                texts[key] = column.to_pylist()
+    kinds = {key: table[key].to_pylist() for key in ROLE_KEYS.intersection(table.column_names)}
+    found = with_texts(columns, texts)
+    return NumberColumns(_by_kind(kinds, found), found.texts)
 
 
-def _number_in(cell: str | None) -> float | None:
-    """The number that text is; None where it is none."""
-    try:
-        return float(cell or "")
-    except ValueError:
-        return None
-
-
-def _by_kind(table: Any, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _by_kind(kinds: Mapping[str, Sequence[Any]], columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The columns, with what rows of evaluation share with rows of training as columns ``eval/...`` of their own."""
-    for key in ROLE_KEYS.intersection(table.column_names):
-        held_out = np.array([str(kind).lower() in EVALUATION_ROLES for kind in table[key].to_pylist()], bool)
+    for found in kinds.values():
+        held_out = np.array([str(kind).lower() in EVALUATION_ROLES for kind in found], bool)
         for name in [name for name in columns if "loss" in name.lower()]:
             apart = np.where(held_out, columns[name], np.nan), np.where(held_out, np.nan, columns[name])
             if all(np.isfinite(part).any() for part in apart):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from fmjax._checks import require
+from fmjax.importers.column_names import HELD_OUT, LOSSES, RATES
 from fmjax.importers.source import Source
 from fmjax.importers.tables import Table
 
@@ -51,7 +52,7 @@ SOURCE = Source(
     read=read,
     place=lambda path: path.parent,
     step=(STEP,),
-    loss=("train/loss", "loss/train", "train_loss", "loss", "*train*loss*"),
-    validation=("eval/loss", "val/loss", "loss/val*", "val_loss", "*val*loss*", "*eval*loss*"),
-    rate=("train/learning_rate", "learning_rate", "learning-rate", "lr", "*learning*rate*", "*/lr*", "lr-*", "lr/*"),
+    loss=LOSSES,
+    validation=HELD_OUT,
+    rate=RATES,
 )
