@@ -233,9 +233,11 @@ def test_checkpoints_of_a_run_are_one_run(tmp_path):
     for name in RATIOS:
         state = json.loads((tmp_path / name / "checkpoint-1000" / "trainer_state.json").read_text())
         early = [row for row in state["log_history"] if row["step"] <= 500]
+        early[40:] = [row | {"loss": 99.0} for row in early[40:]]  # before the run was resumed at step 400
         write_lines(tmp_path / name / "checkpoint-500" / "trainer_state.json", [json.dumps({"log_history": early})])
     for one in import_logs(tmp_path):
         assert one.curve.step.size == 100
+        assert one.curve.loss.max() < 99.0
         assert not any("again" in note for note in one.notes)
 
 
@@ -253,7 +255,7 @@ def test_a_resumed_run_counts_its_later_rows(tmp_path):
     wrong = np.where(np.arange(order.size) < 60, loss[order] + (order >= 40), loss[order])
     (found,) = import_logs(table(tmp_path / "a.csv", step[order], wrong, rate[order]))
     np.testing.assert_allclose(found.curve.loss, loss)
-    assert any("20 steps were logged again" in note for note in found.notes)
+    assert any("the run was resumed; 20 earlier rows were left out" in note for note in found.notes)
 
 
 def test_a_zero_rate_after_the_last_update(tmp_path):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
@@ -231,7 +232,9 @@ HELD_OUT = {
 
 @pytest.mark.parametrize("printer", HELD_OUT, ids=lambda printer: printer.__name__)
 def test_validation_stays_apart(printer, tmp_path):
-    path = printed(tmp_path / "a.log", printer, after=HELD_OUT[printer])
+    path = printed(tmp_path / "a.log", printer, after="" if printer is litgpt else HELD_OUT[printer])
+    if printer is litgpt:  # which prints both in one row
+        path.write_text(re.sub(r".* step 200 .*\n", HELD_OUT[printer], path.read_text()))
     schedule = None if PRINTERS[printer][1] else PLAN
     (train,) = import_logs(path, schedule=schedule)
     (held_out,) = import_logs(path, schedule=schedule, columns=Columns(validation=True))

@@ -75,4 +75,5 @@ SOURCE = Source(
     validation=("eval_loss", "eval_*_loss"),
     rate=("learning_rate",),
     first=1,
+    has_whole_history=True,
 )

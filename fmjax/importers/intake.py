@@ -1,6 +1,8 @@
 """``import_logs``: logs of training tools as runs, whatever they call their columns."""
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -10,7 +12,8 @@ import numpy as np
 from fmjax._checks import choose, require, within
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.importers.logs import Log, Reader, way_out
-from fmjax.importers.source import Columns, Source, files_below, is_told, matching, only, read_files
+from fmjax.importers.restarts import RunRows
+from fmjax.importers.source import Columns, Source, files_below, is_told, matching, only, read_files, refusing
 from fmjax.importers.tables import Table
 from fmjax.importers.tools import SOURCES
 from fmjax.schedules.kinds import Schedule
@@ -48,9 +51,10 @@ def import_logs(
 ) -> tuple[Imported, ...]:
     r"""Reads the runs of a log, of several, or of all logs below a folder.
 
-    Steps may repeat and be out of order, as resumed runs log them: the later row counts. Rates may be logged at other
-    steps than losses, one update off, as multipliers of the peak, and be zero after the last update; the schedule is
-    recognised from them (``recognition.recognise``).
+    Where steps fall back a run was resumed, and the earlier rows from there on do not count; where they begin anew, the
+    next run begins (``restarts.runs_by_steps``). Rates may be logged at other steps than losses, one update off, as
+    multipliers of the peak, and be zero after the last update; the schedule is recognised from them
+    (``recognition.recognise``). A run that cannot be read is left out with a warning, where others can.
 
     Args:
       path: a file, a folder that is searched for files of the source, or several of these.
@@ -65,7 +69,7 @@ def import_logs(
         from the start until there, at the rate that the branch begins with, the one of nearest loss.
 
     Raises:
-      ValueError: no logs, or naming the file and run, what was expected and what was found.
+      ValueError: no logs, or no run that can be read: naming the file and run, what was expected and what was found.
 
     >>> from tempfile import TemporaryDirectory
     >>> from fmjax.schedules import WSD
@@ -82,19 +86,24 @@ def import_logs(
     for one in paths:
         require(one.exists(), f"{one}: expected a file or folder of logs, found none")
     with within(", ".join(map(str, paths[:3])) + ", ..." * (len(paths) > 3)):
-        tool, tables = _read(paths, source, columns)
+        refused: list[str] = []
+        tool, tables = _read(paths, source, columns, refused)
         reader = Reader(tool, columns, schedule is None, peak_lr, tokens_per_step)
         reader = reader.counting_as(tables)
-        logs = [_log(reader, table) for table in tables]
+        tables = [part for table in tables for part in _by_label(reader, table, refused, len(tables) > 1)]
+        logs = list(_logs(reader, tables, refused))
         del tables
-        if join:
-            logs = [_joined(log, logs) for log in logs]
-        runs = [_imported(log, schedule, total_steps) for log in logs]
+        runs = list(_imported_each(logs, schedule, total_steps, join, refused))
+        require(runs, next(iter(refused), "expected runs, found none"))
+    for reason in refused:
+        warnings.warn(f"{reason}: left out", stacklevel=2)
     sized = (replace(run.curve, model_size=model_size, tokens_per_step=tokens_per_step) for run in runs)
     return tuple(replace(run, curve=curve) for run, curve in zip(runs, sized, strict=True))
 
 
-def _read(paths: Sequence[Path], source: str | None, columns: Columns) -> tuple[Source, list[Table]]:
+def _read(
+    paths: Sequence[Path], source: str | None, columns: Columns, refused: list[str]
+) -> tuple[Source, list[Table]]:
     """The source and the runs; of sources that read files alike, the first that finds its losses there."""
     files = [(file, path) for path in paths for file in files_below(path)]
     found = [file.resolve() for file, _ in files]
@@ -102,37 +111,67 @@ def _read(paths: Sequence[Path], source: str | None, columns: Columns) -> tuple[
         require(found.index(file) == i, f"{files[i][0]} is named twice; name it once")
     if source is not None:
         tool = SOURCES[choose(source, SOURCES, "source")]
-        return tool, read_files(tool, files, columns)
+        return tool, read_files(tool, files, columns, refused)
+    failed: list[str] = []
     seen: list[Table] = []
     for tool in SOURCES.values():
         if any(is_told(tool, file) for file, _ in files):
-            tables = read_files(tool, files, columns)
-            kinds = (tool.loss, tool.validation) if columns.loss is None else (only(columns.loss),)
-            if any(matching(table.columns, *kinds) for table in tables):
-                return tool, tables
-            seen += tables
+            told: list[str] = []
+            with refusing(failed):
+                tables = read_files(tool, files, columns, told)
+                kinds = (tool.loss, tool.validation) if columns.loss is None else (only(columns.loss),)
+                if any(matching(table.columns, *kinds) for table in tables):
+                    refused += told
+                    return tool, tables
+                seen += tables
     names = dict.fromkeys(name for table in seen for name in (*table.columns, *table.others))
     hint = f"; {way_out(list(names))}" if names else ""
-    raise ValueError(f"expected logs of a known tool with a loss, found none{hint} (known: {', '.join(SOURCES)})")
+    unknown = f"expected logs of a known tool with a loss, found none{hint} (known: {', '.join(SOURCES)})"
+    raise ValueError(next(iter(failed), unknown))
 
 
-def _log(reader: Reader, table: Table) -> Log:
-    with within(f"run {table.name!r}"):
-        return reader.log(table)
+def _of_run(name: str) -> AbstractContextManager[None]:
+    return within(f"run {name!r}")
+
+
+def _by_label(reader: Reader, table: Table, refused: list[str], beside_others: bool) -> list[Table]:
+    """The table of each run that a column names."""
+    parts: list[Table] = []
+    with refusing(refused), _of_run(table.name):
+        parts = reader.tables(table)
+    first = f"{table.name}/" if beside_others and len(parts) > 1 else ""
+    return [part._replace(name=f"{first}{part.name}") for part in parts]
+
+
+def _logs(reader: Reader, tables: Sequence[Table], refused: list[str]) -> Iterator[Log]:
+    for table in tables:
+        runs: list[tuple[str, RunRows]] = []
+        with refusing(refused), _of_run(table.name):
+            runs = reader.runs(table)
+        for name, rows in runs:
+            with refusing(refused), _of_run(name):
+                yield reader.log(table, name, rows)
+
+
+def _imported_each(
+    logs: Sequence[Log], schedule: Schedule | None, total_steps: int | None, join: bool, refused: list[str]
+) -> Iterator[Imported]:
+    for log in logs:
+        with refusing(refused), _of_run(log.name):
+            yield _imported(_joined(log, logs) if join else log, schedule, total_steps)
 
 
 def _imported(log: Log, schedule: Schedule | None, total_steps: int | None) -> Imported:
-    with within(f"run {log.name!r}"):
-        recognised = None if schedule is not None else _recognised(log, total_steps)
-        known = recognised.schedule if recognised is not None else schedule
-        assert known is not None
-        loss, after = log.loss.before(int(known.total_steps) + 1), log.loss.step > int(known.total_steps)
-        notes = (*log.notes, *(recognised.notes if recognised is not None else ()))
-        if after.any():
-            notes = (*notes, f"{after.sum()} rows after the schedule's end were left out")
-        if log.begins_late:
-            notes = (*notes, f"losses start at step {log.loss.step[0]}; a branch may be joined to its stem")
-        curve = LossCurve(log.name, loss.step, loss.value, known)
+    recognised = None if schedule is not None else _recognised(log, total_steps)
+    known = recognised.schedule if recognised is not None else schedule
+    assert known is not None
+    loss, after = log.loss.before(int(known.total_steps) + 1), log.loss.step > int(known.total_steps)
+    notes = (*log.notes, *(recognised.notes if recognised is not None else ()))
+    if after.any():
+        notes = (*notes, f"{after.sum()} rows after the schedule's end were left out")
+    if log.begins_late:
+        notes = (*notes, f"losses start at step {log.loss.step[0]}; a branch may be joined to its stem")
+    curve = LossCurve(log.name, loss.step, loss.value, known)
     return Imported(curve, log.loss_key, log.rate_key, recognised, notes)
 
 
@@ -157,7 +196,7 @@ def _joined(log: Log, logs: Sequence[Log]) -> Log:
         return log
     stems = list(_stems(log, logs))
     start = int(log.loss.step[0])
-    require(stems, f"run {log.name!r}: logged only from step {start} on, and no other run has its rate there")
+    require(stems, f"logged only from step {start} on, and no other run has its rate there")
     stem = min(stems, key=lambda other: abs(np.log(_last(other, start) / log.loss.value[0])))
     rate = None if log.rate is None or stem.rate is None else stem.rate.before(int(log.rate.step[0])).then(log.rate)
     note = f"rows before step {start} are those of {stem.name!r}"

@@ -8,6 +8,8 @@ import numpy as np
 
 from fmjax._checks import positive, require
 from fmjax.importers.column_names import Preference
+from fmjax.importers.restarts import RunRows, has_rival_rates, runs_by_steps
+from fmjax.importers.run_labels import epochs_of, runs_by_label
 from fmjax.importers.source import Columns, Source, matching, only
 from fmjax.importers.tables import Table
 
@@ -21,6 +23,10 @@ BLOCK = 100
 
 MOST_LOGGED_UPDATES = 10**8
 """Steps from which on a log's steps can be no updates."""
+
+_WAY_OUT = ", as a run that diverged logs; cut the log before that row, or name other runs"
+
+_STEP_OPTION = "; 'step' names it"
 
 
 class LoggedRows(NamedTuple):
@@ -101,8 +107,13 @@ class Reader:
         """The reader that counts as the source does, or as any of the tables tells by its most frequent losses."""
         if self.source.first is not None:
             return replace(self, first=self.source.first)
-        told = (first_step(table.columns[self._step_key(table)][self._is_frequent(table)]) for table in tables)
-        return replace(self, first=max(told, default=0))
+        return replace(self, first=max(map(self._told_first, tables), default=0))
+
+    def _told_first(self, table: Table) -> int:
+        try:
+            return first_step(table.columns[self._step_key(table)][self._is_frequent(table)])
+        except ValueError:  # the table is refused where its log is read
+            return 0
 
     def _is_frequent(self, table: Table) -> np.ndarray:
         """Which rows have a loss, of that loss that most rows have."""
@@ -119,20 +130,46 @@ class Reader:
         most = (key for key in found if 2 * np.isfinite(table.columns[key][loss]).sum() >= loss.sum())
         return next(most, found[0])
 
-    def log(self, table: Table) -> Log:
-        """The log in a table."""
+    def tables(self, table: Table) -> list[Table]:
+        """The table of each run that a column names; see ``runs_by_label``."""
+        return runs_by_label(table, table.columns[self._step_key(table)], table.columns[self._loss_keys(table)[0]])
+
+    def runs(self, table: Table) -> list[tuple[str, RunRows]]:
+        """The runs in a table, by name: several where its steps begin anew."""
+        step, losses = self._steps(table), table.columns[self._loss_keys(table)[0]]
+        found = runs_by_steps(step, losses)
+        if len(found) == 1:
+            return [(table.name, found[0])]
+        epoch = epochs_of(table)
+        rising = epoch is not None and (np.diff([np.nanmin(epoch[run.mask(step)]) for run in found]) > 0).all()
+        require(not rising, f"steps begin anew in each epoch: name a column that counts all updates{_STEP_OPTION}")
+        note = f"steps begin anew in the log: it holds {len(found)} runs"
+        return [(f"{table.name}-{i}", RunRows(run.spans, (note, *run.notes))) for i, run in enumerate(found, 1)]
+
+    def log(self, table: Table, name: str, run: RunRows) -> Log:
+        """The log of one of a table's runs."""
         step, (loss_key, *others) = self._steps(table), self._loss_keys(table)
-        loss = LoggedRows.of(step, table.columns[loss_key])
-        require((loss.value > 0).all(), f"{loss_key!r}: expected losses above zero, got {loss.value.min():g}")
+        kept = run.mask(step)
+        step, losses = np.where(kept, step, np.nan), table.columns[loss_key]
+        bad = np.isfinite(step) & (losses <= 0)
+        first = int(np.argmax(bad))
+        require(
+            not bad.any(), f"row {first + 1}: {loss_key!r}: expected losses above zero, got {losses[first]:g}{_WAY_OUT}"
+        )
+        loss = LoggedRows.of(step, losses)
         notes = (
             *table.notes,
+            *run.notes,
             *self._notes_on_losses(loss_key, others, loss),
-            *_notes_on_steps(step, table.columns[loss_key], loss),
+            *_notes_on_steps(step, losses, loss),
         )
         if not self.needs_rate:
-            return Log(table.name, loss, None, loss_key, None, notes, table.total_steps)
-        rate_key, rate, more = self._rate(table)
-        return Log(table.name, loss, LoggedRows.of(step, rate), loss_key, rate_key, (*notes, *more), table.total_steps)
+            return Log(name, loss, None, loss_key, None, notes, table.total_steps)
+        rate_key, rate, more = self._rate(table, kept)
+        require(not has_rival_rates(step, rate), f"{rate_key!r}: steps have several rates, as of runs that are mixed")
+        rates = LoggedRows.of(step, rate)
+        notes = (*notes, *more, *_notes_on_the_end(loss, rates))
+        return Log(name, loss, rates, loss_key, rate_key, notes, table.total_steps)
 
     def _steps(self, table: Table) -> np.ndarray:
         """``[rows]`` the last update that each row has seen."""
@@ -163,15 +200,15 @@ class Reader:
         is_smoothed = bool(matching({key: loss.value}, self.source.smoothed)) or correlation(loss.value) > SMOOTHED_FROM
         return (*more * (bool(others) and self.columns.loss is None), *smoothed * is_smoothed)
 
-    def _rate(self, table: Table) -> tuple[str, np.ndarray, tuple[str, ...]]:
-        """The column of rates, the rates, and notes on them."""
+    def _rate(self, table: Table, kept: np.ndarray) -> tuple[str, np.ndarray, tuple[str, ...]]:
+        """The column of rates, the rates of the rows to keep, and notes on them."""
         kinds = (self.source.rate, self.source.multiplier)
         if self.columns.rate is None and not matching(table.columns, *kinds):
             raise ValueError(f"no learning rate is logged (columns: {_listed(_names(table))}); give the schedule")
         key, *others = self._named(table, self.columns.rate, kinds, "rates")
         is_share = key in matching(table.columns, self.source.multiplier)
         require(not is_share or self.peak_lr is not None, f"{key!r} is a multiplier of the rate: give the peak rate")
-        rate, notes = table.columns[key], _notes_on_groups(table, [key, *others])
+        rate, notes = np.where(kept, table.columns[key], np.nan), _notes_on_groups(table, [key, *others])
         if self.peak_lr is None or not np.nanmax(rate) > 0:
             return key, rate, notes
         scale = positive(self.peak_lr, "peak_lr") / (1.0 if is_share else np.nanmax(rate))
@@ -204,7 +241,14 @@ def _notes_on_steps(step: np.ndarray, value: np.ndarray, kept: LoggedRows) -> tu
     """A note where a step occurs again with another value."""
     known = np.isfinite(step) & np.isfinite(value)
     again = (kept.value[np.searchsorted(kept.step, step[known])] != value[known]).sum()
-    return (f"{again} steps were logged again, as resumed runs do: the later row counts",) if again else ()
+    return (f"{again} steps were logged again with other losses: the later row counts",) if again else ()
+
+
+def _notes_on_the_end(loss: LoggedRows, rate: LoggedRows) -> tuple[str, ...]:
+    """A note where losses cease to be numbers before the rates do."""
+    ends = loss.step[-1], rate.step[-1]
+    text = f"losses end at step {ends[0]}, rates go on to {ends[1]}: later losses are no numbers"
+    return (text,) if ends[1] > ends[0] + 2 * max(loss.interval, rate.interval) else ()
 
 
 def correlation(loss: np.ndarray) -> float:

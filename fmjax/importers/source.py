@@ -3,15 +3,18 @@
 import glob
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from fmjax._checks import require, within
+from fmjax.importers.cells import notes_on_cells
 from fmjax.importers.column_names import MULTIPLIERS, Preference, ranked
 from fmjax.importers.contents import begins
+from fmjax.importers.run_labels import is_label
 from fmjax.importers.tables import Table
 
 
@@ -50,6 +53,8 @@ class Source(NamedTuple):
     """Keys that tell the tool's files from others that it would read too; one stands in the beginning of a file."""
     smoothed: tuple[str, ...] = ()
     """Columns of losses that the tool itself smooths."""
+    has_whole_history: bool = False
+    """Whether each file of a run repeats the rows of those before, so that the longest has them all."""
     read_named: Callable[[Path, Sequence[str]], list[Table]] | None = None
     """``read`` with columns that the user names, where it does not read every column."""
 
@@ -78,6 +83,8 @@ def merged(tables: Sequence[Table]) -> list[Table]:
 
 def _together(name: str, parts: Sequence[Table]) -> Table:
     """One beside the other where they agree in the columns that they share, else one below the other."""
+    if len(parts) == 1:
+        return parts[0]
     columns = dict(parts[0].columns)
     for part in parts[1:]:
         shared = columns.keys() & part.columns.keys()
@@ -129,13 +136,23 @@ def _by_number(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"([0-9]{1,18})", name)]
 
 
-def read_files(source: Source, files: Sequence[tuple[Path, Path]], columns: Columns) -> list[Table]:
+@contextmanager
+def refusing(refused: list[str]) -> Iterator[None]:
+    """Keeps the reason why a file or run cannot be read, and goes on to the next one."""
+    try:
+        yield
+    except ValueError as error:
+        refused.append(str(error))
+
+
+def read_files(source: Source, files: Sequence[tuple[Path, Path]], columns: Columns, refused: list[str]) -> list[Table]:
     """The runs in files, with the columns that may be needed.
 
     Args:
       source: the tool; of a folder's files only those that it accepts are read.
       files: each with the path that was asked for: itself, or the folder that it lies in.
       columns: columns that the user names.
+      refused: gets a sentence for each file that cannot be read, where others can.
 
     Raises:
       ValueError: naming the file that cannot be read, or that there is none of the source.
@@ -146,11 +163,28 @@ def read_files(source: Source, files: Sequence[tuple[Path, Path]], columns: Colu
     named = [name for name in (columns.step, columns.loss, columns.rate) if name is not None]
     places = [source.place(file.absolute()) for file, _ in accepted]
     names = _apart({place: _name(place, asked.absolute()) for place, (_, asked) in zip(places, accepted, strict=True)})
+    failed: list[str] = []
     for place, (file, _) in zip(places, accepted, strict=True):
-        with within(file):
+        with refusing(failed), within(file):
             read = source.read(file) if source.read_named is None else source.read_named(file, named)
             tables += [_needed(source, table._replace(name=table.name or names[place]), columns) for table in read]
-    return merged(tables)
+    require(tables, next(iter(failed), f"expected logs of {source.title}, found none"))
+    refused += failed
+    return merged(_longest(source, tables) if source.has_whole_history else tables)
+
+
+def _longest(source: Source, tables: Sequence[Table]) -> list[Table]:
+    """Of the tables of one run that which goes furthest, the later of several."""
+    found: dict[str, Table] = {}
+    for table in tables:
+        if table.name not in found or _last_step(source, table) >= _last_step(source, found[table.name]):
+            found[table.name] = table
+    return list(found.values())
+
+
+def _last_step(source: Source, table: Table) -> float:
+    steps = matching(table.columns, source.step)
+    return float(np.nanmax(table.columns[steps[0]])) if steps else -1.0
 
 
 def _apart(names: Mapping[Path, str]) -> dict[Path, str]:
@@ -179,4 +213,7 @@ def _needed(source: Source, table: Table, columns: Columns) -> Table:
     kept = {key: table.columns[key] for key in matching(table.columns, *kinds)}
     name = "".join(character if character.isprintable() else " " for character in table.name).strip()
     others = tuple(key for key in table.columns if key not in kept)
-    return table._replace(name=name or "run", columns=kept, others=others)
+    texts: Mapping[str, np.ndarray] = getattr(table.columns, "texts", {})
+    labels = {key: cells for key, cells in {**table.columns, **texts}.items() if is_label(key)}
+    notes = (*table.notes, *(note for key in kept if key in texts for note in notes_on_cells(key, texts[key])))
+    return table._replace(name=name or "run", columns=kept, others=others, labels=labels, notes=notes)

@@ -5,13 +5,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fmjax._checks import require
+from fmjax.importers.cells import NumberColumns, with_texts
 from fmjax.importers.contents import begins, ending, is_wide, text_of
-from fmjax.importers.dialects import dialect_of, without_thousands
+from fmjax.importers.dialects import dialect_of
 
 _NEEDS = "reading logs needs pyarrow: pip install 'fmjax[data]'"
 
@@ -34,6 +36,8 @@ class Table(NamedTuple):
     """Planned number of updates, where the file has it."""
     notes: tuple[str, ...] = ()
     """What was found on the way."""
+    labels: Mapping[str, np.ndarray] = MappingProxyType({})
+    """``[rows]`` cells, text or numbers, of columns that may tell runs apart."""
 
 
 def csv_columns(path: Path, *, but: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
@@ -202,28 +206,32 @@ def parsed(text: str) -> Any:
         raise ValueError("expected JSON, but it is nested too deeply") from None
 
 
-def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> NumberColumns:
     """The numbers of rows by key, NaN where a row has none.
 
     >>> {key: column.tolist() for key, column in columns_of([{"step": 1}, {"step": 2, "eval": {"loss": 3.0}}]).items()}
     {'step': [1.0, 2.0], 'eval/loss': [nan, 3.0]}
     """
     columns: dict[str, np.ndarray] = {}
+    texts: dict[str, np.ndarray] = {}
     for key in dict.fromkeys(chain.from_iterable(rows)):
         values = [row.get(key) for row in rows]
         try:
             columns[key] = np.array(values, float)
         except (TypeError, ValueError, OverflowError):
             columns[key] = np.array([value if isinstance(value, float) else np.nan for value in values])
+            texts[key] = np.array([value if isinstance(value, str) else None for value in values], object)
             nested = [value if isinstance(value, dict) else {} for value in values]
             columns |= {f"{key}/{inner}": column for inner, column in columns_of(nested).items()}
-    return {key: column for key, column in columns.items() if not np.isnan(column).all()}
+    known = {key: column for key, column in columns.items() if not np.isnan(column).all()}
+    return NumberColumns(known, texts)
 
 
 def columns_of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """``columns_of``, with the losses of rows of evaluation as columns of their own."""
     kinds = {key: [row.get(key) for row in rows] for key in ROLE_KEYS if any(key in row for row in rows)}
-    return _by_kind(kinds, columns_of(rows))
+    columns = columns_of(rows)
+    return NumberColumns(_by_kind(kinds, columns), columns.texts)
 
 
 def arrow_module(module: str) -> Any:
@@ -254,17 +262,18 @@ def _numbers(table: Any) -> dict[str, np.ndarray]:
     from pyarrow import types
 
     columns: dict[str, np.ndarray] = {}
+    texts: dict[str, list[str | None]] = {}
     for key, column in _leaves(table):
         if types.is_boolean(column.type) or types.is_temporal(column.type):
             continue
         try:
             columns[key] = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
         except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
-            texts = column.cast("string") if types.is_string(column.type) else None
-            number = None if texts is None else without_thousands(texts.to_pylist())
-            columns |= {} if number is None else {key: number}
+            if types.is_string(column.type) or types.is_large_string(column.type):
+                texts[key] = column.to_pylist()
     kinds = {key: table[key].to_pylist() for key in ROLE_KEYS.intersection(table.column_names)}
-    return _by_kind(kinds, columns)
+    found = with_texts(columns, texts)
+    return NumberColumns(_by_kind(kinds, found), found.texts)
 
 
 def _by_kind(kinds: Mapping[str, Sequence[Any]], columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
