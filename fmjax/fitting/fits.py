@@ -10,12 +10,14 @@ import numpy as np
 from fmjax._checks import choose, known_options, positive, require, whole
 from fmjax._names import RESIDUALS
 from fmjax.curves.loss_curve import LossCurve, bucket, pad
+from fmjax.effects.weighted import rate_span
 from fmjax.fitting import lanes, metrics
 from fmjax.fitting.fitted_runs import FittedRuns
 from fmjax.fitting.objective import Objective, bounds, closed_form_starts, exponent_grid, linearise
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
-from fmjax.fitting.problem import Problem, batch_effects, predict_batch, prepare, with_rows
+from fmjax.fitting.problem import Problem, predict_batch, prepare, with_rows
 from fmjax.fitting.records import Evaluation, FitResult, FittedRange, RunMetrics
+from fmjax.fitting.row_effects import batch_effects
 from fmjax.fitting.row_noise import robust_size
 from fmjax.laws import Law, Row
 
@@ -233,12 +235,12 @@ def _reach(problem: Problem, group: Any) -> FittedRange:
     ends, peaks = batch.at[chosen, -1], np.array([problem.curves[run].peak_lr for run in chosen])
     begins = np.minimum(batch.warmup_steps[chosen], ends)
     each = zip(chosen, begins, ends, peaks, strict=True)
-    rates = [batch.lrs[run, begin : end + 1] / peak for run, begin, end, peak in each]
+    spans = [(*rate_span(batch.schedules[run], int(begin), int(end)), peak) for run, begin, end, peak in each]
     return FittedRange(
         total_steps=(int(ends.min()) + 1, int(ends.max()) + 1),
         peak_lr=(float(peaks.min()), float(peaks.max())),
-        steepest=max(float(np.max(-np.diff(of_run, prepend=of_run[0]))) for of_run in rates),
-        lowest=min(float(of_run.min()) for of_run in rates),
+        steepest=max(drop / peak for drop, _, peak in spans),
+        lowest=min(lowest / peak for _, lowest, peak in spans),
     )
 
 

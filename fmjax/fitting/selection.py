@@ -20,9 +20,10 @@ from fmjax.fitting import lanes
 from fmjax.fitting.fits import evaluate
 from fmjax.fitting.objective import Objective, Rows, closed_form_starts, exponent_grid, value
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
-from fmjax.fitting.problem import Problem, counting, prepare, with_rows
+from fmjax.fitting.problem import Problem, prepare, with_rows
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import leave_one_out_groups
+from fmjax.fitting.row_effects import LikeRuns, RowUpdates, as_counted, effects_of, in_batch_order
 from fmjax.laws import Law, Option, Row, check_options
 
 ROLLOUT = 0.6
@@ -250,17 +251,26 @@ def _relative_errors(law: Law, rows: Rows, sets: jax.Array, params: jax.Array) -
 
 def _rows_of_candidates(problem: Problem, warmup: str, combinations: Sequence[dict[str, Any]]) -> Rows:
     """One set of rows for each combination of options."""
-    (law, rates), at = counting(problem.law, problem.batch, warmup), problem.batch.at
+    law, (parts, places) = as_counted(problem.law), RowUpdates.of(problem.law, problem.batch, warmup)
     stacked = jax.tree.map(lambda *x: np.array(x, float), *(_with(law, o) for o in combinations))
-    bytes_each = 8 * rates.size * len(problem.effects)
-    size = max(1, min(len(combinations), EFFECT_BYTES // bytes_each))
-    if not jax.tree.leaves(stacked):  # a law without options has one candidate
-        stacked, size = law, 0
-    found = _candidate_effects(stacked, rates, at, problem.batch.warmup_steps, size=size)
+    alone = not jax.tree.leaves(stacked)  # a law without options has one candidate
+    size = 0 if alone else _side_by_side(max(part.updates.lr.size for part in parts), problem, len(combinations))
+    found = [_candidate_effects(law if alone else stacked, part, size=size) for part in parts]
+    chosen = places[problem.row_index(np.ones(len(problem.curves), bool))]
+    effects = {key: _flat_rows([part[key] for part in found])[:, chosen] for key in found[0]}
     run, row = problem.row_index(np.ones(len(problem.curves), bool))
-    effects = {key: np.asarray(value)[:, run, row] for key, value in found.items()}
     effects["log_N"] = np.tile(problem.effects["log_N"][run, row], (len(combinations), 1))
     return Rows(effects, np.tile(problem.batch.loss[run, row], (len(combinations), 1)))
+
+
+def _side_by_side(updates: int, problem: Problem, combinations: int) -> int:
+    """Candidates whose effects are found at once, within ``EFFECT_BYTES``."""
+    return max(1, min(combinations, EFFECT_BYTES // (8 * updates * len(problem.effects))))
+
+
+def _flat_rows(parts: Sequence[jax.Array]) -> np.ndarray:
+    """``[candidates, rows]`` of all parts ``[candidates, runs, rows]``."""
+    return np.concatenate([np.asarray(part).reshape(len(part), -1, *part.shape[3:]) for part in parts], axis=1)
 
 
 def _with(law: Law, options: Mapping[str, Any]) -> Law:
@@ -268,11 +278,11 @@ def _with(law: Law, options: Mapping[str, Any]) -> Law:
 
 
 @partial(jax.jit, static_argnames="size")
-def _candidate_effects(laws: Law, lrs: jax.Array, at: jax.Array, warmup_steps: jax.Array, *, size: int) -> Row:
+def _candidate_effects(laws: Law, runs: LikeRuns, *, size: int) -> Row:
     """Effects of each of a batch of laws, ``[candidates, runs, rows]``; ``size`` 0 means one law, not a batch."""
     if size == 0:
-        return jax.tree.map(lambda x: x[None], jax.vmap(laws.effects)(lrs, at, warmup_steps))
-    return jax.lax.map(lambda law: jax.vmap(law.effects)(lrs, at, warmup_steps), laws, batch_size=size)
+        return jax.tree.map(lambda x: x[None], effects_of(laws, runs))
+    return jax.lax.map(lambda law: effects_of(law, runs), laws, batch_size=size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -284,13 +294,12 @@ def _refine(problem: Problem, best: Mapping[str, Any], options: FitOptions) -> d
     """Options that lower the objective's profile further, started from the best of the grid."""
     names = [name for name in best if name != "warmup"]
     law = dataclasses.replace(problem.law, **best)
-    law, rates = counting(law, problem.batch, law.warmup)
-    runs = rates, problem.batch.at, problem.batch.warmup_steps
+    parts, places = RowUpdates.of(law, problem.batch, law.warmup)
     start = np.array([law.option(name).scale.place(best[name]) for name in names])
     objective = Objective(options.delta, options.over_weight)
     keep, log_n = problem.keep, problem.effects["log_N"]
-    data = (problem.batch.loss[keep], problem.weight[keep], np.nonzero(keep), log_n[keep])
-    z = _descend(start, law, *runs, *data, objective, tuple(names), options.residual)
+    data = (problem.batch.loss[keep], problem.weight[keep], places[keep], log_n[keep])
+    z = _descend(start, as_counted(law), parts, *data, objective, tuple(names), options.residual)
     return {name: float(_value(law.option(name), place)) for name, place in zip(names, np.asarray(z), strict=True)}
 
 
@@ -303,12 +312,10 @@ def _value(option: Option, place: Any) -> jax.Array:
 def _descend(
     start: jax.Array,
     law: Law,
-    rates: jax.Array,
-    at: jax.Array,
-    warmup_steps: jax.Array,
+    parts: tuple[LikeRuns, ...],
     loss: jax.Array,
     weights: jax.Array,
-    keep: Any,
+    places: jax.Array,
     log_n: jax.Array,
     objective: Objective,
     names: tuple[str, ...],
@@ -318,7 +325,7 @@ def _descend(
 
     def rows_at(z: jax.Array) -> Rows:
         here = _with(law, {name: _value(law.option(name), z[i]) for i, name in enumerate(names)})
-        effects = {key: value[keep] for key, value in jax.vmap(here.effects)(rates, at, warmup_steps).items()}
+        effects = in_batch_order([effects_of(here, part) for part in parts], places)
         return Rows({**effects, "log_N": log_n}, loss)
 
     def profile(z: jax.Array) -> jax.Array:

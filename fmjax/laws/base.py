@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax._checks import known_options
+from fmjax._types import Array
 from fmjax.effects import recursions
 from fmjax.effects.updates import One, Update
+from fmjax.effects.weighted import WeightedUpdates
 
 L = TypeVar("L", bound="type[Law]")
 
@@ -113,6 +115,8 @@ class Law:
     """Options beside ``warmup`` and ``sizes``."""
     blocks: ClassVar[bool] = False
     """Whether ``step`` also takes a ``Block`` of updates; if not, long schedules are followed update by update."""
+    weighted: ClassVar[bool] = False
+    """Whether effects are sums over updates, so that ``row_effects`` takes a few weighted updates for all."""
     size_term: ClassVar[tuple[str, str]] = ("B", "beta")
     """Names of the coefficient and the exponent of the term in the model size."""
     warmup: str = field(default="as-scheduled", kw_only=True, metadata={"static": True})
@@ -192,13 +196,23 @@ class Law:
 
     def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Any = 0) -> Row:
         """Effects of one schedule ``lrs[T]`` after the updates ``at[rows]``, each ``[rows]``."""
+        return self._followed(self.counted(lrs, warmup_steps), at)
+
+    def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
+        """The same from updates that stand for all of one schedule, after those at the places ``at[rows]``.
+
+        Rates and drops are as the law counts them. Laws that are not ``weighted`` need every update.
+        """
+        return self._followed(One(updates.lr, updates.drop), at)
+
+    def _followed(self, updates: One, at: Array) -> Row:
+        """Effects by the recursion."""
 
         def advance(state: Any, update: One) -> tuple[Any, Row]:
             state = self.step(state, update)
             return state, self.observe(state)
 
-        updates = self.counted(lrs, warmup_steps)
-        history = jax.lax.scan(advance, self.init(lrs.dtype), updates, unroll=recursions.UNROLL)[1]
+        history = jax.lax.scan(advance, self.init(jnp.result_type(updates.lr)), updates, unroll=recursions.UNROLL)[1]
         return {key: value[at] for key, value in history.items()}
 
     def final_basis(

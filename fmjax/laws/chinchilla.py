@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from fmjax._types import Array
 from fmjax.effects.updates import Sum, Update, plus
+from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import Law, Row, register, stack
 
 
@@ -20,6 +22,7 @@ class Chinchilla(Law):
 
     name: ClassVar[str] = "chinchilla"
     blocks: ClassVar[bool] = True
+    weighted: ClassVar[bool] = True
 
     def init(self, dtype: Any) -> Sum:
         return Sum.zero(dtype)
@@ -29,6 +32,9 @@ class Chinchilla(Law):
 
     def observe(self, state: Sum) -> Row:
         return {"log_t": jnp.log(state.total)}
+
+    def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
+        return {"log_t": jnp.log(updates.update[at] + 1)}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         return stack(*self.powers(row, row["log_t"], exponents))

@@ -6,10 +6,12 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fmjax._types import Array
 from fmjax.effects import recursions
-from fmjax.effects.updates import One, Sum, Update
+from fmjax.effects.updates import Fading, One, Sum, Update
+from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Row, register, safe_log, stack
-from fmjax.laws.memory import INVERSE, MEMORY_RATES, empty, remember
+from fmjax.laws.memory import INVERSE, MEMORY_RATES, empty, memories, remember
 
 
 class ConvexBoundState(NamedTuple):
@@ -32,6 +34,7 @@ class ConvexBound(Law):
     """
 
     name: ClassVar[str] = "convex-bound"
+    weighted: ClassVar[bool] = True
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:
@@ -53,6 +56,13 @@ class ConvexBound(Law):
     def observe(self, state: ConvexBoundState) -> Row:
         noise = state.lr + jnp.asarray(INVERSE, state.lr.dtype) @ state.memory.total
         return {"log_S": safe_log(state.forward.total), "noise": noise}
+
+    def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
+        own = updates.lr[at]
+        squares = memories(updates, at, MEMORY_RATES, lambda lr, *_: (lr**2)[None], fading=Fading.LATER)[..., 0]
+        before = squares - own[:, None] ** 2  # a row's own rate is not among the rates before it
+        noise = own + before @ jnp.asarray(INVERSE, before.dtype)
+        return {"log_S": safe_log(updates.forward[at]), "noise": noise}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         size = (jnp.exp(-exponents[0] * row["log_N"]),) if self.sizes else ()

@@ -5,8 +5,10 @@ from typing import Any, ClassVar
 
 import jax
 
+from fmjax._types import Array
 from fmjax.effects import recursions
 from fmjax.effects.updates import Sum, Update
+from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import RATE_EXPONENT, Law, Option, Row, register, safe_log, stack
 
 
@@ -23,6 +25,7 @@ class ForwardOnly(Law):
 
     name: ClassVar[str] = "forward-only"
     blocks: ClassVar[bool] = True
+    weighted: ClassVar[bool] = True
     tunable: ClassVar[tuple[Option, ...]] = (RATE_EXPONENT,)
     rho: Any = None
 
@@ -34,6 +37,9 @@ class ForwardOnly(Law):
 
     def observe(self, state: Sum) -> Row:
         return {"log_S": safe_log(state.total)}
+
+    def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
+        return {"log_S": safe_log(updates.total(recursions.forward_increment(updates.lr, self.rho))[at])}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         return stack(*self.powers(row, row["log_S"], exponents))

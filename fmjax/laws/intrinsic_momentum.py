@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax._types import Array
 from fmjax.effects.updates import Fading, Sum, Update, plus
+from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Option, Row, register, safe_log, stack
 from fmjax.laws.memory import empty, memories, spread_over_levels
 
@@ -68,6 +70,7 @@ class IntrinsicMomentum(Law):
     """
 
     name: ClassVar[str] = "intrinsic-momentum"
+    weighted: ClassVar[bool] = True
     tunable: ClassVar[tuple[Option, ...]] = (Option("rho", 0.3, 1.5), Option("xi", 0.1, 1.5))
     rho: Any = None
     xi: Any = None
@@ -128,7 +131,10 @@ class IntrinsicMomentum(Law):
     def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Any = 0) -> Row:
         if not self._open:
             return super().effects(lrs, at, warmup_steps)
-        updates, (forward, noise) = self.counted(lrs, warmup_steps), (self._forward, self._noise)
+        return self.row_effects(WeightedUpdates.every(*self.counted(lrs, warmup_steps)), at)
+
+    def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
+        forward, noise = self._forward, self._noise
         S = memories(updates, at, (0.0,), lambda lr, *_: 1e-3 * jnp.atleast_1d(forward.of(lr)), fading=Fading.LATER)
         E = memories(updates, at, FORGETTING_RATES, lambda lr, *_: jnp.atleast_1d(noise.of(lr)), fading=Fading.AVERAGE)
         return {"S": S.reshape(-1, *forward.shape), "E": E.reshape(*E.shape[:2], *noise.shape)}

@@ -6,8 +6,10 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fmjax._types import Array
 from fmjax.effects import recursions
-from fmjax.effects.updates import Sum, Update
+from fmjax.effects.updates import Fading, Sum, Update
+from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import (
     PER_UPDATE,
     RATE_EXPONENT,
@@ -20,6 +22,7 @@ from fmjax.laws.base import (
     safe_log,
     stack,
 )
+from fmjax.laws.memory import memories
 
 DECAYS_TRIED = (0.9, 0.95, 0.98, 0.99, 0.995, 0.997, 0.998, 0.9985, 0.999, 0.9993, 0.9997)
 """Values of lambda that ``select`` tries."""
@@ -48,6 +51,7 @@ class LRAnnealing(Law):
 
     name: ClassVar[str] = "lr-annealing"
     blocks: ClassVar[bool] = True
+    weighted: ClassVar[bool] = True
     tunable: ClassVar[tuple[Option, ...]] = (
         Option("decay", 0.5, 0.99999, DECAYS_TRIED, PER_UPDATE),
         RATE_EXPONENT,
@@ -75,6 +79,14 @@ class LRAnnealing(Law):
 
     def observe(self, state: LRAnnealingState) -> Row:
         return {"log_S": safe_log(state.forward.total), "S2": recursions.area_total(state.area, rate=1 - self.decay)}
+
+    def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
+        rate = jnp.asarray(1 - self.decay, updates.lr.dtype)
+        # S2 is the sum of (1 - lambda^(n + 1)) / (1 - lambda) drop over updates, n updates after each
+        pace = -jnp.maximum(jnp.log1p(-rate), -700.0)[None]
+        remembered = memories(updates.clock, at, pace, lambda _, drop, *__: drop[None], fading=Fading.OWN)[:, 0, 0]
+        forward = updates.total(recursions.forward_increment(updates.lr, self.rho))[at]
+        return {"log_S": safe_log(forward), "S2": (updates.total(updates.drop)[at] - remembered) / rate}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         scale = jnp.exp(exponents[2] * row["log_N"]) if self.sizes else 1.0

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax._types import Array
 from fmjax.effects import recursions
-from fmjax.effects.updates import Fading, One, Remembered, Sum, Update, plus
+from fmjax.effects.updates import Fading, Remembered, Sum, Update, plus
+from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import Law, Row, safe_log
 
 SPACING = 0.75
@@ -113,6 +115,7 @@ class Remembering(Law):
 
     blocks: ClassVar[bool] = True
     """The levels of ``remembered`` have kinks, but what ``basis`` reads from them is linear in them, and smooth."""
+    weighted: ClassVar[bool] = True
     columns: ClassVar[int]
     """How many numbers an update adds."""
     fading: ClassVar[Fading]
@@ -136,55 +139,55 @@ class Remembering(Law):
 
     def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Any = 0) -> Row:
         """As ``Law.effects``, without storing every state."""
-        updates = self.counted(lrs, warmup_steps)
+        return self.row_effects(WeightedUpdates.every(*self.counted(lrs, warmup_steps)), at)
+
+    def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
         memory = memories(updates, at, MEMORY_RATES[:BOUNDED], self.remembered, fading=self.fading)
-        return {"log_S": safe_log(jnp.cumsum(updates.lr)[at]), "memory": memory}
+        return {"log_S": safe_log(updates.forward[at]), "memory": memory}
 
 
-class _Updates(NamedTuple):
-    """Rates, their drops, and S before and after each update."""
+class _Chunk(NamedTuple):
+    """Some updates in a row, and S before them."""
 
-    lr: jax.Array
-    drop: jax.Array
-    before: jax.Array
-    forward: jax.Array
+    updates: WeightedUpdates
+    begin: jax.Array
 
 
-def memories(updates: One, at: jax.Array, rates: Any, remembered: Remembered, *, fading: Fading) -> jax.Array:
+def memories(updates: WeightedUpdates, at: Array, rates: Any, remembered: Remembered, *, fading: Fading) -> jax.Array:
     """Memories ``[rows, rates, columns]`` after the updates ``at[rows]`` of one schedule.
 
     By matrix products over chunks of updates; memories are stored at the start of each chunk only.
 
     Args:
-      updates: ``[T]`` rate and drop of each update.
-      at: the rows' updates.
+      updates: updates that stand for all.
+      at: the rows' places among them.
       rates: rates of forgetting, per unit of S.
       remembered: what an update adds, ``[columns]``, from its rate, the rate's drop and S after it.
       fading: over which rates that is forgotten.
     """
-    count = -(-jnp.size(updates.lr) // CHUNK)
-    extra = count * CHUNK - jnp.size(updates.lr)
-    lrs, drops = jnp.pad(updates.lr, (0, extra), mode="edge"), jnp.pad(updates.drop, (0, extra))
-    forward = jnp.cumsum(lrs)
-    rates = jnp.asarray(rates, lrs.dtype)[:, None]
-    chunks = jax.tree.map(lambda x: x.reshape(count, CHUNK), _Updates(lrs, drops, forward - lrs, forward))
+    count = -(-updates.lr.size // CHUNK)
+    padded = jax.tree.map(lambda x: jnp.pad(jnp.asarray(x), (0, count * CHUNK - x.size), mode="edge"), updates)
+    ends = padded.forward.reshape(count, CHUNK)[:, -1]
+    cut = jax.tree.map(lambda x: x.reshape(count, CHUNK), padded)
+    chunks = _Chunk(cut, jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]]))
+    rates = jnp.asarray(rates, ends.dtype)[:, None]
 
-    def until(memory: jax.Array, chunk: _Updates, last: Any) -> jax.Array:
+    def until(memory: jax.Array, chunk: _Chunk, last: Any) -> jax.Array:
         """Memories after the update ``last`` of a chunk that begins with ``memory``."""
-        end, begin = chunk.forward[last], chunk.before[0]
-        since = jnp.maximum(end - (chunk.before if fading is Fading.OWN else chunk.forward), 0.0)
+        seen, end = chunk.updates, chunk.updates.forward[last]
+        since = jnp.maximum(end - seen.forward, 0.0) + (seen.lr if fading is Fading.OWN else 0.0)
         kept = jnp.exp(-rates * since[None, :])
         if fading is Fading.AVERAGE:
-            kept = -kept * jnp.expm1(-rates * chunk.lr[None, :])
-        added = jax.vmap(remembered)(chunk.lr, chunk.drop, chunk.forward)
+            kept = -kept * jnp.expm1(-rates * seen.lr[None, :])
+        added = seen.weight[:, None] * jax.vmap(remembered)(seen.lr, seen.drop, seen.forward)
         added = jnp.where((jnp.arange(CHUNK) <= last)[:, None], added, 0.0)
-        return jnp.exp(-rates * (end - begin)) * memory + kept @ added
+        return jnp.exp(-rates * (end - chunk.begin)) * memory + kept @ added
 
-    def advance(memory: jax.Array, chunk: _Updates) -> tuple[jax.Array, jax.Array]:
+    def advance(memory: jax.Array, chunk: _Chunk) -> tuple[jax.Array, jax.Array]:
         return until(memory, chunk, CHUNK - 1), memory
 
-    columns = jax.eval_shape(remembered, lrs[0], lrs[0], lrs[0]).size
-    starts = jax.lax.scan(advance, jnp.zeros((rates.size, columns), lrs.dtype), chunks)[1]
+    columns = jax.eval_shape(remembered, *(jax.ShapeDtypeStruct((), ends.dtype),) * 3).size
+    starts = jax.lax.scan(advance, jnp.zeros((rates.size, columns), ends.dtype), chunks)[1]
 
     def row(at: jax.Array) -> jax.Array:
         return until(starts[at // CHUNK], jax.tree.map(lambda x: x[at // CHUNK], chunks), at % CHUNK)

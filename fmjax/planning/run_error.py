@@ -11,9 +11,10 @@ from fmjax._checks import require
 from fmjax.curves.loss_curve import LossCurve, pad
 from fmjax.fitting.fits import evaluate
 from fmjax.fitting.options import FitOptions
-from fmjax.fitting.problem import batch_effects, predict_batch
+from fmjax.fitting.problem import predict_batch
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap, bootstrap
+from fmjax.fitting.row_effects import batch_effects
 from fmjax.fitting.row_noise import RowNoise, without_far
 from fmjax.laws import Law
 from fmjax.planning.gaussian import conditioned, probabilities, roots
@@ -180,9 +181,7 @@ class View(NamedTuple):
         vectors = np.vstack([prior.fit.vector, prior.samples])
         log_loss = np.log(np.asarray(_predicted(prior.fit.law, effects, vectors)))
         real, own = batch.valid[: len(curves)], log_loss[:, : len(curves)]
-        total, rate = (
-            np.take_along_axis(of_update, batch.at, axis=1) for of_update in (np.cumsum(batch.lrs, axis=1), batch.lrs)
-        )
+        total, rate = batch.at_rows("forward"), batch.at_rows("lr")
         at_rate, start = np.split(log_loss[0, len(curves) :], 2)
         relative = rate[: len(curves)] / rate[len(curves) : 2 * len(curves)]
         gain, beyond = at_rate - own[0], np.maximum(start[:, :1] - at_rate, 0.0)
