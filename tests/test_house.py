@@ -13,7 +13,7 @@ HOUSE = Path(fmjax.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
 MAX_LINES = 400
 FOLDERS = (
-    *("_version", "_names", "_types", "_checks", "_files", "_json", "_devices"),
+    *("_version", "_names", "_types", "_checks", "_files", "_json", "_devices", "_workers", "_dask"),
     *("schedules", "effects", "laws", "curves", "fitting", "searching", "exporters", "planning", "scaling"),
     *("importers", "datasets", "benchmarking", "plotting", "report", "cli"),
 )

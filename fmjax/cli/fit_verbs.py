@@ -95,12 +95,26 @@ def search() -> None:
     A cell of the grid is a length, a peak rate, a decay and a final rate. Prints the best annealing ratio of each, the
     ratios within 0.001 of its loss, and the best candidate of all; export writes it as a trainer's config.
 
-    With --folder, a search that was interrupted goes on when the same command is given again. With --distributed, start
-    the same command on every host; each computes its share and all end with the whole answer.
+    With --folder, a search that was interrupted goes on when the same command is given again.
+
+    With --scheduler, the workers of a Dask cluster compute. Start dask scheduler on one machine and dask worker
+    tcp://HOST:8786 on the others, with this version of fmjax; on a CPU, --nworkers CORES --nthreads 1 is best. Workers
+    may come, go and die. Whoever reaches a cluster can run anything on it: use one that you trust, in a closed network
+    or under TLS (--scheduler tls://HOST:8786, certificates in Dask's configuration, distributed.comm.tls).
+
+    With --share I/N and a folder that all jobs of an array see, each job computes one share and ends; none waits for
+    another. The same command without --share then merges what is there, and computes what is missing.
 
     \b
     Example:
       fmjax search fit.json --total-steps 24000 --peak-lr 1e-4:1e-3:16 --anneal-ratio 0.01:0.99:99
+    \b
+    On a Dask cluster, kept in a folder in case the scheduler is lost:
+      fmjax search fit.json ... --scheduler tcp://HOST:8786 --folder found
+    \b
+    Shares, in a job of sbatch --array=1-64 (Slurm) or of 64 completionMode: Indexed (Kubernetes):
+      fmjax search fit.json ... --folder /shared/found --share $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT
+      fmjax search fit.json ... --folder /shared/found --share $((JOB_COMPLETION_INDEX + 1))/64
     """
 
 

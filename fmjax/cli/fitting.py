@@ -13,12 +13,14 @@ from fmjax import benchmarking, plotting
 from fmjax._checks import require
 from fmjax.cli import output
 from fmjax.cli.answers import Answer, write_file, write_text
-from fmjax.cli.inputs import candidates, chosen_law, cluster_of, read_fit, with_fits
+from fmjax.cli.inputs import candidates, chosen_law, read_fit, with_fits, workers_of
+from fmjax.cli.manners import note
 from fmjax.cli.parameters import Assigned, Trials
 from fmjax.curves.manifest import load_runs, select_runs
 from fmjax.fitting.options import ONE_FIT
+from fmjax.fitting.records import FitResult
 from fmjax.laws import LAWS
-from fmjax.searching import hosts
+from fmjax.searching.shares import Share, search_share
 
 MOST_DRAWN = 10**6
 """Candidates of a search up to which each is drawn."""
@@ -73,22 +75,30 @@ def evaluate(runs: Path, law_name: str, law_options: Sequence[Assigned], train: 
 
 
 def search(
-    fit_file: Path,
-    folder: Path | None,
-    plot: Path | None,
-    distributed: bool,
-    coordinator: str | None,
-    processes: int | None,
-    process: int | None,
-    **grid: Any,
+    fit_file: Path, folder: Path | None, plot: Path | None, scheduler: str | None, share: str | None, **grid: Any
 ) -> Answer:
-    """The final loss of every schedule of a grid."""
-    cluster = cluster_of(distributed, coordinator, processes, process)
+    """The final loss of every schedule of a grid, or of one share of it."""
     result = read_fit(fit_file)
+    if share is not None:
+        require(plot is None, "--share: has nothing to draw; --plot goes with the search that merges the shares")
+        return _search_share(result, Share.parse(share), folder, scheduler, grid)
     keep = plot is not None and folder is None and candidates(grid) <= MOST_DRAWN
-    with hosts.joined(cluster), _resumable(folder), output.progress("searching") as report:
-        found = fmjax.search(result, progress=report, folder=folder, keep_losses=keep, **grid)
+    with workers_of(scheduler) as client, _resumable(folder), output.progress("searching") as report:
+        found = fmjax.search(
+            result, progress=report, notice=note, client=client, folder=folder, keep_losses=keep, **grid
+        )
     return Answer(found, lambda: output.print_search(found), lambda part: plotting.save_search(found, part))
+
+
+def _search_share(
+    result: FitResult, share: Share, folder: Path | None, scheduler: str | None, grid: dict[str, Any]
+) -> Answer:
+    if folder is None:
+        raise ValueError("--share: needs --folder, the same for all shares")
+    searching = output.progress(f"searching, share {share}")
+    with workers_of(scheduler) as client, _resumable(folder), searching as report:
+        done = search_share(result, share, folder=folder, progress=report, notice=note, client=client, **grid)
+    return Answer(done, lambda: output.print_share(done))
 
 
 def bench(quick: bool) -> Answer:

@@ -3,17 +3,18 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fmjax._checks import require, within
+from fmjax._dask import dask_client
 from fmjax.cli.parameters import Assigned
 from fmjax.fitting.options import FitOptions
 from fmjax.fitting.records import FitResult
 from fmjax.laws import Law, make_law
-from fmjax.searching import hosts
 
 
 def candidates(grid: Mapping[str, Any]) -> int:
@@ -48,11 +49,6 @@ def read_fit(path: Path) -> FitResult:
         return FitResult.from_json(path.read_text(encoding="utf-8"))
 
 
-def cluster_of(
-    distributed: bool, coordinator: str | None, processes: int | None, process: int | None
-) -> hosts.Cluster | None:
-    """The cluster of --distributed and the options beside it; None for this process alone."""
-    cluster = hosts.Cluster(coordinator, processes, process)
-    given = [f"--{name}" for name, value in cluster._asdict().items() if value is not None]
-    require(distributed or not given, f"{', '.join(given)}: needs --distributed")
-    return cluster if distributed else None
+def workers_of(scheduler: str | None) -> AbstractContextManager[Any]:
+    """The client of --scheduler for a ``with`` block; None where this process computes."""
+    return nullcontext() if scheduler is None else dask_client(scheduler)

@@ -32,7 +32,7 @@ OPTIONS = {
         "--end-weight",
         "--over-weight",
     ),
-    "Cluster": ("--distributed", "--coordinator", "--processes", "--process"),
+    "Cluster": ("--scheduler", "--share"),
     "Output": ("--folder", "--table", "--plot", "--csv", "--output", "--json", "--quiet", "--help"),
 }
 """Sections of a verb's help by option; all others come before."""

@@ -104,9 +104,9 @@ SIZE = click.option("--model-size", type=float, help="Parameters of the target, 
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 OUTPUT = click.option("-o", "--output", "target", type=FILE, callback=writable, help="File to write the JSON to.")
 CLUSTER = (
-    click.option("--distributed", is_flag=True, help="Share the work with the processes of a cluster."),
-    click.option("--coordinator", metavar="HOST:PORT", help="Address of process 0."),
-    click.option("--processes", type=int, help="Number of processes."),
-    click.option("--process", type=int, help="Number of this process, from 0."),
+    click.option(
+        "--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers compute, such as tcp://HOST:8786."
+    ),
+    click.option("--share", metavar="I/N", help="Compute only share I of N into the folder, and end."),
 )
-"""What makes processes on many hosts one search."""
+"""What other machines have to do with a search."""

@@ -21,6 +21,7 @@ from fmjax.fitting.records import Evaluation, FitResult, RunMetrics
 from fmjax.fitting.resampling import Bootstrap
 from fmjax.fitting.selection import Selection
 from fmjax.searching.results import SearchResult
+from fmjax.searching.shares import ShareResult
 
 WIDTH = 140
 """Columns of what is not printed on a terminal, unless $COLUMNS asks for more."""
@@ -209,6 +210,14 @@ def print_search(result: SearchResult) -> None:
         where = f"{best.decay} over {best.anneal_ratio:.3g} of {best.total_steps} updates from {best.peak_lr:.4g}"
         out.out(f"best of all: {where}, predicted loss {best.loss:.5f}")
     print_notes(result.notes)
+
+
+def print_share(done: ShareResult) -> None:
+    """What became of a share, and what the folder lacks."""
+    out = console()
+    out.print(f"share {done.share}: {done.parts} of {done.parts_of_search} parts in {done.folder}, {done.computed} new")
+    lacks = f"{done.missing} parts of the search are missing" if done.missing else "no part of the search is missing"
+    out.print(f"{lacks}; the same command without --share merges them", highlight=False)
 
 
 def print_benchmark(found: Benchmark) -> None:
