@@ -22,6 +22,21 @@ CORRECTION_SAMPLES = 48
 """Samples of each of those rounds."""
 
 
+class Choices(NamedTuple):
+    """Options of a law that samples are shared out among, with the fits of the groups under each."""
+
+    laws: tuple[Law, ...]
+    """``[choices]`` the law with each."""
+    effects: dict[str, np.ndarray]
+    """Effects at the rows of the groups' runs, ``[choices, rows]`` each."""
+    vectors: np.ndarray
+    """``[choices, groups, parameters]``."""
+
+    def of_samples(self, count: int) -> np.ndarray:
+        """``[samples]`` which choice each has: the first ones the first, and so on, in equal parts."""
+        return np.arange(count) * len(self.laws) // count
+
+
 class Setting(NamedTuple):
     """What all draws work on: the rows of the groups' runs, and the groups' fits."""
 
@@ -62,9 +77,9 @@ class Setting(NamedTuple):
         found[there] = measured_rows(place, self.rows.loss[0][there], predicted[there], self.run[there])
         return found
 
-    def minimise(self, rows: Rows, weights: Any, count: int) -> lanes.Lanes:
-        """Fits ``count`` lanes a group, each started from the group's fit."""
-        total, start = count * len(self.start), np.repeat(self.start, count, axis=0)
+    def minimise(self, rows: Rows, weights: Any, count: int, start: np.ndarray | None = None) -> lanes.Lanes:
+        """Fits ``count`` lanes a group, each started from the group's fit if from nowhere else ``[lanes, ...]``."""
+        total, start = count * len(self.start), np.repeat(self.start, count, axis=0) if start is None else start
         objective = Objective(self.options.delta, self.options.over_weight)
         jobs = lanes.Jobs(np.arange(total), weights, start)
         return lanes.minimise(
@@ -82,8 +97,6 @@ class Samples(NamedTuple):
     """What a draw gives, by group and sample."""
 
     lanes: lanes.Lanes
-    losses: np.ndarray | None = None
-    """``[groups x samples, rows]`` losses drawn; None where the rows keep theirs."""
     outliers: Any = 0
     """``[groups]`` rows that the noise was measured without."""
 
@@ -126,8 +139,11 @@ def run_samples(setting: Setting, count: int, rng: np.random.Generator) -> Sampl
     return Samples(found)
 
 
-def noise_samples(setting: Setting, count: int, rng: np.random.Generator) -> Samples:
-    """Losses drawn around the fit with autoregressive noise of the residuals' correlation and size."""
+def noise_samples(setting: Setting, count: int, rng: np.random.Generator, choices: Choices | None = None) -> Samples:
+    """Losses drawn around the fit with autoregressive noise of the residuals' correlation and size.
+
+    Given choices of options, samples are drawn around the fits under each, and fitted under it.
+    """
     chain, loss = NoiseChain.of(setting.rows, setting.run), setting.rows.loss[0]
     predicted = np.stack([_predicted(setting, start) for start in setting.start])
     measured = np.stack([setting.measured(own, weight) for own, weight in zip(predicted, setting.weights, strict=True)])
@@ -146,8 +162,16 @@ def noise_samples(setting: Setting, count: int, rng: np.random.Generator) -> Sam
         seen = chain.noise(residual, np.repeat(trusted, CORRECTION_SAMPLES, axis=0))
         seen = ChainNoise(*(x.reshape(len(observed.phi), -1).mean(axis=1) for x in seen))
         noise = noise.corrected(observed, seen)
-    found, losses = sample(noise, count)
-    return Samples(found, losses, np.sum((setting.weights > 0) & ~measured, axis=1))
+    outliers = np.sum((setting.weights > 0) & ~measured, axis=1)
+    if choices is None:
+        return Samples(sample(noise, count)[0], outliers)
+    which, group = np.tile(choices.of_samples(count), len(predicted)), np.repeat(np.arange(len(predicted)), count)
+    start, law = choices.vectors[which, group], setting.problem.law
+    effects = {key: value[which] for key, value in choices.effects.items()}
+    losses = np.asarray(_predict_each(law, effects, start)) * np.exp(
+        chain.draw(rng, ChainNoise(*(x[group] for x in noise)))
+    )
+    return Samples(setting.minimise(Rows(effects, losses), setting.repeated(count), count, start), outliers)
 
 
 def _predicted(setting: Setting, params: np.ndarray) -> np.ndarray:
@@ -157,6 +181,10 @@ def _predicted(setting: Setting, params: np.ndarray) -> np.ndarray:
 @jax.jit
 def _predict(law: Law, effects: Any, params: jax.Array) -> jax.Array:
     return law.predict(effects, params)
+
+
+_predict_each = jax.jit(jax.vmap(lambda law, effects, params: law.predict(effects, params), in_axes=(None, 0, 0)))
+"""Losses ``[lanes, rows]``, each lane of its own effects and parameters."""
 
 
 DRAWS = {"noise": noise_samples, "blocks": block_samples, "runs": run_samples}

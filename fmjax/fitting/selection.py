@@ -138,7 +138,7 @@ def rank(
     """
     law = problem.law
     choose(by, CRITERIA, "criterion")
-    combinations = _combinations(law, law.choices if grid is None else grid)
+    combinations = option_grid(law, law.choices if grid is None else grid)
     groups = np.ones((1, len(problem.curves)), bool) if groups is None else np.asarray(groups, bool)
     parts = _by_warmup(law, combinations)
     scores = np.concatenate([_scores(problem, mode, part, groups, by, options, progress) for mode, part in parts])
@@ -146,7 +146,7 @@ def rank(
     return tuple(TriedOptions(combinations[i], float(scores[i])) for i in np.argsort(scores, kind="stable"))
 
 
-def _combinations(law: Law, grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+def option_grid(law: Law, grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Every combination of the grid, those of one warmup mode together."""
     known = [name for name in law.options() if name != "sizes"]
     for name, values in grid.items():
@@ -183,19 +183,27 @@ def _flat(ranked: Sequence[TriedOptions]) -> dict[str, tuple[Any, Any]]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _scores(
+class CandidateFits(NamedTuple):
+    """The fits of each choice of options to each group of rows."""
+
+    rows: Rows
+    """One set for each choice."""
+    objective: np.ndarray
+    """``[choices, groups]``; infinite where a fit fails."""
+    params: np.ndarray
+    """``[choices, groups, parameters]``."""
+
+
+def fit_candidates(
     problem: Problem,
     warmup: str,
     combinations: Sequence[dict[str, Any]],
-    groups: np.ndarray,
-    by: str,
+    weights: np.ndarray,
     options: FitOptions,
-    progress: Callable[[int, int], None] | None,
-) -> np.ndarray:
-    """Score of each combination; infinite where a fit fails."""
-    everything = np.ones(len(problem.curves), bool)
+    progress: Callable[[int, int], None] | None = None,
+) -> CandidateFits:
+    """Fits every choice of options to rows of weights ``[groups, rows]``, all as lanes of one batch."""
     rows = _rows_of_candidates(problem, warmup, combinations)
-    weights, tested = _weights(problem, groups, by)
     objective = Objective(options.delta, options.over_weight)
     law, sets = problem.law, np.repeat(np.arange(len(combinations)), len(weights))
     tiled = np.tile(weights, (len(combinations), 1))
@@ -207,12 +215,28 @@ def _scores(
     )
     found = lanes.minimise(law, rows, jobs, objective, residual=options.residual, progress=progress)
     values = np.where(found.status == lanes.NON_FINITE, np.inf, found.objective).reshape(-1, each)
-    best = values.argmin(axis=1)
-    if by == "objective":
-        return values.min(axis=1).reshape(len(combinations), -1).sum(axis=1)
+    best, shape = values.argmin(axis=1), (len(combinations), len(weights))
     params = found.params.reshape(len(sets), each, -1)[np.arange(len(sets)), best]
-    errors = np.asarray(_relative_errors(law, rows, sets, params))
-    run = problem.run_of_row(everything)
+    return CandidateFits(rows, values.min(axis=1).reshape(shape), params.reshape(*shape, -1))
+
+
+def _scores(
+    problem: Problem,
+    warmup: str,
+    combinations: Sequence[dict[str, Any]],
+    groups: np.ndarray,
+    by: str,
+    options: FitOptions,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """Score of each combination; infinite where a fit fails."""
+    weights, tested = _weights(problem, groups, by)
+    found = fit_candidates(problem, warmup, combinations, weights, options, progress)
+    if by == "objective":
+        return found.objective.sum(axis=1)
+    sets, params = np.repeat(np.arange(len(combinations)), len(weights)), found.params
+    errors = np.asarray(_relative_errors(problem.law, found.rows, sets, params.reshape(len(sets), -1)))
+    run = problem.run_of_row(np.ones(len(problem.curves), bool))
     held_out = [_mean_by_run(error, run, tested[k % len(weights)]) for k, error in enumerate(errors)]
     return np.mean(np.reshape(held_out, (len(combinations), len(weights))), axis=1)
 

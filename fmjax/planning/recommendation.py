@@ -200,14 +200,14 @@ def _choice(found: Prediction, by: Predictor, shape: PlanShape) -> Choice:
         per_rate=by.peak_lr is not None,
         known_rate=by.knows(found.cell.peak_lr),
         held_out=by.held_out,
-        samples=0 if by.samples is None else len(by.samples),
+        samples=by.sampled,
         notes=_notes(found, by),
     )
 
 
 def _notes(found: Prediction, by: Predictor) -> tuple[str, ...]:
     cell, reach = found.cell, by.fit.reach
-    notes = [*by.fit.doubts(cell.loss, cell.total_steps), *by.fit.notes]
+    notes = [*by.fit.doubts(cell.loss, cell.total_steps), *by.fit.notes, *by.notes]
     notes += [] if reach is None else [*reach.longer(cell.total_steps)]
     peaks = sorted({curve.peak_lr for curve in by.curves})
     if not by.knows(cell.peak_lr):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fmjax._names import LEVEL
 from fmjax.fitting.records import FitResult
-from fmjax.planning.predictor import MOST_DRIFT
+from fmjax.planning.law_fits import MOST_DRIFT
 from fmjax.planning.recommendation import Recommendation
 from fmjax.report.markup import Html, element, listed, section
 from fmjax.searching.results import NEAR, Cell
