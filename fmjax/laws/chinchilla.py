@@ -1,11 +1,12 @@
 """``chinchilla``: a power law in the number of updates, blind to the schedule. Baseline."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from fmjax._types import Dtype
 from fmjax.effects.updates import Sum, Update, plus
 from fmjax.laws.base import Law, Row, register, stack
 
@@ -21,7 +22,7 @@ class Chinchilla(Law):
     name: ClassVar[str] = "chinchilla"
     blocks: ClassVar[bool] = True
 
-    def init(self, dtype: Any) -> Sum:
+    def init(self, dtype: Dtype) -> Sum:
         return Sum.zero(dtype)
 
     def step(self, state: Sum, update: Update) -> Sum:

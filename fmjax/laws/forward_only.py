@@ -1,10 +1,11 @@
 """``forward-only``: a power law in the forward effect, blind to annealing. Baseline."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 
+from fmjax._types import Dtype, Real
 from fmjax.effects import recursions
 from fmjax.effects.updates import Sum, Update
 from fmjax.laws.base import RATE_EXPONENT, Law, Option, Row, register, safe_log, stack
@@ -24,9 +25,9 @@ class ForwardOnly(Law):
     name: ClassVar[str] = "forward-only"
     blocks: ClassVar[bool] = True
     tunable: ClassVar[tuple[Option, ...]] = (RATE_EXPONENT,)
-    rho: Any = None
+    rho: Real | None = None
 
-    def init(self, dtype: Any) -> Sum:
+    def init(self, dtype: Dtype) -> Sum:
         return Sum.zero(dtype)
 
     def step(self, state: Sum, update: Update) -> Sum:
