@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fmjax._checks import positive, require, within
+from fmjax._types import Array
 from fmjax.schedules.checks import check_schedule
+from fmjax.schedules.kinds import Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +108,7 @@ class LossCurve:
         return self.final_loss is not None or bool(self.step[-1] >= 0.99 * int(self.schedule.total_steps))
 
 
-def _column(values: Any, name: str) -> np.ndarray:
+def _column(values: ArrayLike, name: str) -> np.ndarray:
     try:
         column = np.array(values, np.float64)
     except (TypeError, ValueError):
@@ -148,7 +151,7 @@ class CurveBatch(NamedTuple):
 
 
 @jax.jit
-def _rates(schedule: Any, count: Any) -> jax.Array:
+def _rates(schedule: Schedule, count: Array) -> jax.Array:
     return jnp.broadcast_to(schedule(count), count.shape)
 
 
