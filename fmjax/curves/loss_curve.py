@@ -7,10 +7,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fmjax._checks import positive, require, within
 from fmjax.effects.weighted import WeightedUpdates, every_update, weighted_updates
 from fmjax.schedules.checks import check_schedule
+from fmjax.schedules.kinds import Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,7 @@ class LossCurve:
         return self.final_loss is not None or bool(self.step[-1] >= 0.99 * int(self.schedule.total_steps))
 
 
-def _column(values: Any, name: str) -> np.ndarray:
+def _column(values: ArrayLike, name: str) -> np.ndarray:
     try:
         column = np.array(values, np.float64)
     except (TypeError, ValueError):

@@ -26,7 +26,7 @@ def text(schedule: Schedule) -> str:
     return commented(rounding(schedule), _CODE[type(schedule)](schedule))
 
 
-def _constant(schedule: Any) -> str:
+def _constant(schedule: Schedule) -> str:
     peak, warmup = rate(schedule, "peak_lr"), int(schedule.warmup_steps)
     if not warmup:
         return _code(f"optax.constant_schedule({peak!r})")

@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fmjax._checks import choose, known_options, positive, require, whole
 from fmjax._names import RESIDUALS
@@ -97,12 +98,12 @@ def fit(
     return evaluate(law, curves, train=curves, options=options).fit
 
 
-def fit_groups(problem: Problem, groups: Any, options: FitOptions) -> list[FitResult]:
+def fit_groups(problem: Problem, groups: ArrayLike, options: FitOptions) -> list[FitResult]:
     """Fits each group of a problem's runs, ``groups[groups, runs]``, in one batch; their ``runs`` are left empty."""
     law, residual = problem.law, choose(options.residual, RESIDUALS, "residual")
     objective = Objective(positive(options.delta, "delta"), positive(options.over_weight, "over_weight"))
     groups, limit = np.asarray(groups, bool), whole(options.max_iterations, "max_iterations", least=1)
-    used = groups.any(axis=0)
+    used: np.ndarray = np.any(groups, axis=0)
     rows, weights = problem.rows(used), groups[:, problem.run_of_row(used)] * problem.row_weights(used)
     for group in groups[weights.sum(axis=1) == 0]:
         names = [curve.name for curve, chosen in zip(problem.curves, group, strict=True) if chosen]
@@ -193,7 +194,7 @@ class Evidence(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def measure(problem: Problem, vector: np.ndarray, *, usable: Any) -> tuple[RunMetrics, ...]:
+def measure(problem: Problem, vector: np.ndarray, *, usable: ArrayLike) -> tuple[RunMetrics, ...]:
     """Metrics of each run under a parameter vector; NaN for runs it cannot be used for."""
     predicted = np.asarray(predict_batch(problem.law, problem.effects, vector))
     predicted = np.where(np.asarray(usable)[:, None], predicted, np.nan)
@@ -221,7 +222,7 @@ def _row_error(predicted: np.ndarray, loss: np.ndarray) -> float:
     return robust_size(np.log(predicted[known] / loss[known])) if known.any() else float("nan")
 
 
-def with_measured_runs(problem: Problem, result: FitResult, group: Any) -> FitResult:
+def with_measured_runs(problem: Problem, result: FitResult, group: np.ndarray) -> FitResult:
     """The fit with metrics of the runs of its group ``[runs]``."""
     vector = result.lanes.best_params
     runs = measure(problem, vector, usable=np.asarray(group) & (result.status != "non-finite"))
@@ -229,7 +230,7 @@ def with_measured_runs(problem: Problem, result: FitResult, group: Any) -> FitRe
     return result.with_runs(of_fit, _reach(problem, group), _trained_with(problem, group))
 
 
-def _reach(problem: Problem, group: Any) -> FittedRange:
+def _reach(problem: Problem, group: Sequence[bool] | np.ndarray) -> FittedRange:
     """What the schedules of a group ``[runs]`` cover."""
     batch, chosen = problem.batch, np.flatnonzero(group)
     ends, peaks = batch.at[chosen, -1], np.array([problem.curves[run].peak_lr for run in chosen])
@@ -244,7 +245,7 @@ def _reach(problem: Problem, group: Any) -> FittedRange:
     )
 
 
-def _trained_with(problem: Problem, group: Any) -> FittedRuns:
+def _trained_with(problem: Problem, group: Sequence[bool] | np.ndarray) -> FittedRuns:
     """What the runs of a group ``[runs]`` were trained with."""
     return FittedRuns.of([curve for curve, is_in in zip(problem.curves, group, strict=True) if is_in])
 

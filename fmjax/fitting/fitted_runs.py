@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import finite, whole
+from fmjax._types import HostNumbers
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.schedules.kinds import Constant, lrs
 
@@ -57,7 +58,7 @@ class FittedRuns(NamedTuple):
         """The middle warmup of the runs."""
         return int(_middle(self.warmup_steps))
 
-    def usual_init(self, peak_lrs: Any) -> float:
+    def usual_init(self, peak_lrs: HostNumbers) -> float:
         """The middle initial rate of runs with warmup; where they differ, as a share of the lowest of these peaks."""
         known = [(lr, lr / peak) for lr, peak in zip(self.init_lr, self.peak_lr, strict=True) if lr is not None]
         if not known:
@@ -123,7 +124,7 @@ def _final_rate(curve: LossCurve, rates: np.ndarray) -> float | None:
     return max(0.0, float(2 * rates[-1] - rates[-2])) if known is None else float(known)
 
 
-def _middle(values: Sequence[Any]) -> Any:
+def _middle(values: Sequence[float]) -> float:
     """The median; of an even number of values the lower of the two, which a run had."""
     return sorted(values)[(len(values) - 1) // 2]
 
@@ -154,7 +155,7 @@ class PlanShape(NamedTuple):
         runs: FittedRuns | None,
         *,
         longest_warmup: int,
-        peak_lr: Any,
+        peak_lr: HostNumbers,
         warmup_steps: int | None,
         init_lr: float | None,
         final_lr: Any,
@@ -202,7 +203,7 @@ def _of_taken(runs: FittedRuns | None, taken: dict[str, float]) -> tuple[str, ..
     return tuple(notes)
 
 
-def _of_told(runs: FittedRuns, told: dict[str, Any], peak_lr: Any) -> tuple[str, ...]:
+def _of_told(runs: FittedRuns, told: dict[str, Any], peak_lr: HostNumbers) -> tuple[str, ...]:
     notes, (low, high) = [], runs.warmups
     warmup, final = told["warmup_steps"], told["final_lr"]
     if warmup is not None and not low <= warmup <= high:

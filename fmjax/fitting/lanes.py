@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from fmjax._devices import Pool, workers
+from fmjax._types import Array, Dtype
 from fmjax.fitting.newton import DampedNewtonState, damped_newton
 from fmjax.fitting.objective import Objective, Rows, bounds, closed_form_starts, exponent_grid, model
 from fmjax.laws import Law
@@ -54,7 +55,7 @@ class Lanes(NamedTuple):
 class Jobs(NamedTuple):
     """What sets one lane apart from the others."""
 
-    set: Any
+    set: Array
     """``[lanes]`` which of the sets of rows."""
     weights: Any
     """``[lanes, rows]`` weight of each row, or a function ``lanes -> [lanes, rows]`` that makes them when needed."""
@@ -81,7 +82,7 @@ class _Iterate(NamedTuple):
     evaluations: jax.Array
 
 
-def _newton(law: Law, dtype: Any) -> optax.GradientTransformationExtraArgs:
+def _newton(law: Law, dtype: Dtype) -> optax.GradientTransformationExtraArgs:
     return damped_newton(*(jnp.asarray(b, dtype) for b in bounds(law)))
 
 

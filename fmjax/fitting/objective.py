@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fmjax._types import Real
 from fmjax.fitting.newton import Curvature, bounded_step, solve
 from fmjax.laws import Law, Row
 
@@ -24,7 +25,7 @@ class Rows(NamedTuple):
     loss: Any
     """``[sets, rows]`` measured losses, or ``[1, rows]``."""
 
-    def of(self, index: Any) -> "Rows":
+    def of(self, index: Real) -> "Rows":
         """The rows ``[rows]`` of one set."""
         return jax.tree.map(lambda x: x[0] if len(x) == 1 else x[index], self)
 
@@ -32,9 +33,9 @@ class Rows(NamedTuple):
 class Objective(NamedTuple):
     """Options of the objective that may differ from lane to lane."""
 
-    delta: Any = 1e-3
+    delta: Real = 1e-3
     """Residual at which the Huber loss turns from quadratic to linear."""
-    over_weight: Any = 1.0
+    over_weight: Real = 1.0
     """Weight of rows that the law over-estimates, relative to the others."""
 
 

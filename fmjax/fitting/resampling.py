@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fmjax._checks import choose, require, whole
 from fmjax._json import Record, plain
@@ -25,7 +25,7 @@ from fmjax.laws import Law
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def leave_one_out_groups(group: Any) -> np.ndarray:
+def leave_one_out_groups(group: ArrayLike) -> np.ndarray:
     """Masks ``[chosen, runs]`` of a group of runs without each of its members in turn.
 
     >>> leave_one_out_groups([True, False, True]).astype(int).tolist()
@@ -35,7 +35,7 @@ def leave_one_out_groups(group: Any) -> np.ndarray:
     return chosen & ~np.eye(chosen.size, dtype=bool)[chosen]
 
 
-def held_out(problem: Problem, group: Any, fits: Sequence[FitResult]) -> tuple[RunMetrics, ...]:
+def held_out(problem: Problem, group: np.ndarray, fits: Sequence[FitResult]) -> tuple[RunMetrics, ...]:
     """Metrics of each run of a group under the fit made without it; NaN where the other runs leave a parameter open.
 
     Args:
@@ -50,7 +50,7 @@ def held_out(problem: Problem, group: Any, fits: Sequence[FitResult]) -> tuple[R
     return tuple(runs)
 
 
-def leave_one_out(problem: Problem, group: Any, options: FitOptions) -> tuple[RunMetrics, ...]:
+def leave_one_out(problem: Problem, group: np.ndarray, options: FitOptions) -> tuple[RunMetrics, ...]:
     """Predicts each run of a group from a fit of the others; all fits are lanes of one batch."""
     return held_out(problem, group, fit_groups(problem, leave_one_out_groups(group), options))
 

@@ -1,10 +1,11 @@
 """What a bootstrap sample redraws: the noise around the fit, the weights of blocks of rows, or the runs."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fmjax._checks import require, whole
 from fmjax.fitting import lanes
@@ -13,7 +14,8 @@ from fmjax.fitting.noise_model import ChainNoise, NoiseChain, measured_rows
 from fmjax.fitting.objective import Objective, Rows
 from fmjax.fitting.options import FitOptions
 from fmjax.fitting.problem import Problem
-from fmjax.laws import Law
+from fmjax.fitting.records import FitResult
+from fmjax.laws import Law, Row
 
 CORRECTIONS = 2
 """Rounds in which the noise model is corrected for what a fit absorbs of it."""
@@ -55,7 +57,15 @@ class Setting(NamedTuple):
     progress: Callable[[int, int], None] | None
 
     @classmethod
-    def of(cls, problem: Problem, groups: Any, fits: Any, options: FitOptions, block: int, report: Any) -> "Setting":
+    def of(
+        cls,
+        problem: Problem,
+        groups: ArrayLike,
+        fits: Sequence[FitResult],
+        options: FitOptions,
+        block: int,
+        report: Callable[[int, int], None] | None,
+    ) -> "Setting":
         """The setting of a problem's groups."""
         used: np.ndarray = np.any(groups, axis=0)
         run = problem.run_of_row(used)
@@ -179,7 +189,7 @@ def _predicted(setting: Setting, params: np.ndarray) -> np.ndarray:
 
 
 @jax.jit
-def _predict(law: Law, effects: Any, params: jax.Array) -> jax.Array:
+def _predict(law: Law, effects: Row, params: jax.Array) -> jax.Array:
     return law.predict(effects, params)
 
 

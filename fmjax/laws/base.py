@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from the end of warmup on, as the authors of arXiv 2503.12811 do. "as-peak" coun
 also leaves no rise.
 """
 
-Row = dict[str, Any]
+Row: TypeAlias = Mapping[str, Array]
 """Effects at one logged row, by name; ``log_N``, the log of the model size, is always there."""
 
 
@@ -150,12 +150,12 @@ class Law:
         """A law that predicts the same and is cheaper to follow, now that its parameters are known, with its vector."""
         return self, vector
 
-    def powers(self, row: Row, log_x: Any, exponents: jax.Array) -> tuple[Any, ...]:
+    def powers(self, row: Row, log_x: Real, exponents: jax.Array) -> tuple[Real, ...]:
         """The terms that laws share: 1, x^-alpha and, with sizes, N^-beta."""
         size = (jnp.exp(-exponents[1] * row["log_N"]),) if self.sizes else ()
         return (1.0, jnp.exp(-exponents[0] * log_x), *size)
 
-    def init(self, dtype: Any) -> Any:
+    def init(self, dtype: Dtype) -> Any:
         """State before the first update."""
         raise NotImplementedError
 
@@ -181,11 +181,11 @@ class Law:
         """Names of ``parameters``."""
         return tuple(p.name for p in self.parameters)
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Real | str | None]:
         """Options as plain values, as they are stored with a fit."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-    def counted(self, lrs: jax.Array, warmup_steps: Any) -> One:
+    def counted(self, lrs: jax.Array, warmup_steps: Real) -> One:
         """The updates of one schedule ``lrs[T]`` as the law counts them, by its ``warmup``."""
         if self.warmup == "as-peak":
             lrs = recursions.hold_warmup(lrs, warmup_steps)
@@ -194,7 +194,7 @@ class Law:
             drops = jnp.where(jnp.arange(lrs.size) > warmup_steps, drops, 0.0)
         return One(lrs, drops)
 
-    def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Any = 0) -> Row:
+    def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Real = 0) -> Row:
         """Effects of one schedule ``lrs[T]`` after the updates ``at[rows]``, each ``[rows]``."""
         return self._followed(self.counted(lrs, warmup_steps), at)
 
@@ -216,7 +216,7 @@ class Law:
         return {key: value[at] for key, value in history.items()}
 
     def final_basis(
-        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Any = 0
+        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Real = 0
     ) -> jax.Array:
         """``[coefficients]`` phi after the update ``last`` of one schedule ``lrs[T]``.
 
@@ -225,7 +225,9 @@ class Law:
         row = {key: value[0] for key, value in self.effects(lrs, last[None], warmup_steps).items()}
         return self.basis({**row, "log_N": log_n}, exponents)
 
-    def final_loss(self, lrs: jax.Array, params: jax.Array, log_n: Any = 0.0, *, warmup_steps: Any = None) -> jax.Array:
+    def final_loss(
+        self, lrs: jax.Array, params: jax.Array, log_n: Real = 0.0, *, warmup_steps: Real | None = None
+    ) -> jax.Array:
         """Predicted loss after the last update of one schedule ``lrs[T]``: a pure function of rates and parameters.
 
         Args:
@@ -267,10 +269,10 @@ def register(law: L) -> L:
     fields = dataclasses.fields(law)
     static, leaves = ([f.name for f in fields if bool(f.metadata.get("static")) == is_] for is_ in (True, False))
 
-    def flatten(law: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def flatten(law: Law) -> tuple[tuple[object, ...], tuple[object, ...]]:
         return tuple(getattr(law, name) for name in leaves), tuple(getattr(law, name) for name in static)
 
-    def unflatten(structure: tuple[Any, ...], children: tuple[Any, ...]) -> Any:
+    def unflatten(structure: tuple[Any, ...], children: tuple[Any, ...]) -> Law:
         return law(**dict(zip(static, structure, strict=True)), **dict(zip(leaves, children, strict=True)))
 
     jax.tree_util.register_pytree_node(law, flatten, unflatten)
@@ -295,11 +297,11 @@ class Ahead(NamedTuple):
         return cls(lr, drop, jnp.cumsum(lr), jnp.cumsum(lr[::-1])[::-1] - lr)
 
 
-def safe_log(x: Any) -> jax.Array:
+def safe_log(x: Real) -> jax.Array:
     """Log x, with a large negative number (and no slope) at x <= 0 in place of -inf."""
     return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1.0)), -80.0)
 
 
-def stack(*terms: Any) -> jax.Array:
+def stack(*terms: Real) -> jax.Array:
     """Terms of a basis as one array; plain numbers take the others' shape and dtype."""
     return jnp.stack(jnp.broadcast_arrays(*map(jnp.asarray, terms)))

@@ -1,7 +1,7 @@
 """``chinchilla``: a power law in the number of updates, blind to the schedule. Baseline."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ class Chinchilla(Law):
     blocks: ClassVar[bool] = True
     weighted: ClassVar[bool] = True
 
-    def init(self, dtype: Any) -> Sum:
+    def init(self, dtype: Dtype) -> Sum:
         return Sum.zero(dtype)
 
     def step(self, state: Sum, update: Update) -> Sum:

@@ -1,7 +1,7 @@
 """``convex-bound``: the bound of convex optimisation on the last iterate's suboptimality."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ class ConvexBound(Law):
     def exponents(self) -> tuple[Exponent, ...]:
         return super().exponents[1:]
 
-    def init(self, dtype: Any) -> ConvexBoundState:
+    def init(self, dtype: Dtype) -> ConvexBoundState:
         return ConvexBoundState(Sum.zero(dtype), empty(dtype, MEMORY_RATES.size), jnp.zeros((), dtype))
 
     def step(self, state: ConvexBoundState, update: Update) -> ConvexBoundState:
@@ -69,7 +69,7 @@ class ConvexBound(Law):
         return stack(1.0, *size, 0.5 * jnp.exp(-row["log_S"]), 0.5 * row["noise"])
 
     def final_basis(
-        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Any = 0
+        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Real = 0
     ) -> jax.Array:
         seen = Ahead.of(self.counted(lrs, warmup_steps), last)
         before = jnp.arange(lrs.size) < last

@@ -1,7 +1,7 @@
 """``forward-only``: a power law in the forward effect, blind to annealing. Baseline."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 
@@ -27,9 +27,9 @@ class ForwardOnly(Law):
     blocks: ClassVar[bool] = True
     weighted: ClassVar[bool] = True
     tunable: ClassVar[tuple[Option, ...]] = (RATE_EXPONENT,)
-    rho: Any = None
+    rho: Real | None = None
 
-    def init(self, dtype: Any) -> Sum:
+    def init(self, dtype: Dtype) -> Sum:
         return Sum.zero(dtype)
 
     def step(self, state: Sum, update: Update) -> Sum:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Set
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,8 +72,8 @@ class IntrinsicMomentum(Law):
     name: ClassVar[str] = "intrinsic-momentum"
     weighted: ClassVar[bool] = True
     tunable: ClassVar[tuple[Option, ...]] = (Option("rho", 0.3, 1.5), Option("xi", 0.1, 1.5))
-    rho: Any = None
-    xi: Any = None
+    rho: Real | None = None
+    xi: Real | None = None
 
     def suited_to(self, peak_lrs: Set[float]) -> "IntrinsicMomentum":
         one = len(peak_lrs) == 1 and self.rho is None
@@ -115,7 +115,7 @@ class IntrinsicMomentum(Law):
         alpha, *size = super().exponents
         return (alpha._replace(starts=ALPHA_STARTS) if self._open else alpha, *size, *self._open)
 
-    def init(self, dtype: Any) -> IntrinsicMomentumState:
+    def init(self, dtype: Dtype) -> IntrinsicMomentumState:
         noise = empty(dtype, len(FORGETTING_RATES), *self._noise.shape)
         return IntrinsicMomentumState(empty(dtype, *self._forward.shape), noise)
 
@@ -128,7 +128,7 @@ class IntrinsicMomentum(Law):
     def observe(self, state: IntrinsicMomentumState) -> Row:
         return {"S": state.forward.total, "E": state.noise.total}
 
-    def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Any = 0) -> Row:
+    def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Real = 0) -> Row:
         if not self._open:
             return super().effects(lrs, at, warmup_steps)
         return self.row_effects(WeightedUpdates.every(*self.counted(lrs, warmup_steps)), at)
@@ -140,7 +140,7 @@ class IntrinsicMomentum(Law):
         return {"S": S.reshape(-1, *forward.shape), "E": E.reshape(*E.shape[:2], *noise.shape)}
 
     def final_basis(
-        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Any = 0
+        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Real = 0
     ) -> jax.Array:
         if self._open:
             return super().final_basis(lrs, last, log_n, exponents, warmup_steps)
@@ -169,7 +169,7 @@ class RatePower(NamedTuple):
     unit: float
     reference: float
     """p0, for which the levels are exact."""
-    known: Any
+    known: Real | None
     """The exponent's value; None where it is open."""
 
     @property
@@ -182,14 +182,14 @@ class RatePower(NamedTuple):
         """Of the power of one rate."""
         return LOG_RATE_LEVELS.shape if self.is_open else ()
 
-    def of(self, lr: Any) -> jax.Array:
+    def of(self, lr: Real) -> jax.Array:
         """The power of a rate, zero at lr = 0; of an open exponent, its share of each of ``LOG_RATE_LEVELS``."""
         log_lr = jnp.log(jnp.where(lr > 0, lr, 1.0))
-        exponent = self.reference if self.is_open else self.known
+        exponent = self.reference if self.known is None else self.known
         power = jnp.where(lr > 0, jnp.exp(exponent * (log_lr - math.log(self.unit))), 0.0)
         return power * spread_over_levels(log_lr, LOG_RATE_LEVELS) if self.is_open else power
 
-    def read(self, kept: jax.Array, fitted: dict[str, Any]) -> jax.Array:
+    def read(self, kept: Array, fitted: dict[str, jax.Array]) -> Array:
         """What was kept of powers, for the exponent's known or fitted value."""
         if not self.is_open:
             return kept

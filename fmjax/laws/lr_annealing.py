@@ -1,7 +1,7 @@
 """``lr-annealing``: forward area and annealing area (the "Tissue" law)."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,8 +56,8 @@ class LRAnnealing(Law):
         Option("decay", 0.5, 0.99999, DECAYS_TRIED, PER_UPDATE),
         RATE_EXPONENT,
     )
-    decay: Any = 0.999
-    rho: Any = None
+    decay: Real = 0.999
+    rho: Real | None = None
     warmup: str = field(default="without-rise", kw_only=True, metadata={"static": True})
 
     @property
@@ -68,7 +68,7 @@ class LRAnnealing(Law):
     def exponents(self) -> tuple[Exponent, ...]:
         return (*super().exponents, GAMMA) if self.sizes else super().exponents
 
-    def init(self, dtype: Any) -> LRAnnealingState:
+    def init(self, dtype: Dtype) -> LRAnnealingState:
         return LRAnnealingState(Sum.zero(dtype), recursions.area_init(dtype))
 
     def step(self, state: LRAnnealingState, update: Update) -> LRAnnealingState:

@@ -6,7 +6,7 @@ a state for every update. Where what is remembered depends on the law's exponent
 rate (or of S) and weighed when it is read, so that effects do not depend on exponents and fits run no recursion.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,12 +39,12 @@ CHUNK = 64
 """Updates between two stored memories."""
 
 
-def _below(beta: Any) -> Any:
+def _below(beta: Real) -> jax.Array:
     """sum_{j < 0} exp(beta SPACING j)."""
     return 1 / jnp.expm1(beta * SPACING)
 
 
-def mixture(log_a: Any, beta: Any) -> jax.Array:
+def mixture(log_a: Real, beta: Real) -> jax.Array:
     """``[rates, ...]`` weights w such that sum_j w_j exp(-r_j x) is (1 + a x)^-beta, for ``log_a[...]``."""
     log_a = jnp.asarray(log_a)
     log_rates = jnp.asarray(LOG_RATES[: BOUNDED - 1], log_a.dtype).reshape(-1, *(1,) * log_a.ndim)
@@ -58,13 +58,13 @@ def mixture(log_a: Any, beta: Any) -> jax.Array:
     return SPACING * jnp.exp(-jax.scipy.special.gammaln(beta)) * inside
 
 
-def forgotten(log_a: Any, beta: Any) -> jax.Array:
+def forgotten(log_a: Real, beta: Real) -> jax.Array:
     """``[rates, ...]`` weights of 1 - (1 + a x)^-beta."""
     weights = -mixture(log_a, beta)
     return weights.at[0].add(1)
 
 
-def remember(memory: Sum, lr: Any, before: Any = 0.0, after: Any = 0.0) -> Sum:
+def remember(memory: Sum, lr: Real, before: Real = 0.0, after: Real = 0.0) -> Sum:
     """``[rates, ...]`` memories after an update: adds ``before``, forgets over the update's rate, adds ``after``."""
     count, *rest = memory.total.shape
     rates = jnp.asarray(MEMORY_RATES[:count], memory.total.dtype).reshape(-1, *(1,) * len(rest))
@@ -72,7 +72,7 @@ def remember(memory: Sum, lr: Any, before: Any = 0.0, after: Any = 0.0) -> Sum:
     return plus(memory, jnp.expm1(-rates * lr) * (memory.total + before) + before + after)
 
 
-def empty(dtype: Any, *shape: int) -> Sum:
+def empty(dtype: Dtype, *shape: int) -> Sum:
     """Memories ``[rates, ...]`` of nothing."""
     return Sum(*(jnp.zeros(shape, dtype) for _ in Sum._fields))
 
@@ -88,7 +88,7 @@ def empty(dtype: Any, *shape: int) -> Sum:
 # So each run is followed once, and a step of a fit multiplies small matrices.
 
 
-def spread_over_levels(x: Any, levels: np.ndarray) -> jax.Array:
+def spread_over_levels(x: Real, levels: np.ndarray) -> jax.Array:
     """``[levels]`` weights that a value at ``x`` has at evenly spaced levels: Lagrange's on the six nearest.
 
     A smooth function's value at x is its values at the levels, so weighed, up to 0.005 times the sixth power of the
@@ -121,11 +121,11 @@ class Remembering(Law):
     fading: ClassVar[Fading]
     """Whether an update's own rate forgets what it adds."""
 
-    def remembered(self, lr: Any, drop: Any, forward: Any) -> jax.Array:
+    def remembered(self, lr: Real, drop: Real, forward: Real) -> jax.Array:
         """``[columns]`` what an update adds, from its rate, the rate's drop and S after it."""
         raise NotImplementedError
 
-    def init(self, dtype: Any) -> RememberingState:
+    def init(self, dtype: Dtype) -> RememberingState:
         return RememberingState(Sum.zero(dtype), empty(dtype, BOUNDED, self.columns))
 
     def step(self, state: RememberingState, update: Update) -> RememberingState:
@@ -137,7 +137,7 @@ class Remembering(Law):
     def observe(self, state: RememberingState) -> Row:
         return {"log_S": safe_log(state.forward.total), "memory": state.memory.total}
 
-    def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Any = 0) -> Row:
+    def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Real = 0) -> Row:
         """As ``Law.effects``, without storing every state."""
         return self.row_effects(WeightedUpdates.every(*self.counted(lrs, warmup_steps)), at)
 

@@ -1,7 +1,7 @@
 """Pictures of a bootstrap: where its samples put the parameters of a law."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -43,7 +43,9 @@ def bootstrap_cloud(found: Bootstrap, x: str, y: str, ax: "Axes | None" = None) 
     return ax
 
 
-def bootstrap_clouds(found: Bootstrap, axes: Any = None, *, names: Sequence[str] | None = None) -> Any:
+def bootstrap_clouds(
+    found: Bootstrap, axes: np.ndarray | None = None, *, names: Sequence[str] | None = None
+) -> np.ndarray:
     """A cloud for each pair of parameters below the diagonal, and their histograms on it.
 
     Args:
