@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 from fmjax._checks import positive, require, within
 from fmjax.effects.weighted import WeightedUpdates, every_update, weighted_updates
 from fmjax.schedules.checks import check_schedule
-from fmjax.schedules.kinds import Schedule
 
 
 @dataclass(frozen=True, eq=False)

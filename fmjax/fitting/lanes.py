@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,10 @@ class Lanes(NamedTuple):
     def best_params(self) -> np.ndarray:
         """``[parameters]`` of the lane that ``best`` names."""
         return self.params[best(self)]
+
+
+Weights: TypeAlias = Array | Callable[[np.ndarray], np.ndarray]
+"""``[lanes, rows]`` weight of each row, or a function of lanes that makes theirs when they are needed."""
 
 
 class Jobs(NamedTuple):

@@ -29,7 +29,7 @@ class OptionChoice(NamedTuple):
     """Choices tried last, at even steps in each option's own scale."""
     params: np.ndarray
     """``[choices, groups, parameters]`` of the fits under each."""
-    effects: dict[str, np.ndarray]
+    effects: Row
     """Effects at the rows of all runs, ``[choices, rows]`` each."""
     log_likelihood: np.ndarray
     """``[choices]`` up to a constant."""

@@ -81,7 +81,7 @@ def _padded(runs: Sequence[WeightedUpdates]) -> WeightedUpdates:
 
 def in_batch_order(parts: Sequence[Row], places: Array) -> Row:
     """Effects of all parts ``[runs, rows]``, each row's at its place."""
-    return {key: jnp.concatenate([_flat(part[key]) for part in parts])[places] for key in parts[0]}
+    return {key: jnp.concatenate([_flat(jnp.asarray(part[key])) for part in parts])[places] for key in parts[0]}
 
 
 def _flat(values: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ class Choices(NamedTuple):
 
     laws: tuple[Law, ...]
     """``[choices]`` the law with each."""
-    effects: dict[str, np.ndarray]
+    effects: Row
     """Effects at the rows of the groups' runs, ``[choices, rows]`` each."""
     vectors: np.ndarray
     """``[choices, groups, parameters]``."""
@@ -87,7 +87,7 @@ class Setting(NamedTuple):
         found[there] = measured_rows(place, self.rows.loss[0][there], predicted[there], self.run[there])
         return found
 
-    def minimise(self, rows: Rows, weights: Any, count: int, start: np.ndarray | None = None) -> lanes.Lanes:
+    def minimise(self, rows: Rows, weights: lanes.Weights, count: int, start: np.ndarray | None = None) -> lanes.Lanes:
         """Fits ``count`` lanes a group, each started from the group's fit if from nowhere else ``[lanes, ...]``."""
         total, start = count * len(self.start), np.repeat(self.start, count, axis=0) if start is None else start
         objective = Objective(self.options.delta, self.options.over_weight)
@@ -107,7 +107,7 @@ class Samples(NamedTuple):
     """What a draw gives, by group and sample."""
 
     lanes: lanes.Lanes
-    outliers: Any = 0
+    outliers: np.ndarray | int = 0
     """``[groups]`` rows that the noise was measured without."""
 
 

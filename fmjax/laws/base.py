@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax._checks import known_options
-from fmjax._types import Array
+from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
 from fmjax.effects.updates import One, Update
 from fmjax.effects.weighted import WeightedUpdates

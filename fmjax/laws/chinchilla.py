@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from fmjax._types import Array
+from fmjax._types import Array, Dtype
 from fmjax.effects.updates import Sum, Update, plus
 from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import Law, Row, register, stack

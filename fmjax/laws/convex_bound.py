@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fmjax._types import Array
+from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
 from fmjax.effects.updates import Fading, One, Sum, Update
 from fmjax.effects.weighted import WeightedUpdates

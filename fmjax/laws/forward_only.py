@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import jax
 
-from fmjax._types import Array
+from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
 from fmjax.effects.updates import Sum, Update
 from fmjax.effects.weighted import WeightedUpdates

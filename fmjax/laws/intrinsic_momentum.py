@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax._types import Array
+from fmjax._types import Array, Dtype, Real
 from fmjax.effects.updates import Fading, Sum, Update, plus
 from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Option, Row, register, safe_log, stack

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax._types import Array
+from fmjax._types import Array, Dtype, Real, Reals
 from fmjax.effects import recursions
 from fmjax.effects.updates import Fading, Remembered, Sum, Update, plus
 from fmjax.effects.weighted import WeightedUpdates
@@ -153,7 +153,7 @@ class _Chunk(NamedTuple):
     begin: jax.Array
 
 
-def memories(updates: WeightedUpdates, at: Array, rates: Any, remembered: Remembered, *, fading: Fading) -> jax.Array:
+def memories(updates: WeightedUpdates, at: Array, rates: Reals, remembered: Remembered, *, fading: Fading) -> jax.Array:
     """Memories ``[rows, rates, columns]`` after the updates ``at[rows]`` of one schedule.
 
     By matrix products over chunks of updates; memories are stored at the start of each chunk only.
@@ -172,7 +172,7 @@ def memories(updates: WeightedUpdates, at: Array, rates: Any, remembered: Rememb
     chunks = _Chunk(cut, jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]]))
     rates = jnp.asarray(rates, ends.dtype)[:, None]
 
-    def until(memory: jax.Array, chunk: _Chunk, last: Any) -> jax.Array:
+    def until(memory: jax.Array, chunk: _Chunk, last: jax.Array | int) -> jax.Array:
         """Memories after the update ``last`` of a chunk that begins with ``memory``."""
         seen, end = chunk.updates, chunk.updates.forward[last]
         since = jnp.maximum(end - seen.forward, 0.0) + (seen.lr if fading is Fading.OWN else 0.0)

@@ -12,9 +12,9 @@ import numpy as np
 from fmjax._names import PREFERRED_LAWS
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.options import FitOptions, precision
-from fmjax.fitting.problem import batch_effects
 from fmjax.fitting.records import SAME_PEAK, FitResult, RunMetrics
 from fmjax.fitting.resampling import bootstrap_groups
+from fmjax.fitting.row_effects import batch_effects
 from fmjax.laws import Law
 from fmjax.planning.correction import COMMON_OFFSET, FINAL_LOSS_NOISES, Correction, CorrectionPrior, Points, correctable
 from fmjax.planning.law_fits import LawFit, Weighed, at_peak, law_fits, weigh
