@@ -8,7 +8,7 @@ import numpy as np
 
 from fmjax._checks import require, whole
 from fmjax.fitting import lanes
-from fmjax.fitting.fits import Evidence
+from fmjax.fitting.evidence import Evidence
 from fmjax.fitting.noise_model import ChainNoise, NoiseChain, measured_rows
 from fmjax.fitting.objective import Objective, Rows
 from fmjax.fitting.options import FitOptions
