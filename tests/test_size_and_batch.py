@@ -9,7 +9,7 @@ import pytest
 from synthetic import rates
 
 import fmjax
-from fmjax import FitOptions, FitResult, LossCurve, evaluate, fit, predict
+from fmjax import FitOptions, FitResult, LossCurve, bootstrap, evaluate, fit, predict
 from fmjax.fitting.priors import LawPrior, found_scale, least_scale
 from fmjax.laws import IntrinsicMomentum, make_law
 from fmjax.laws.intrinsic_momentum import FORGETTING_RATES
@@ -140,6 +140,15 @@ def test_many_runs_overrule_a_prior():
     assert (learned.name, learned.mean, learned.sd) == ("q", 0.9, 0.1)
     assert abs(learned.estimate - EXPONENTS["q"]) < 0.15
     assert learned.told > 0.8
+
+
+def test_bootstrap_samples_hold_the_width_of_the_prior():
+    curves = grid(sizes=(1e7,), batches=(1e5, 1.3e5), peaks=(1e-3,), noise=1e-3)
+    found = bootstrap(PLAIN, curves, samples=60, options=FitOptions(starts=2))
+    (phi,) = (learned for learned in found.fit.prior if learned.name == "phi")
+    drawn = found.params[:, found.fit.law.parameter_names.index("phi")]
+    assert phi.told < 0.2
+    assert 0.6 * phi.sd < np.std(drawn) < 1.4 * phi.sd
 
 
 def test_a_held_exponent_stays():

@@ -102,8 +102,14 @@ class LawPrior(NamedTuple):
         if not self:
             return None
         centre = np.array([0.0 if known is None else known.mean for known in self.known])
-        sds = [np.inf if known is None else max(known.sd, HELD) for known in self.known]
-        return PriorPull(np.tile(centre, (len(scale), 1)), scale[:, None] / np.square(sds))
+        free = np.array([known is None for known in self.known])
+        stiffness = np.where(free, 0.0, 1 / np.square(np.maximum(self.sds, HELD)))
+        return PriorPull(np.tile(centre, (len(scale), 1)), scale[:, None] * stiffness)
+
+    @property
+    def sds(self) -> np.ndarray:
+        """``[exponents]`` standard deviations, 0 without a prior."""
+        return np.array([0.0 if known is None else known.sd for known in self.known])
 
 
 def _gaussian(name: str, value: Any) -> Gaussian:
