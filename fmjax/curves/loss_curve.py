@@ -1,7 +1,7 @@
 """Loss curves as users hand them in, and the padded batch that the fitting engine works on."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -147,6 +147,8 @@ class CurveBatch:
     """``[runs]`` updates of warmup."""
     model_size: np.ndarray
     """``[runs]`` number of parameters, NaN where unknown."""
+    tokens_per_step: np.ndarray
+    """``[runs]`` tokens an update, likewise."""
 
     @cached_property
     def weighted(self) -> tuple[WeightedUpdates, ...]:
@@ -178,6 +180,10 @@ def bucket(count: int) -> int:
     return -(-count // unit) * unit
 
 
+def _known(values: Iterable[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values])
+
+
 def pad(curves: Sequence[LossCurve]) -> CurveBatch:
     """Pads the rows of runs into one batch; the last row of each run's ``at`` is its final update."""
     require(len(curves) > 0, "expected at least one run, found none")
@@ -189,7 +195,8 @@ def pad(curves: Sequence[LossCurve]) -> CurveBatch:
         loss=np.ones((runs, rows)),
         valid=np.zeros((runs, rows), bool),
         warmup_steps=np.array([int(c.schedule.warmup_steps) for c in curves], np.int32),
-        model_size=np.array([np.nan if c.model_size is None else c.model_size for c in curves]),
+        model_size=_known(curve.model_size for curve in curves),
+        tokens_per_step=_known(curve.tokens_per_step for curve in curves),
     )
     for i, curve in enumerate(curves):
         total, n = int(curve.schedule.total_steps), curve.step.size

@@ -9,6 +9,7 @@ import jax
 from fmjax._checks import Call, choose, known_options
 from fmjax._names import DTYPES
 from fmjax.fitting import lanes
+from fmjax.fitting.priors import Priors
 
 
 @known_options("a fit")
@@ -32,6 +33,7 @@ class FitOptions:
     starts: int = 8
     max_iterations: int = lanes.MAX_ITERATIONS
     dtype: str = "float64"
+    prior: Priors = "default"
 
 
 ONE_FIT = FitOptions()

@@ -1,6 +1,5 @@
 """Runs as arrays under a law: the effects at every row, which rows count."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -100,13 +99,16 @@ def has_rows(curve: LossCurve, options: FitOptions) -> bool:
 
 
 def adapt(law: Law | str, fitted: Sequence[LossCurve], curves: Sequence[LossCurve]) -> Law:
-    """The law with its model-size terms switched on where the fitted runs' sizes differ."""
+    """The law with its terms in the model size, and in the batch size, on where those of the fitted runs differ."""
     law = make_law(law) if isinstance(law, str) else law
     check_options(law)
     sizes = {curve.model_size for curve in fitted}
-    law = dataclasses.replace(law, sizes=len(sizes) > 1).suited_to({curve.peak_lr for curve in fitted})
+    law = law.spanning([curve.model_size for curve in fitted], [curve.tokens_per_step for curve in fitted])
+    law = law.suited_to({curve.peak_lr for curve in fitted})
     for curve in curves:
         require(not law.sizes or curve.model_size, f"run {curve.name!r}: sizes differ, so model_size is needed")
+        told = not law.spans_batches or curve.tokens_per_step
+        require(told, f"run {curve.name!r}: batch sizes differ, so tokens_per_step is needed")
         known = law.sizes or curve.model_size in sizes
         require(known, f"run {curve.name!r}: model size {curve.model_size} differs from the one size fitted")
     return law

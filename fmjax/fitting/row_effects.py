@@ -97,13 +97,17 @@ _effects = jax.jit(effects_of)
 
 
 def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> dict[str, np.ndarray]:
-    """Effects at every row, ``[runs, rows]`` each, with ``log_N``; warmup counts as the law says, unless told."""
+    """Effects at every row, ``[runs, rows]`` each, with ``log_N`` and, where the law needs it, ``log_B``.
+
+    Warmup counts as the law says, unless told.
+    """
     found = RowUpdates.of(law, batch, warmup or law.warmup)
     parts = [jax.tree.map(np.asarray, _effects(as_counted(law), part)) for part in found.parts]
     flat = {key: np.concatenate([_flat(part[key]) for part in parts]) for key in parts[0]}
     log_n = np.log(np.where(np.isnan(batch.model_size), 1.0, batch.model_size))
+    sizes = {"log_N": log_n} | ({"log_B": np.log(batch.tokens_per_step)} if law.spans_batches else {})
     effects = {key: values[found.places] for key, values in flat.items()}
-    return {**effects, "log_N": np.broadcast_to(log_n[:, None], batch.at.shape)}
+    return effects | {key: np.broadcast_to(value[:, None], batch.at.shape) for key, value in sizes.items()}
 
 
 def as_counted(law: Law) -> Law:

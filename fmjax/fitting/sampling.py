@@ -9,10 +9,11 @@ from numpy.typing import ArrayLike
 
 from fmjax._checks import require, whole
 from fmjax.fitting import lanes
-from fmjax.fitting.fits import Evidence
+from fmjax.fitting.evidence import Evidence
 from fmjax.fitting.noise_model import ChainNoise, NoiseChain, measured_rows
 from fmjax.fitting.objective import Objective, Rows
 from fmjax.fitting.options import FitOptions
+from fmjax.fitting.priors import LEVEL_ERROR, LawPrior
 from fmjax.fitting.problem import Problem
 from fmjax.fitting.records import FitResult
 from fmjax.laws import Law, Row
@@ -52,6 +53,8 @@ class Setting(NamedTuple):
     """``[groups, rows]``."""
     start: np.ndarray
     """``[groups, parameters]``."""
+    scale: np.ndarray
+    """``[groups]`` scale of the objective beside the prior, if there is one."""
     options: FitOptions
     block: int
     progress: Callable[[int, int], None] | None
@@ -70,10 +73,31 @@ class Setting(NamedTuple):
         used: np.ndarray = np.any(groups, axis=0)
         run = problem.run_of_row(used)
         weights = np.asarray(groups)[:, run] * problem.row_weights(used)
-        start = np.stack([fit.vector for fit in fits])
+        start, scale = np.stack([fit.vector for fit in fits]), np.array([fit.scale for fit in fits])
         return cls(
-            problem, used, problem.rows(used), run, weights, start, options, whole(block, "block", least=1), report
+            problem,
+            used,
+            problem.rows(used),
+            run,
+            weights,
+            start,
+            scale,
+            options,
+            whole(block, "block", least=1),
+            report,
         )
+
+    @property
+    def prior(self) -> LawPrior:
+        """The prior of the fits."""
+        return LawPrior.of(self.problem.law, self.options.prior)
+
+    def levels(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """``[count, rows]`` errors in the log loss that all runs of a model size make alike; none without a prior."""
+        if not (self.prior and self.problem.law.sizes):
+            return np.zeros((count, self.run.size))
+        _, size = np.unique(np.asarray(self.rows.effects["log_N"][0]), return_inverse=True)
+        return LEVEL_ERROR * rng.standard_normal((count, size.max() + 1))[:, size]
 
     def repeated(self, count: int) -> Callable[[np.ndarray], np.ndarray]:
         """Weights of lanes, ``count`` a group."""
@@ -87,10 +111,19 @@ class Setting(NamedTuple):
         found[there] = measured_rows(place, self.rows.loss[0][there], predicted[there], self.run[there])
         return found
 
-    def minimise(self, rows: Rows, weights: lanes.Weights, count: int, start: np.ndarray | None = None) -> lanes.Lanes:
-        """Fits ``count`` lanes a group, each started from the group's fit if from nowhere else ``[lanes, ...]``."""
-        total, start = count * len(self.start), np.repeat(self.start, count, axis=0) if start is None else start
-        objective = Objective(self.options.delta, self.options.over_weight)
+    def minimise(
+        self, rows: Rows, weights: lanes.Weights, count: int, rng: np.random.Generator | None = None
+    ) -> lanes.Lanes:
+        """Fits ``count`` lanes a group, each started from the group's fit.
+
+        With ``rng``, priors are drawn anew too: a lane's prior has a mean drawn from the prior. Where the rows say
+        nothing of an exponent its samples are then spread as the prior is.
+        """
+        total, start = count * len(self.start), np.repeat(self.start, count, axis=0)
+        pull = self.prior.pull(np.repeat(self.scale, count))
+        if pull is not None and rng is not None:
+            pull = pull._replace(centre=pull.centre + self.prior.sds * rng.standard_normal(pull.centre.shape))
+        objective = Objective(self.options.delta, self.options.over_weight, pull)
         jobs = lanes.Jobs(np.arange(total), weights, start)
         return lanes.minimise(
             self.problem.law,
@@ -125,7 +158,7 @@ def block_samples(setting: Setting, count: int, rng: np.random.Generator) -> Sam
         _, labels = np.unique(labels, return_inverse=True)
         return own.exponential(size=labels.max() + 1)[labels]
 
-    return Samples(setting.minimise(setting.rows, weights, count))
+    return Samples(setting.minimise(setting.rows, weights, count, rng))
 
 
 def run_samples(setting: Setting, count: int, rng: np.random.Generator) -> Samples:
@@ -141,7 +174,7 @@ def run_samples(setting: Setting, count: int, rng: np.random.Generator) -> Sampl
     def weights_of(index: np.ndarray) -> np.ndarray:
         return drawn[index][:, setting.run] * setting.weights[index // count]
 
-    found = setting.minimise(setting.rows, weights_of, count)
+    found = setting.minimise(setting.rows, weights_of, count, rng)
     evidence = Evidence.of(setting.problem, setting.used)
     for lane, params in enumerate(found.params):
         if found.status[lane] != lanes.NON_FINITE and evidence.undetermined(params, weights_of(np.array([lane]))[0]):
@@ -163,8 +196,9 @@ def noise_samples(setting: Setting, count: int, rng: np.random.Generator, choice
 
     def sample(noise: ChainNoise, count: int) -> tuple[lanes.Lanes, np.ndarray]:
         repeated = ChainNoise(*(np.repeat(x, count) for x in noise))
-        losses = np.repeat(predicted, count, axis=0) * np.exp(chain.draw(rng, repeated))
-        return setting.minimise(setting.rows._replace(loss=losses), setting.repeated(count), count), losses
+        drawn = chain.draw(rng, repeated) + setting.levels(len(repeated.phi), rng)
+        losses = np.repeat(predicted, count, axis=0) * np.exp(drawn)
+        return setting.minimise(setting.rows._replace(loss=losses), setting.repeated(count), count, rng), losses
 
     for _ in range(CORRECTIONS):
         found, losses = sample(noise, CORRECTION_SAMPLES)

@@ -148,7 +148,7 @@ def rank(
 
 def option_grid(law: Law, grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Every combination of the grid, those of one warmup mode together."""
-    known = [name for name in law.options() if name != "sizes"]
+    known = [option.name for option in law.tunable] + ["warmup"]
     for name, values in grid.items():
         choose(name, known, f"option of {law.name}")
         require(len(values) > 0, f"expected at least one value of {name} to try, found none")
@@ -283,7 +283,8 @@ def _rows_of_candidates(problem: Problem, warmup: str, combinations: Sequence[di
     chosen = places[problem.row_index(np.ones(len(problem.curves), bool))]
     effects = {key: _flat_rows([part[key] for part in found])[:, chosen] for key in found[0]}
     run, row = problem.row_index(np.ones(len(problem.curves), bool))
-    effects["log_N"] = np.tile(problem.effects["log_N"][run, row], (len(combinations), 1))
+    sizes = {key: value[run, row] for key, value in problem.effects.items() if key in ("log_N", "log_B")}
+    effects |= {key: np.tile(value, (len(combinations), 1)) for key, value in sizes.items()}
     return Rows(effects, np.tile(problem.batch.loss[run, row], (len(combinations), 1)))
 
 
@@ -321,8 +322,9 @@ def _refine(problem: Problem, best: Mapping[str, Any], options: FitOptions) -> d
     parts, places = RowUpdates.of(law, problem.batch, law.warmup)
     start = np.array([law.option(name).scale.place(best[name]) for name in names])
     objective = Objective(options.delta, options.over_weight)
-    keep, log_n = problem.keep, problem.effects["log_N"]
-    data = (problem.batch.loss[keep], problem.weight[keep], places[keep], log_n[keep])
+    keep = problem.keep
+    sizes = {key: value[keep] for key, value in problem.effects.items() if key in ("log_N", "log_B")}
+    data = (problem.batch.loss[keep], problem.weight[keep], places[keep], sizes)
     z = _descend(start, as_counted(law), parts, *data, objective, tuple(names), options.residual)
     return {name: float(_value(law.option(name), place)) for name, place in zip(names, np.asarray(z), strict=True)}
 
@@ -340,7 +342,7 @@ def _descend(
     loss: jax.Array,
     weights: jax.Array,
     places: jax.Array,
-    log_n: jax.Array,
+    sizes: Row,
     objective: Objective,
     names: tuple[str, ...],
     residual: str,
@@ -350,7 +352,7 @@ def _descend(
     def rows_at(z: jax.Array) -> Rows:
         here = _with(law, {name: _value(law.option(name), z[i]) for i, name in enumerate(names)})
         effects = in_batch_order([effects_of(here, part) for part in parts], places)
-        return Rows({**effects, "log_N": log_n}, loss)
+        return Rows({**effects, **sizes}, loss)
 
     def profile(z: jax.Array) -> jax.Array:
         rows = rows_at(z)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
@@ -17,6 +17,11 @@ from fmjax.effects.updates import One, Update
 from fmjax.effects.weighted import WeightedUpdates
 
 L = TypeVar("L", bound="type[Law]")
+
+NEEDS_BATCH = "the fit spans several batch sizes, so tokens_per_step is needed"
+
+ONE_BATCH = 1e-3
+"""Relative difference up to which two batch sizes count as one."""
 
 WARMUPS = ("as-scheduled", "without-rise", "as-peak")
 """How a law counts warmup.
@@ -42,6 +47,13 @@ class Coefficient(NamedTuple):
     """Whether only the sum of its term with its neighbours' means something: it may well be zero, or not determined."""
 
 
+class Gaussian(NamedTuple):
+    """What is held of a number before the data: a mean and a standard deviation, 0 for a number that is held."""
+
+    mean: float
+    sd: float
+
+
 class Exponent(NamedTuple):
     """A parameter in which the loss is not linear, with the grid of starts to try."""
 
@@ -49,6 +61,8 @@ class Exponent(NamedTuple):
     lower: float
     upper: float
     starts: tuple[float, ...]
+    prior: Gaussian | None = None
+    """What other runs have shown of it, for fits that need it."""
 
 
 ALPHA = Exponent("alpha", 1e-3, 5.0, tuple(np.geomspace(0.05, 2.5, 24).tolist()))
@@ -123,6 +137,11 @@ class Law:
     sizes: bool = field(default=False, kw_only=True, metadata={"static": True})
 
     @property
+    def spans_batches(self) -> bool:
+        """Whether terms in the batch size, in tokens an update, are there."""
+        return False
+
+    @property
     def coefficients(self) -> tuple[Coefficient, ...]:
         """Parameters in which the loss is linear; here those of ``powers``."""
         size = (Coefficient(self.size_term[0], 0.0),) if self.sizes else ()
@@ -141,6 +160,14 @@ class Law:
     def option(self, name: str) -> Option:
         """The option of this name."""
         return next(option for option in self.tunable if option.name == name)
+
+    def spanning(self, sizes: Sequence[float | None], batches: Sequence[float | None]) -> "Law":
+        """The law with the terms that runs of these model sizes and tokens an update can tell, one of each a run."""
+        return dataclasses.replace(self, sizes=len(set(sizes)) > 1)
+
+    def for_batch(self, tokens_per_step: float) -> "Law":
+        """The law that predicts runs of this batch size, where it has terms in it; here as it is."""
+        return self
 
     def suited_to(self, peak_lrs: Set[float]) -> "Law":
         """The law with exponents closed that runs of these peak rates cannot tell; here as it is."""
