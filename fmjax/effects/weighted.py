@@ -37,7 +37,7 @@ PANELS_A_PIECE = 8
 """A panel is at most this part of a smooth piece."""
 
 
-SPAN = 2**13
+SPAN = 1024
 """Updates of a long schedule at which ``rate_span`` looks, beside those at its kinks."""
 
 
@@ -128,7 +128,7 @@ def rate_span(schedule: Schedule, begin: int, end: int) -> tuple[float, float]:
     at = np.arange(begin, end + 1)
     if at.size > SPAN and not isinstance(schedule, Tabulated):
         beside = _breaks(schedule)[:, None] + np.arange(-1, 3)
-        at = np.union1d(np.linspace(begin, end, SPAN).astype(int), beside[(beside >= begin) & (beside <= end)])
+        at = np.append(np.linspace(begin, end, SPAN).astype(int), beside[(beside >= begin) & (beside <= end)])
     rates, before = host_rates(schedule, at), host_rates(schedule, np.maximum(at - 1, begin))
     return float(np.max(before - rates)), float(rates.min())
 

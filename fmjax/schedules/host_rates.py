@@ -1,5 +1,7 @@
 """Rates of a schedule with concrete fields in NumPy: always in float64, and without a program to compile."""
 
+from typing import cast
+
 import numpy as np
 
 from fmjax.schedules.anneals import DECAYS, ramp
@@ -20,8 +22,8 @@ def host_rates(schedule: Schedule, count: np.ndarray) -> np.ndarray:
     count = np.asarray(count, float)
     if isinstance(schedule, Tabulated):
         return np.asarray(schedule.lrs, float)[np.clip(count, 0, schedule.total_steps - 1).astype(int)]
-    assert isinstance(schedule, Warmed)
-    rate = np.asarray(ramp(count, schedule.warmup_steps, float(schedule.init_lr), float(schedule.peak_lr)))
+    warmed = cast(Warmed, schedule)
+    rate = np.asarray(ramp(count, warmed.warmup_steps, float(warmed.init_lr), float(warmed.peak_lr)))
     if isinstance(schedule, Step):
         for boundary, lr in zip(schedule.boundaries, schedule.lrs, strict=True):
             rate = np.where(count < boundary, rate, lr)
