@@ -130,11 +130,20 @@ class Law:
     blocks: ClassVar[bool] = False
     """Whether ``step`` also takes a ``Block`` of updates; if not, long schedules are followed update by update."""
     weighted: ClassVar[bool] = False
-    """Whether effects are sums over updates, so that ``row_effects`` takes a few weighted updates for all."""
+    """Whether the law gives ``row_effects`` as sums over updates, so that a few weighted updates stand for all."""
     size_term: ClassVar[tuple[str, str]] = ("B", "beta")
     """Names of the coefficient and the exponent of the term in the model size."""
     warmup: str = field(default="as-scheduled", kw_only=True, metadata={"static": True})
     sizes: bool = field(default=False, kw_only=True, metadata={"static": True})
+
+    def __init_subclass__(cls) -> None:
+        # Guard: a law that changes the recursion of another must not keep that one's sums, which would be plausible
+        # and wrong. It follows every update, unless it gives its own.
+        own = vars(cls)
+        if "row_effects" in own:
+            cls.weighted = True
+        elif own.keys() & {"init", "step", "observe"}:
+            cls.weighted, cls.row_effects = False, Law.row_effects  # type: ignore[method-assign]
 
     @property
     def spans_batches(self) -> bool:

@@ -22,7 +22,6 @@ class Chinchilla(Law):
 
     name: ClassVar[str] = "chinchilla"
     blocks: ClassVar[bool] = True
-    weighted: ClassVar[bool] = True
 
     def init(self, dtype: Dtype) -> Sum:
         return Sum.zero(dtype)

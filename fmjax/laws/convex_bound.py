@@ -34,7 +34,6 @@ class ConvexBound(Law):
     """
 
     name: ClassVar[str] = "convex-bound"
-    weighted: ClassVar[bool] = True
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:

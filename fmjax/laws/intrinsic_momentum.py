@@ -111,7 +111,6 @@ class IntrinsicMomentum(Law):
     """
 
     name: ClassVar[str] = "intrinsic-momentum"
-    weighted: ClassVar[bool] = True
     tunable: ClassVar[tuple[Option, ...]] = (Option("rho", 0.3, 1.5), Option("xi", 0.1, 1.5))
     size_term: ClassVar[tuple[str, str]] = ("C", "beta")
     rho: Real | None = None

@@ -115,7 +115,6 @@ class Remembering(Law):
 
     blocks: ClassVar[bool] = True
     """The levels of ``remembered`` have kinks, but what ``basis`` reads from them is linear in them, and smooth."""
-    weighted: ClassVar[bool] = True
     columns: ClassVar[int]
     """How many numbers an update adds."""
     fading: ClassVar[Fading]
