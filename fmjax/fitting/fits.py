@@ -26,7 +26,8 @@ UNDETERMINED_BELOW = 1e-6
 
 
 @jax.jit
-def _relative_slopes(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
+def relative_slopes(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
+    """Derivatives ``[parameters, rows]`` of the log of predicted losses."""
     predicted, slopes = linearise(law, effects, vector)
     return slopes / predicted[None, :]
 
@@ -173,7 +174,7 @@ class Evidence(NamedTuple):
 
     def undetermined(self, vector: np.ndarray, weights: np.ndarray) -> tuple[str, ...]:
         """Names of parameters that the rows of positive weight leave open at the point ``vector``."""
-        slopes = np.asarray(_relative_slopes(self.law, self.effects, vector))[:, weights > 0]
+        slopes = np.asarray(relative_slopes(self.law, self.effects, vector))[:, weights > 0]
         size = np.sqrt(np.mean(slopes**2, axis=1))
         silent = size * np.maximum(np.abs(vector), 1e-3) < 1e-10
         scaled = np.where(silent, 0.0, 1 / np.where(silent, 1.0, size))[:, None] * slopes
