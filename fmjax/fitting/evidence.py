@@ -16,7 +16,8 @@ UNDETERMINED_BELOW = 1e-6
 
 
 @jax.jit
-def _relative_slopes(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
+def relative_slopes(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
+    """Derivatives ``[parameters, rows]`` of the log of predicted losses."""
     predicted, slopes = linearise(law, effects, vector)
     return slopes / predicted[None, :]
 
@@ -71,7 +72,7 @@ class Evidence(NamedTuple):
 
     def _slopes(self, vector: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """``[parameters, rows]`` derivatives of the log loss of rows of positive weight."""
-        return np.asarray(_relative_slopes(self.law, self.effects, vector))[:, weights > 0]
+        return np.asarray(relative_slopes(self.law, self.effects, vector))[:, weights > 0]
 
     def _of_prior(self, size: int) -> np.ndarray:
         """``[parameters, exponents]`` derivatives of the residuals that a prior adds."""

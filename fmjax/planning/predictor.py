@@ -18,6 +18,7 @@ from fmjax.fitting.row_effects import batch_effects
 from fmjax.laws import Law
 from fmjax.planning.correction import COMMON_OFFSET, FINAL_LOSS_NOISES, Correction, CorrectionPrior, Points, correctable
 from fmjax.planning.law_fits import LawFit, Weighed, at_peak, law_fits, weigh
+from fmjax.planning.second_run import to_run_next
 from fmjax.searching.results import Cell, SearchResult
 from fmjax.searching.sweeps import search
 
@@ -62,6 +63,11 @@ class Predictor:
     """Relative error of the law per e-fold of updates beyond the longest fitted run."""
     notes: tuple[str, ...] = ()
     """On the laws compared."""
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether any run was predicted from a fit of the others; without, no interval can be trusted."""
+        return any(np.isfinite(run.mape_percent) for run in self.held_out)
 
     @property
     def sampled(self) -> int:
@@ -120,6 +126,9 @@ class Predictor:
         cell = cell._replace(outside=axes + (("loss",) if self.fit.doubts(cell.loss, cell.total_steps) else ()))
         best = int(np.argmin(losses[0]))
         excess = losses[1:, best] - losses[1:].min(axis=1)
+        if not self.is_checked and excess.size:
+            nothing = (float("nan"), float("nan"))
+            cell, excess = cell._replace(ratio_interval=nothing, loss_interval=nothing), excess[:0]
         return Prediction(cell, losses[0], law_ratio, float(excess.mean()) if excess.size else float("nan"), model_size)
 
 
@@ -160,11 +169,21 @@ def predictors(
         joint = weighed(everything)
         if not joint.fits:
             peak = next(peak for peak in wanted if peak not in chosen)
-            raise ValueError(f"no fit can predict peak_lr {peak:g}: {everything[-1].result.message}")
+            raise ValueError(
+                f"no fit can predict peak_lr {peak:g}: {everything[-1].result.message}{_way_out(everything)}"
+            )
         chosen = {peak: chosen.get(peak, joint) for peak in wanted}
     distinct = {one.fits[0].peak_lr: one for one in chosen.values()}  # rates without a fit of their own share one
     made = {rate: _predictor(one, options, samples, seed, progress) for rate, one in distinct.items()}
     return {peak: made[one.fits[0].peak_lr] for peak, one in chosen.items()}
+
+
+def _way_out(fits: Sequence[LawFit]) -> str:
+    """What to do where one run is all there is, and no law is determined by it."""
+    fit = fits[-1]
+    if len(fit.problem.curves) > 1 or fit.result.status != "undetermined":
+        return ""
+    return f"; {to_run_next(fit.problem.law, fit.result.lanes.best_params, fit.problem.curves[0])}"
 
 
 class LawSamples(NamedTuple):
