@@ -41,6 +41,9 @@ AHEAD = 3
 LOT_SECONDS = 2.0
 """Time that a lot should take: long against the milliseconds that Dask spends on a task, short against a search."""
 
+GROWTH = 4
+"""How much larger than the last a lot may be."""
+
 LOT_BYTES = 2**25
 """Bytes that a lot should send back at most, if its parts allow it."""
 
@@ -124,9 +127,9 @@ class _Lot(NamedTuple):
 class _Lots:
     """Cuts parts into lots that take about ``LOT_SECONDS``, by how long the last one took.
 
-    The first ones have a single part, and each is at most twice as large as the last, as a compilation or an idle core
-    may have slowed that down. Towards the end lots get smaller again, so that the workers end together. What a part is
-    computed with does not depend on its lot, and neither do its bytes.
+    The first ones have a single part, and each is at most ``GROWTH`` times as large as the last, as a compilation or an
+    idle core may have slowed that down. Towards the end lots get smaller again, so that the workers end together. What
+    a part is computed with does not depend on its lot, and neither do its bytes.
     """
 
     def __init__(self, numbers: Sequence[int]) -> None:
@@ -146,7 +149,7 @@ class _Lots:
     def measured(self, parts: int, seconds: float, size: int) -> None:
         """Learns from a lot what it took and how many bytes it sent back."""
         fits = parts * min(LOT_SECONDS / max(seconds, 1e-6), LOT_BYTES / max(size, 1))
-        self._size = max(1, min(int(fits), 2 * parts))
+        self._size = max(1, min(int(fits), GROWTH * parts))
 
     def give_again(self, lot: _Lot) -> None:
         """Has the parts of a lot that Dask gave up be taken once more, one by one, unless that is hopeless."""
@@ -171,14 +174,18 @@ class _Flight:
             self._work = client.submit(_itself, work, key=(self._name, "work"))
 
     def fill(self) -> bool:
-        """Submits lots until enough are under way; whether any is."""
+        """Submits lots until enough are under way, all in one message; whether any is."""
         self._count()
-        while len(self._lot_of) < AHEAD * max(1, self._workers) and (lot := self._lots.take(self._workers)) is not None:
-            key = (self._name, int(lot.numbers[0]), lot.given_up)
+        free = AHEAD * max(1, self._workers) - len(self._lot_of)
+        lots = [lot for lot in (self._lots.take(self._workers) for _ in range(free)) if lot is not None]
+        if lots:
+            keys = [(self._name, int(lot.numbers[0]), lot.given_up) for lot in lots]
+            shared: dict[str, Any] = {"work": self._work, "expected": self._process}
             with _connected_to(self._client):
-                future = self._client.submit(_computed, self._work, lot.numbers, self._process, key=key)
-            self._lot_of[future] = lot
-            future.add_done_callback(self._done.put)
+                futures = self._client.map(_computed, [lot.numbers for lot in lots], key=keys, **shared)
+            self._lot_of.update(zip(futures, lots, strict=True))
+            for future in futures:
+                future.add_done_callback(self._done.put)
         return bool(self._lot_of)
 
     def _count(self) -> None:
@@ -193,17 +200,26 @@ class _Flight:
         require(not gone, f"scheduler {_address(self._client)}: all its workers left, and none joined in {JOIN:g} s")
 
     def arrived(self) -> Iterator[tuple[int, Any]]:
-        """The parts of the next lot; none where none has come for a while, or Dask gave the lot up."""
+        """The parts of the lots that have come; none where none has come for a while."""
+        futures: list[Future] = []
+        with suppress(Empty):
+            futures.append(self._done.get(timeout=COUNTED))
+            while True:
+                futures.append(self._done.get_nowait())
+        came = [future for future in futures if future.status == "finished"]
+        with _connected_to(self._client):
+            results = dict(zip(came, self._client.gather(came), strict=True))  # in one message
+        for future in futures:
+            yield from self._parts(future, results)
+
+    def _parts(self, future: "Future", results: "dict[Future, Any]") -> Iterator[tuple[int, Any]]:
+        """The parts of a lot; none where Dask gave it up and it must be submitted again."""
         from distributed import KilledWorker
 
-        try:
-            future = self._done.get(timeout=COUNTED)
-        except Empty:
-            return
         lot = self._lot_of.pop(future)
         try:
             with _connected_to(self._client):
-                found, seconds, size = future.result()
+                found, seconds, size = results.pop(future) if future in results else future.result()
         except KilledWorker:
             self._lots.give_again(lot)
             return
@@ -239,7 +255,7 @@ def _check_scheduler(client: "Client") -> None:
     require(found == __version__, f"{where} has fmjax {found}, this process has {__version__}")
 
 
-def _computed(work: Work[Result], numbers: Sequence[int], expected: Process) -> tuple[list[Result], float, int]:
+def _computed(numbers: Sequence[int], work: Work[Result], expected: Process) -> tuple[list[Result], float, int]:
     """In a worker: the parts of a lot, the seconds they took, and their bytes.
 
     Dask begins as many tasks at once as a worker has threads. Each would take all devices, so that they go one by one.
