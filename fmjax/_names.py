@@ -39,7 +39,32 @@ TRAINERS = (
 )
 """Keys of ``exporters.EXPORTERS``."""
 
-TOOLS = ("huggingface", "maxtext", "levanter", "wandb", "torchtitan", "megatron", "tensorboard", "nanochat", "csv")
+TOOLS = (
+    "huggingface",
+    "maxtext",
+    "levanter",
+    "wandb",
+    "torchtitan",
+    "megatron",
+    "tensorboard",
+    "nanotron",
+    "olmo",
+    "composer",
+    "maxtext-stdout",
+    "litgpt",
+    "nanogpt",
+    "build-nanogpt",
+    "llmc",
+    "nanochat",
+    "modded-nanogpt",
+    "torchtitan-stdout",
+    "fairseq",
+    "huggingface-stdout",
+    "lightning-bar",
+    "lines",
+    "two-columns",
+    "csv",
+)
 """Keys of ``importers.SOURCES``."""
 
 RESIDUALS = ("log", "raw")

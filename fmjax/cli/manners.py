@@ -68,8 +68,8 @@ def quiet_option() -> click.Option:
 class Verb(click.Command):
     """A verb with --quiet, whose help has sections."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.params.append(quiet_option())
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -90,8 +90,8 @@ class Verbs(click.Group):
 
     command_class = Verb
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.params.append(quiet_option())
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

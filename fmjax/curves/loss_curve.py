@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from fmjax._checks import positive, require, within
 from fmjax.effects.weighted import WeightedUpdates, every_update, weighted_updates
 from fmjax.schedules.checks import check_schedule
+from fmjax.schedules.kinds import Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +136,7 @@ def _last_of_each(step: np.ndarray) -> np.ndarray:
 class CurveBatch:
     """Runs padded into arrays, ``[runs, rows]``, with their schedules."""
 
-    schedules: tuple[Any, ...]
+    schedules: tuple[Schedule, ...]
     """The schedule of each run."""
     at: np.ndarray
     """``[runs, rows]`` update whose effects a row takes: min(step, T - 1)."""

@@ -5,7 +5,7 @@ PyTorch 2.13, formula in its ``optim/lr_scheduler.py``.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
@@ -105,7 +105,7 @@ def _tabulated(schedule: Tabulated) -> tuple[str, list[str]]:
     return f"\nsteps = {steps.tolist()}\nrates = {kept.tolist()}\n", ["return float(np.interp(count, steps, rates))"]
 
 
-_CODE: dict[type, Any] = {
+_CODE: dict[type, Callable[..., tuple[str, list[str]]]] = {
     Constant: _smooth,
     Cosine: _smooth,
     WSD: _smooth,

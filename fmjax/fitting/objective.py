@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fmjax._types import Real
+from fmjax._types import Array, Real
 from fmjax.fitting.newton import Curvature, bounded_step, solve
 from fmjax.laws import Law, Row
 
@@ -33,12 +33,12 @@ class Rows(NamedTuple):
 class PriorPull(NamedTuple):
     """Parabolas that hold exponents near what is believed of them, in units of the objective."""
 
-    centre: Any
+    centre: Array
     """``[exponents]``, or ``[lanes, exponents]`` where lanes differ."""
     stiffness: Any
     """Second derivatives, likewise; 0 for an exponent without a prior."""
 
-    def cost(self, exponents: Any) -> Any:
+    def cost(self, exponents: Array) -> Array:
         """What the parabolas add to the objective."""
         return 0.5 * (self.stiffness * (exponents - self.centre) ** 2).sum(axis=-1)
 
@@ -57,7 +57,7 @@ class Objective(NamedTuple):
     prior: PriorPull | None = None
     """Pull of the priors on exponents."""
 
-    def prior_cost(self, exponents: Any) -> Any:
+    def prior_cost(self, exponents: Array) -> Real:
         """What the priors add to the objective."""
         return 0.0 if self.prior is None else self.prior.cost(exponents)
 

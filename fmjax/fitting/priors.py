@@ -66,7 +66,7 @@ class LearnedExponent(NamedTuple):
         number = {name: float("nan") if record[name] is None else float(record[name]) for name in cls._fields[1:]}
         return cls(record["name"], **number)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As plain values."""
         return {**self._asdict(), "moved": self.moved, "told": self.told}
 

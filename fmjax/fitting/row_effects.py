@@ -84,7 +84,7 @@ def in_batch_order(parts: Sequence[Row], places: Array) -> Row:
     return {key: jnp.concatenate([_flat(jnp.asarray(part[key])) for part in parts])[places] for key in parts[0]}
 
 
-def _flat(values: jax.Array) -> jax.Array:
+def _flat(values: Array) -> Array:
     return values.reshape(-1, *values.shape[2:])
 
 

@@ -5,12 +5,13 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy.typing import ArrayLike
 
 from fmjax._checks import choose, require
 from fmjax._json import Record, plain
@@ -42,10 +43,17 @@ REFINE_STEPS = 30
 """L-BFGS iterations of the refinement."""
 
 
+OptionValue: TypeAlias = float | str
+"""A number, or how warmup counts."""
+
+OptionValues: TypeAlias = dict[str, Any]
+"""An ``OptionValue`` for each of some options of a law, by name."""
+
+
 class TriedOptions(NamedTuple):
     """One choice of options and its score, lower is better."""
 
-    options: dict[str, Any]
+    options: OptionValues
     score: float
 
 
@@ -59,7 +67,7 @@ class Selection(Record):
     """Score of the chosen options, comparable with the candidates' where ``by`` is "objective"."""
     candidates: tuple[TriedOptions, ...]
     """Every candidate of the grid, best first."""
-    flat: dict[str, tuple[Any, Any]]
+    flat: dict[str, tuple[OptionValue, OptionValue]]
     """Least and greatest value of each option among candidates within ``FLAT`` of the best."""
 
     @property
@@ -79,7 +87,7 @@ def select(
     law: Law | str,
     curves: Sequence[LossCurve],
     *,
-    grid: Mapping[str, Sequence[Any]] | None = None,
+    grid: Mapping[str, Sequence[OptionValue | None]] | None = None,
     by: str = "objective",
     refine: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -127,8 +135,8 @@ def rank(
     problem: Problem,
     options: FitOptions,
     *,
-    groups: Any = None,
-    grid: Mapping[str, Sequence[Any]] | None = None,
+    groups: ArrayLike | None = None,
+    grid: Mapping[str, Sequence[OptionValue | None]] | None = None,
     by: str = "objective",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[TriedOptions, ...]:
@@ -146,20 +154,22 @@ def rank(
     return tuple(TriedOptions(combinations[i], float(scores[i])) for i in np.argsort(scores, kind="stable"))
 
 
-def option_grid(law: Law, grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+def option_grid(law: Law, grid: Mapping[str, Sequence[OptionValue | None]]) -> list[OptionValues]:
     """Every combination of the grid, those of one warmup mode together."""
     known = [option.name for option in law.tunable] + ["warmup"]
     for name, values in grid.items():
         choose(name, known, f"option of {law.name}")
         require(len(values) > 0, f"expected at least one value of {name} to try, found none")
     axes = {name: _axis(law, name, grid[name]) for name in sorted(grid, key=lambda name: name != "warmup")}
-    combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    combinations: list[OptionValues] = [
+        dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())
+    ]
     for options in combinations:
         check_options(dataclasses.replace(law, **options))
     return combinations
 
 
-def _axis(law: Law, name: str, values: Sequence[Any]) -> Sequence[Any]:
+def _axis(law: Law, name: str, values: Sequence[OptionValue | None]) -> Sequence[OptionValue | None]:
     """Values of an option as numbers, warmup modes as they are."""
     if name == "warmup":
         return values
@@ -168,12 +178,12 @@ def _axis(law: Law, name: str, values: Sequence[Any]) -> Sequence[Any]:
     return [none if value is None else value for value in values]
 
 
-def _by_warmup(law: Law, combinations: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+def _by_warmup(law: Law, combinations: Sequence[OptionValues]) -> list[tuple[str, list[OptionValues]]]:
     grouped = itertools.groupby(combinations, key=lambda options: options.get("warmup", law.warmup))
     return [(mode, list(part)) for mode, part in grouped]
 
 
-def _flat(ranked: Sequence[TriedOptions]) -> dict[str, tuple[Any, Any]]:
+def _flat(ranked: Sequence[TriedOptions]) -> dict[str, tuple[OptionValue, OptionValue]]:
     near = [candidate.options for candidate in ranked if candidate.score <= ranked[0].score * (1 + FLAT)]
     return {name: (min(o[name] for o in near), max(o[name] for o in near)) for name in ranked[0].options}
 
@@ -197,7 +207,7 @@ class CandidateFits(NamedTuple):
 def fit_candidates(
     problem: Problem,
     warmup: str,
-    combinations: Sequence[dict[str, Any]],
+    combinations: Sequence[OptionValues],
     weights: np.ndarray,
     options: FitOptions,
     progress: Callable[[int, int], None] | None = None,
@@ -223,7 +233,7 @@ def fit_candidates(
 def _scores(
     problem: Problem,
     warmup: str,
-    combinations: Sequence[dict[str, Any]],
+    combinations: Sequence[OptionValues],
     groups: np.ndarray,
     by: str,
     options: FitOptions,
@@ -273,7 +283,7 @@ def _relative_errors(law: Law, rows: Rows, sets: jax.Array, params: jax.Array) -
     return jax.lax.map(errors, (sets, params))
 
 
-def _rows_of_candidates(problem: Problem, warmup: str, combinations: Sequence[dict[str, Any]]) -> Rows:
+def _rows_of_candidates(problem: Problem, warmup: str, combinations: Sequence[OptionValues]) -> Rows:
     """One set of rows for each combination of options."""
     law, (parts, places) = as_counted(problem.law), RowUpdates.of(problem.law, problem.batch, warmup)
     stacked = jax.tree.map(lambda *x: np.array(x, float), *(_with(law, o) for o in combinations))
@@ -298,7 +308,7 @@ def _flat_rows(parts: Sequence[jax.Array]) -> np.ndarray:
     return np.concatenate([np.asarray(part).reshape(len(part), -1, *part.shape[3:]) for part in parts], axis=1)
 
 
-def _with(law: Law, options: Mapping[str, Any]) -> Law:
+def _with(law: Law, options: OptionValues) -> Law:
     return dataclasses.replace(law, **{name: value for name, value in options.items() if name != "warmup"})
 
 
@@ -315,7 +325,7 @@ def _candidate_effects(laws: Law, runs: LikeRuns, *, size: int) -> Row:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _refine(problem: Problem, best: Mapping[str, Any], options: FitOptions) -> dict[str, float]:
+def _refine(problem: Problem, best: OptionValues, options: FitOptions) -> dict[str, float]:
     """Options that lower the objective's profile further, started from the best of the grid."""
     names = [name for name in best if name != "warmup"]
     law = dataclasses.replace(problem.law, **best)
@@ -329,7 +339,7 @@ def _refine(problem: Problem, best: Mapping[str, Any], options: FitOptions) -> d
     return {name: float(_value(law.option(name), place)) for name, place in zip(names, np.asarray(z), strict=True)}
 
 
-def _value(option: Option, place: Any) -> jax.Array:
+def _value(option: Option, place: jax.Array) -> jax.Array:
     """The value of an option at a place of its line, kept within its range."""
     return jnp.clip(option.scale.value(place), option.lower, option.upper)
 

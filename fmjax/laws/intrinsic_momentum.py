@@ -219,12 +219,12 @@ class IntrinsicMomentum(Law):
         size = (jnp.exp(-fitted["beta"] * n),) if self.sizes else ()
         return stack(1.0, jnp.exp(-fitted.get("gamma", 0.0) * n) * power, *size, *noise, *(power * noise))
 
-    def _log_size(self, row: Row) -> Any:
+    def _log_size(self, row: Row) -> Real:
         """Log n of a row; 0 without terms in the size."""
         unit = 1.0 if self.size_unit is None else self.size_unit
         return row["log_N"] - jnp.log(unit) if self.sizes else 0.0
 
-    def _log_batch(self, row: Row) -> Any:
+    def _log_batch(self, row: Row) -> Real:
         """Log b of a row, by its own batch or the one to predict for; 0 without terms in the batch."""
         if not self.batches:
             return 0.0

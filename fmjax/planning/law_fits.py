@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.fitting.resampling import held_out, leave_one_out_groups
 from fmjax.fitting.sampling import Choices
 from fmjax.laws import Law, make_law
+
+Peak = TypeVar("Peak", bound=float | None)
+"""The peak rate of a group of runs; None where they have several."""
 
 MOST_DRIFT = 1e-2
 """Relative error of a law per e-fold of updates beyond the longest fitted run, at the most and where none can be
@@ -114,17 +117,17 @@ def weigh(fits: Sequence[LawFit], rng: np.random.Generator) -> Weighed:
 def law_fits(
     laws: Sequence[Law | str],
     curves: Sequence[LossCurve],
-    groups: Mapping[Any, np.ndarray],
+    groups: Mapping[Peak, np.ndarray],
     options: FitOptions,
     progress: Callable[[str], None],
-) -> dict[Any, list[LawFit]]:
+) -> dict[Peak, list[LawFit]]:
     """Fits of every law to each group of runs ``[runs]``, by peak rate, or None for a group of several."""
     if not groups:
         return {}
     used = np.any(list(groups.values()), axis=0)
     curves = [curve for curve, is_used in zip(curves, used, strict=True) if is_used]
     masks = {peak: group[used] for peak, group in groups.items()}
-    found: dict[Any, list[LawFit]] = {peak: [] for peak in groups}
+    found: dict[Peak, list[LawFit]] = {peak: [] for peak in groups}
     for law in laws:
         with precision(options):
             problem, choice = _problem(law, curves, masks, options, progress)
@@ -178,7 +181,7 @@ def _drift(problem: Problem, group: np.ndarray, shorter: np.ndarray, fit: FitRes
 def _problem(
     law: Law | str,
     curves: Sequence[LossCurve],
-    groups: Mapping[Any, np.ndarray],
+    groups: Mapping[Peak, np.ndarray],
     options: FitOptions,
     progress: Callable[[str], None],
 ) -> tuple[Problem, OptionChoice | None]:

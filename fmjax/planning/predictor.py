@@ -15,7 +15,7 @@ from fmjax.fitting.options import FitOptions, precision
 from fmjax.fitting.records import SAME_PEAK, FitResult, RunMetrics
 from fmjax.fitting.resampling import bootstrap_groups
 from fmjax.fitting.row_effects import batch_effects
-from fmjax.laws import Law
+from fmjax.laws import Law, Row
 from fmjax.planning.correction import COMMON_OFFSET, FINAL_LOSS_NOISES, Correction, CorrectionPrior, Points, correctable
 from fmjax.planning.law_fits import LawFit, Weighed, at_peak, law_fits, weigh
 from fmjax.planning.second_run import to_run_next
@@ -299,6 +299,6 @@ def _row_noise(result: FitResult) -> float:
 
 
 @jax.jit
-def _predicted(law: Law, effects: Any, vectors: jax.Array) -> jax.Array:
+def _predicted(law: Law, effects: Row, vectors: jax.Array) -> jax.Array:
     """Losses ``[vectors, rows]``."""
     return jax.vmap(law.predict, in_axes=(None, 0))(effects, vectors)

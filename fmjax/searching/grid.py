@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -175,7 +175,7 @@ def _every(axis: np.ndarray, good: np.ndarray, check: Callable[[float, str], obj
         check(value.item(), name)
 
 
-def _described(value: Any) -> Any:
+def _described(value: object) -> object:
     if not isinstance(value, np.ndarray):
         return list(value) if isinstance(value, tuple) else value
     if value.size <= 1000:
