@@ -10,12 +10,15 @@ from numpy.typing import ArrayLike
 from fmjax._checks import positive, require, whole
 from fmjax.schedules.families import RateLog, distance, ended_log, match_of_any_offset
 from fmjax.schedules.formulas import as_schedule, as_table
-from fmjax.schedules.kinds import WSD, Constant, Schedule, Step, Tabulated
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated
 from fmjax.schedules.matching import find
 
 _MOST_UPDATES = 10**8
 _FEW = 5
 """Rows of an anneal below which its shape is a guess, where they do not agree with a formula to their last digit."""
+
+_EXACT = 1e-5
+"""Of the peak: an error that is none."""
 
 
 class Recognised(NamedTuple):
@@ -48,6 +51,7 @@ def recognise(step: ArrayLike, lr: ArrayLike, *, total_steps: int | None = None,
 
     - a single zero rate in the last row is that of count T, one after the last update: T is its step, unless steps are
       one less than the updates done (the last + 1 is a multiple of the interval, or warmup starts from zero at -1);
+    - where a curve is a little off, a formula that gives every row with T an interval later, or at the last step;
     - an anneal that reaches zero about an interval after the last row or sooner ends there, and a cosine may end an
       interval after it, unless the last row is off the interval or its step + 1 is a multiple of it.
 
@@ -74,7 +78,7 @@ def recognise(step: ArrayLike, lr: ArrayLike, *, total_steps: int | None = None,
     steps, rates = _rows(step, lr)
     log = ended_log(steps, rates, None if total_steps is None else whole(total_steps, "total_steps", least=1))
     require(log.rate.any(), f"expected a rate above zero before update {log.total}, found none")
-    schedule, error, offset, told = _by_formula(log) or _by_shape(log, tolerance)
+    schedule, error, offset, told = _by_formula(log) or _of_unknown_length(log, _by_shape(log, tolerance))
     notes = {
         **dict.fromkeys(told, True),
         "repeated steps: the last row of each was kept": steps.size < np.size(step),
@@ -127,6 +131,21 @@ def _by_formula(log: RateLog, *, extended: bool = False) -> _Answer | None:
     if named is not None:
         error = distance(named, log.shifted(found.offset))
     return _Answer(schedule, error, found.offset, tuple(note for note, is_true in notes.items() if is_true))
+
+
+def _of_unknown_length(log: RateLog, nearest: _Answer) -> _Answer:
+    """The nearest schedule, or where that is a curve that is a little off, a formula of another length without error.
+
+    The fall may end with the last row, an interval after it, or at it. Straight lines do not show where they end.
+    """
+    curved = getattr(nearest.schedule, "decay", "cosine") != "linear" and hasattr(nearest.schedule, "final_lr")
+    if not log.reach or not curved or nearest.error < _EXACT:
+        return nearest
+    for total in (int(log.step[-1] + log.interval), log.total, int(log.step[-1])):
+        answer = _by_formula(replace(log, total=total, reach=None).ended())
+        if answer is not None and isinstance(answer.schedule, Cosine | WSD):
+            return answer
+    return nearest
 
 
 def _by_shape(log: RateLog, tolerance: float) -> _Answer:
