@@ -111,8 +111,8 @@ def load_sweep(
     r"""Reads a table with one row a run as runs of one row each: the loss after their last update.
 
     A row needs a final loss, a peak rate, and the number of updates, or of tokens beside those of an update. Batches in
-    sequences are counted in tokens where a column has the length of a sequence. ``SWEEP_COLUMNS`` lists what columns may be
-    called. Of models of which a part is active, the active size is taken.
+    sequences are counted in tokens where a column has the length of a sequence. ``SWEEP_COLUMNS`` has the names that
+    columns may have. Of models of which a part is active, the active size is taken.
 
     Args:
       path: a CSV or Parquet file.
