@@ -1,13 +1,15 @@
 """Measures how often 90 % bootstrap intervals hold the truth, on runs simulated from a known law.
 
     python benchmarks/coverage.py [--simulations 200] [--samples 200] [--law lr-annealing] [--phis 0,0.7,0.9]
+    python benchmarks/coverage.py --law two-memories --methods recommend-named,recommend-any --phis 0,0.7
 
 Each simulation is five runs (constant, cosine, WSD with linear anneals over 10, 20 and 40 %) with first-order
 autoregressive noise of correlation phi between logged rows. Counted are the intervals of every parameter, of the best
 annealing ratio of a run twice as long, and of its loss: the interval at the ratio that the fit chose, against the true
 law's loss at that ratio. The method "recommend" gives the intervals of ``fmjax.recommend``, whose predictions are
 corrected by the final losses of the runs; "recommend-named" has it choose the coefficients of the law's effects, and
-"recommend-any" the law itself.
+"recommend-any" the law itself. Runs of the truth "two-memories" are fitted by lr-annealing, which has one: it errs by
+0.02 % on their rows, by 0.014 in the best ratio and by 0.16 % in the loss of the longer run.
 """
 
 import argparse
@@ -25,11 +27,13 @@ from fmjax import laws, schedules
 from fmjax.fitting import resampling
 from fmjax.searching.results import Cell, continuous_best
 
-TRUTHS = {
-    "lr-annealing": (fmjax.LRAnnealing(decay=0.99), {"L0": 2.5, "A": 0.4, "C": 4.0, "alpha": 0.45}),
-    "forward-momentum": (fmjax.ForwardMomentum(beta1=0.99, eps=1e-6), {"L0": 2.5, "A": 0.4, "C": 0.2, "alpha": 0.45}),
+ANNEALING = {"L0": 2.5, "A": 0.4, "C": 4.0, "alpha": 0.45}
+TRUTHS: dict[str, tuple[tuple[laws.Law, ...], dict[str, float]]] = {
+    "lr-annealing": ((fmjax.LRAnnealing(decay=0.99),), ANNEALING),
+    "forward-momentum": ((fmjax.ForwardMomentum(beta1=0.99, eps=1e-6),), {**ANNEALING, "C": 0.2}),
+    "two-memories": ((fmjax.LRAnnealing(decay=0.98), fmjax.LRAnnealing(decay=0.995)), ANNEALING),
 }
-"""Laws to simulate, and to fit, with the parameters that are true."""
+"""Laws whose mean is simulated, with the parameters that are true; the first is fitted."""
 
 PEAK_LR = 1e-3
 UPDATES = 2400
@@ -51,9 +55,11 @@ class Truth(NamedTuple):
     """What the intervals should hold."""
 
     law: laws.Law
+    """The law that is fitted."""
     curves: tuple[fmjax.LossCurve, ...]
     """Runs without noise."""
     params: dict[str, float]
+    """Its parameters; none where it is not true."""
     ratio: float
     losses: np.ndarray
     """``[RATIOS]`` final loss of the longer run."""
@@ -73,13 +79,20 @@ class Outcome(NamedTuple):
 
 def make_truth(name: str) -> Truth:
     """Noiseless runs of a law and what it says of the longer run."""
-    law, params = TRUTHS[name]
-    curves = tuple(_clean(law, params, *item) for item in _schedules().items())
-    exact = dataclasses.replace(fmjax.fit(law, curves), params=params, status="converged")
+    mixed, params = TRUTHS[name]
+    parts = [[_clean(law, params, *item) for item in _schedules().items()] for law in mixed]
+    curves = tuple(
+        dataclasses.replace(each[0], loss=np.mean([one.loss for one in each], axis=0))
+        for each in zip(*parts, strict=True)
+    )
+    fits = [dataclasses.replace(fmjax.fit(law, curves), params=params, status="converged") for law in mixed]
     search = {"total_steps": TOTAL_STEPS, "peak_lr": PEAK_LR, "keep_losses": True}
-    fine = fmjax.search(exact, anneal_ratio=FINE, **search).losses
-    losses = fmjax.search(exact, anneal_ratio=RATIOS, **search).losses[0]
-    return Truth(law, curves, params, float(continuous_best(FINE, fine)[0]), losses)
+    fine, losses = (
+        np.mean([fmjax.search(fit, anneal_ratio=ratios, **search).losses for fit in fits], axis=0)
+        for ratios in (FINE, RATIOS)
+    )
+    known = params if len(mixed) == 1 else {}
+    return Truth(mixed[0], curves, known, float(continuous_best(FINE, fine)[0]), losses[0])
 
 
 def _schedules() -> dict[str, schedules.Schedule]:
@@ -200,7 +213,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     truth = make_truth(arguments.law)
     print(
-        f"{arguments.law} {truth.params}: best ratio {truth.ratio:.3f} at {TOTAL_STEPS} updates, loss "
+        f"{arguments.law} {TRUTHS[arguments.law][1]}: best ratio {truth.ratio:.3f} at {TOTAL_STEPS} updates, loss "
         f"{truth.losses.min():.4f}; {arguments.simulations} simulations of {arguments.samples} samples\n"
         f"coverage in % of {100 * resampling.LEVEL:.0f} % intervals +- standard error (median width)\n"
     )

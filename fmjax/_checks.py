@@ -64,7 +64,7 @@ def known_options(what: str, hints: Mapping[str, str] = _NO_HINTS) -> Callable[[
     return decorate
 
 
-def require(condition: Any, message: str) -> None:
+def require(condition: object, message: str) -> None:
     """Raises ``ValueError(message)`` unless ``condition`` holds."""
     if not condition:
         raise ValueError(message)

@@ -10,8 +10,22 @@ import jax
 
 Outcome = TypeVar("Outcome")
 
+_own_cores: int | None = None
+
 _compiled: set[Hashable] = set()
 _compiling = threading.Lock()
+
+
+def use_cores(count: int) -> None:
+    """Has this process use so many cores of its CPU, as one of several on a machine."""
+    global _own_cores
+    _own_cores = count
+
+
+def cores() -> int:
+    """Cores that this process may use; a job may have fewer than its machine."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    return _own_cores or (len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 def workers() -> list[jax.Device]:
@@ -21,7 +35,7 @@ def workers() -> list[jax.Device]:
     """
     devices = jax.local_devices()
     alone = devices[0].platform == "cpu" and len(devices) == 1
-    return devices * ((os.cpu_count() or 1) if alone else 1)
+    return devices * (cores() if alone else 1)
 
 
 class Pool:

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 
 def write_whole(target: Path, write: Callable[[Path], object]) -> None:
     """Writes a file whole or not at all, also when the machine goes down."""
-    part = target.with_name(f".{os.getpid()}.{target.name}")  # keeps the suffix, which names the format of a picture
+    # no two writers share a name, on whatever machine; the suffix stays, as it names the format of a picture
+    part = target.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{target.name}")
     try:
         write(part)
         with part.open("rb") as stream:

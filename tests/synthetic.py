@@ -27,8 +27,10 @@ TRUTH = {
 }
 """Parameters without model-size terms; ``DECAY`` is lr-annealing's memory."""
 SIZE_TERMS = (30.0, 0.25)
-SIZE_NAMES = {"multi-power": ("D", "delta"), "functional": ("D", "delta")}
+SIZE_NAMES = {"multi-power": ("D", "delta"), "functional": ("D", "delta"), "intrinsic-momentum": ("C", "beta")}
 """Where they are not called B and beta."""
+SIZE_POWERS = {"lr-annealing": {"gamma": 0.1, "C": 1.0}, "intrinsic-momentum": {"gamma": 0.02, "q": 0.03}}
+"""How other terms change with the size."""
 SIZES = (1e6, 5e6, 2e7)
 SAME_FIT = 1e-6
 """Relative difference of parameters that two fits of one problem may end with, on any processor: a fit stops where a
@@ -137,7 +139,8 @@ def losses(law, params, rates, size=None, warmup_steps=0):
     power = np.where(seen > 0, np.where(seen > 0, seen, 1.0) ** -params["alpha"], np.inf)
     nothing = lambda rates, _: np.zeros_like(rates)  # noqa: E731 - other laws have no such term
     memory = {"forward-momentum": momentum, "lr-annealing": area}.get(law, nothing)(rates, warmup_steps)
-    out = params.get("L0", 0.0) + params["A"] * power + sized
+    slower = size ** -params["gamma"] if law == "intrinsic-momentum" and "gamma" in params else 1.0
+    out = params.get("L0", 0.0) + params["A"] * slower * power + sized
     if law in ("forward-momentum", "lr-annealing"):
         out = out - params["C"] * memory * size ** params.get("gamma", 0)
     if law in ("multi-power", "functional"):
@@ -146,7 +149,8 @@ def losses(law, params, rates, size=None, warmup_steps=0):
     if law == "intrinsic-momentum":
         for forget in (0.3, 1, 3, 10, 30, 100, 300):
             faded = np.where(np.isfinite(power), power, 0.0)  # nothing to remember before the first update
-            out = out + (params[f"c{forget:g}"] + params[f"d{forget:g}"] * faded) * noise_memory(rates, forget)
+            scale = size ** params.get("q", 0.0)
+            out = out + scale * (params[f"c{forget:g}"] + params[f"d{forget:g}"] * faded) * noise_memory(rates, forget)
     return out
 
 
@@ -217,7 +221,7 @@ def write_manifest(folder, curves):
 def sized_truth(law):
     """Parameters with model-size terms."""
     named = dict(zip(SIZE_NAMES.get(law, ("B", "beta")), SIZE_TERMS, strict=True))
-    found = {**TRUTH[law], **named, **({"gamma": 0.1, "C": 1.0} if law == "lr-annealing" else {})}
+    found = {**TRUTH[law], **named, **SIZE_POWERS.get(law, {})}
     return {name: value for name, value in found.items() if (law, name) != ("kaplan", "L0")}
 
 

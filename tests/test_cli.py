@@ -342,7 +342,6 @@ BAD = {
     "top": (("search", "fit.json", *TARGET, "--top", "-1"), "top: expected a whole number >= 0"),
     "dtype": (("search", "fit.json", *TARGET, "--dtype", "float16"), "unknown dtype 'float16'"),
     "table": (("search", "fit.json", *TARGET, "--table"), "a table of every candidate needs a folder"),
-    "no-cluster": (("search", "fit.json", *TARGET, "--process", "0"), "--process: needs --distributed"),
     "recommend-decay": (("recommend", "rates", *LAW, *TARGET, "--decay", "liner"), "unknown decay 'liner'"),
     "recommend-ratio": (("recommend", "rates", *LAW, *TARGET, "--anneal-ratio", "2"), "must lie in (0, 1], got 2"),
     "recommend-steps": (("recommend", "rates", "--total-steps", "0", "--peak-lr", "1e-3"), "total_steps: expected"),

@@ -132,9 +132,16 @@ RUNS = (
 )
 
 
-def test_pad_fills_up_with_zero_rates():
+def test_a_batch_has_every_rate_of_each_run():
+    lrs = [run.lr for run in pad(RUNS).every]
+    np.testing.assert_array_equal(lrs[0], RATES)
+    np.testing.assert_array_equal(lrs[1], [1e-3] * 3 + [5e-4] * 3)
+
+
+def test_a_batch_has_what_weighted_updates_are_at_each_row():
     batch = pad(RUNS)
-    np.testing.assert_allclose(batch.lrs, [[*RATES, 0, 0], [1e-3] * 3 + [5e-4] * 3], rtol=1e-6)
+    np.testing.assert_array_equal(batch.at_rows("update"), batch.at)
+    np.testing.assert_allclose(batch.at_rows("forward")[1, :3], [1e-3, 3.5e-3, 4.5e-3], rtol=1e-14)
 
 
 def test_pad_takes_the_effects_of_the_last_update_from_the_end_on():
@@ -156,18 +163,12 @@ def test_pad_keeps_warmups_and_sizes():
 
 def test_pad_of_one_run_is_that_run():
     batch = pad(RUNS[:1])
-    np.testing.assert_allclose(batch.lrs, RATES[None], rtol=1e-6)
+    np.testing.assert_array_equal(batch.every[0].lr, RATES)
     assert batch.loss[batch.valid].tolist() == RUNS[0].loss.tolist()
 
 
 def test_padding_does_not_change_a_run():
     alone, together = pad(RUNS[:1]), pad(RUNS)
-    updates, rows = alone.lrs.shape[1], alone.loss.shape[1]
-    np.testing.assert_array_equal(together.lrs[:1, :updates], alone.lrs)
+    rows = alone.loss.shape[1]
     np.testing.assert_array_equal(together.at[:1, :rows], alone.at)
     np.testing.assert_array_equal(together.valid[:1, :rows], alone.valid)
-
-
-def test_pad_keeps_rates_in_float64_under_x64():
-    with jax.enable_x64(True):
-        np.testing.assert_array_equal(pad(RUNS[:1]).lrs, RATES[None])

@@ -19,7 +19,8 @@ from fmjax import search
 from fmjax.schedules.anneals import DECAYS
 from fmjax.searching import kernels
 from fmjax.searching.kernels import Kernel, Layout
-from fmjax.searching.parts_folder import Folder, Reduced
+from fmjax.searching.parts import Reduced
+from fmjax.searching.parts_folder import Folder
 from fmjax.searching.results import COLUMNS, TOP
 
 FIT = synthetic_fit("forward-only")

@@ -113,10 +113,11 @@ TOLD = (
 )
 
 
-def test_random_schedules_in_random_logs():
-    """Nearly all are right at every update, or say what is open; those few printed to three digits stay within 3 %."""
+@pytest.mark.parametrize("logs", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_random_schedules_in_random_logs(logs):
+    """Nearly all are right at every update, or say what is open."""
     silent = []
-    for seed in range(200):
+    for seed in range(logs):
         truth, peak, step, rate, total = drawn(seed)
         if not rate.any():
             continue
@@ -125,7 +126,7 @@ def test_random_schedules_in_random_logs():
         off = worst(found.schedule, truth, peak, int(step[-1]))
         if off > 0.01 and not told:
             silent.append((seed, off))
-    assert len(silent) <= 4, silent
+    assert len(silent) <= logs // 40, silent
 
 
 # ------------------------------------------------------------------------------------------------ Hugging Face

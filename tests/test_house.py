@@ -13,7 +13,7 @@ HOUSE = Path(fmjax.__file__).parent
 FILES = sorted(HOUSE.rglob("*.py"))
 MAX_LINES = 400
 FOLDERS = (
-    *("_version", "_types", "_checks", "_files", "_json", "_devices"),
+    *("_version", "_names", "_types", "_checks", "_files", "_json", "_devices", "_workers", "_dask"),
     *("schedules", "effects", "laws", "curves", "fitting", "searching", "exporters", "planning", "scaling"),
     *("importers", "datasets", "benchmarking", "plotting", "report", "cli"),
 )
@@ -145,6 +145,10 @@ SHARED_NAMES = {
     **dict.fromkeys(
         ("bootstrap", "evaluate", "fit", "forecast", "optimize", "recommend", "search", "transfer"),
         "a verb of the command line bears the name of the function that it calls",
+    ),
+    **dict.fromkeys(
+        ("bench", "demo", "export_", "import_", "report_", "select_"),
+        "a verb of the command line is declared in one file, and its work done by the function of its name in another",
     ),
 }
 """Names that stand in several files, and why they may."""

@@ -115,6 +115,46 @@ def test_one_run_is_not_left_out():
     assert json.loads(found.to_json())["choices"][0]["held_out_mape_percent"] is None
 
 
+def test_one_run_alone_gives_no_interval_and_names_the_run_to_make():
+    """No interval is offered that no run could check."""
+    one = curve("one", WSD(1e-3, 400, 0.2, warmup_steps=20), noise=1e-5, rows=60)
+    found = choose([one], total_steps=600)
+    cell = found.best.cell
+    assert np.isnan([*cell.ratio_interval, *cell.loss_interval, found.best.regret]).all()
+    assert cell.loss > 0
+    best = second_by_hand(one)
+    assert any(
+        f"a second run of 400 updates with R = {best:g} would determine most" in note for note in found.best.notes
+    )
+
+
+def test_one_run_that_determines_nothing_names_the_run_to_make():
+    with pytest.raises(ValueError, match=r"not determine .*: C; a second run of 400 updates with R = 0.\d would"):
+        choose(constant_runs((1e-3,)))
+
+
+def second_by_hand(run):
+    """The ratio of the second run after which final losses of a run twice as long are known best, by differences."""
+    names, truth, ratios = LAW.parameter_names, TRUTHS["lr-annealing"], np.arange(1, 10) / 10
+    rows = np.linspace(20, 399, 60).astype(int)
+
+    def slopes(schedule, at):
+        def log_loss(params):
+            return np.log(losses("lr-annealing", params, rates(schedule), warmup_steps=20))[at]
+
+        return [(log_loss({**truth, n: 1.001 * truth[n]}) - log_loss(truth)) / 1e-3 for n in names]
+
+    known = np.array(slopes(run.schedule, rows))
+    plans = np.hstack([slopes(WSD(1e-3, 800, ratio, warmup_steps=20), [799]) for ratio in ratios])
+
+    def left(ratio):
+        new = np.array(slopes(WSD(1e-3, 400, ratio, warmup_steps=20), rows))
+        both = np.hstack([known, new])
+        return np.sum(plans * np.linalg.solve(both @ both.T, plans))
+
+    return min(ratios, key=left)
+
+
 def test_stages_are_told(curves):
     told = []
     choose(curves, progress=told.append)

@@ -1,15 +1,14 @@
 """The ``fmjax`` command itself: its help, its exit codes and what it says of errors."""
 
 import os
+import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import click
-import jax
 from platformdirs import user_cache_path
 
-import fmjax
+from fmjax._version import __version__
 from fmjax.cli.manners import Verbs, note
 
 
@@ -34,17 +33,27 @@ def _fail(message: str, *, code: int = 2) -> int:
     return code
 
 
-def _one_line_warning(message: Any, category: type[Warning], *_: Any) -> None:
+def _one_line_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
     if issubclass(category, UserWarning):  # what other libraries tell their developers is not for the terminal
         note(f"warning: {message}")
 
 
 def _use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, unless the user has set JAX's own cache."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(user_cache_path("fmjax") / "jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    """Keeps compiled programs between runs, unless the user has set JAX's own cache.
+
+    JAX takes its settings from the environment when it is imported, which help and completion never do.
+    """
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    for name, value in {
+        "jax_compilation_cache_dir": str(user_cache_path("fmjax") / "jax"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }.items():
+        if "jax" in sys.modules:
+            sys.modules["jax"].config.update(name, value)
+        else:
+            os.environ[name.upper()] = str(value)
 
 
 @click.group(
@@ -52,7 +61,7 @@ def _use_compilation_cache() -> None:
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(fmjax.__version__, prog_name="fmjax")
+@click.version_option(__version__, prog_name="fmjax")
 @click.pass_context
 def app(ctx: click.Context) -> None:
     """Which learning-rate schedule should the expensive run use, and what loss will it reach?

@@ -1,6 +1,6 @@
 """The command with all its verbs."""
 
-from fmjax.cli import completing, exporting, fitting, importing, planning, reporting
+from fmjax.cli import completing, exchange_verbs, fit_verbs, plan_verbs
 from fmjax.cli.app import app, run
 
-__all__ = ["app", "completing", "exporting", "fitting", "importing", "planning", "reporting", "run"]
+__all__ = ["app", "completing", "exchange_verbs", "fit_verbs", "plan_verbs", "run"]

@@ -1,20 +1,17 @@
-"""The verb that reads what other tools log: import."""
+"""What the verb does that reads what other tools log: import."""
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import click
 from rich.markup import escape
 
 from fmjax._checks import require
-from fmjax._json import plain
+from fmjax._json import Record, plain
 from fmjax.cli import output
-from fmjax.cli.app import app
+from fmjax.cli.answers import Answer
 from fmjax.cli.manners import note
-from fmjax.cli.parameters import Known
 from fmjax.curves.manifest import select_runs
 from fmjax.curves.writing import write_runs
 from fmjax.importers import SOURCES, Columns, Imported, import_logs, is_sweep, read_sweep
@@ -22,23 +19,22 @@ from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulat
 from fmjax.schedules.tables import parse_schedule, schedule_table
 
 
-@app.command("import")
-@click.argument("sources", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="SOURCE...")
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Folder to make.")
-@click.option("--check", is_flag=True, help="Write nothing; show what was read, recognised, dropped and guessed.")
-@click.option("--from", "tool", type=Known(SOURCES), help=f"The tool; the first that fits of {' | '.join(SOURCES)}.")
-@click.option("--runs", default="*", show_default=True, help="Runs to take: names and globs, separated by commas.")
-@click.option("--loss", help="Column of the losses.")
-@click.option("--validation", is_flag=True, help="Take the validation loss where there is one.")
-@click.option("--rate", help="Column of the learning rates.")
-@click.option("--step", help="Column of the steps.")
-@click.option("--schedule", help="Schedule of all runs, where no rate is logged, as a manifest has it.")
-@click.option("--total-steps", type=int, help="Updates of the runs, where the log does not reach their end.")
-@click.option("--peak-lr", type=float, help="Peak rate, where multipliers of it are logged.")
-@click.option("--tokens-per-step", type=float, help="Tokens per update; steps in tokens are divided by it.")
-@click.option("--model-size", type=float, help="Parameters of the model, where all runs have the same.")
-@click.option("--join", is_flag=True, help="Give runs logged only from their branch on the rows of their stem.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
+@dataclass(frozen=True)
+class RunFolder(Record):
+    """A folder of runs, and where each comes from."""
+
+    folder: Path | None
+    """None where nothing was written."""
+    runs: Sequence[Imported]
+    refused: Sequence[str]
+    """Why other runs and files could not be read."""
+
+    def to_dict(self) -> dict[str, object]:
+        """The record as plain values."""
+        folder = None if self.folder is None else str(self.folder)
+        return {"folder": folder, "runs": [_dict(one) for one in self.runs], "refused": list(self.refused)}
+
+
 def import_(
     sources: Sequence[Path],
     target: Path | None,
@@ -55,23 +51,8 @@ def import_(
     tokens_per_step: float | None,
     model_size: float | None,
     join: bool,
-    as_json: bool,
-) -> None:
-    """Make runs of what another tool logged.
-
-    Writes a folder with the manifest runs.toml and a CSV file for each run, and prints which columns were taken and
-    which schedule the rates tell of, with the largest error of any logged rate. A table with one row a run becomes runs
-    of one row each; --schedule then has the fields that all of them share.
-
-    \b
-    Example:
-      fmjax import wandb_export.csv -o runs/
-      fmjax import trainer_state.json -o runs/ --validation
-      fmjax import levanter logs/*.jsonl -o runs/ --tokens-per-step 4194304
-      fmjax import logs/ --check
-      fmjax import sweep.csv --schedule 'kind = "cosine", warmup_steps = 2000, final_lr = 1e-5' -o runs/
-      fmjax import logs/ --from nanochat --schedule 'kind = "wsd", peak_lr = 0.02, ...' -o runs/
-    """
+) -> Answer:
+    """Runs of what another tool logged, in a folder."""
     if tool is None and len(sources) > 1 and str(sources[0]) in SOURCES and not sources[0].exists():
         tool, sources = str(sources[0]), sources[1:]
     require(check or target is not None, "expected -o FOLDER, or --check to write nothing")
@@ -101,14 +82,10 @@ def import_(
     found = tuple(one for one in found if one.curve.name in chosen)
     if target is not None and not check:
         write_runs([one.curve for one in found], target)
-    if as_json:
-        folder = None if check else str(target)
-        click.echo(json.dumps({"folder": folder, "runs": [_dict(one) for one in found], "refused": refused}, indent=1))
-    elif check:
-        _print_check(found)
-    else:
-        assert target is not None
-        _print(found, target)
+    folder = None if check else target
+    return Answer(
+        RunFolder(folder, found, refused), lambda: _print_check(found) if folder is None else _print(found, folder)
+    )
 
 
 def _of_sweep(
@@ -120,7 +97,7 @@ def _of_sweep(
         yield Imported(run.curve, run.loss, run.rate, None, notes, tool="sweep", files=(str(path),))
 
 
-def _dict(one: Imported) -> dict[str, Any]:
+def _dict(one: Imported) -> object:
     found = one.recognised
     return plain(
         {
@@ -140,7 +117,7 @@ def _dict(one: Imported) -> dict[str, Any]:
     )
 
 
-def _schedule_dict(schedule: Schedule) -> dict[str, Any]:
+def _schedule_dict(schedule: Schedule) -> dict[str, object]:
     """The schedule as a manifest has it; of a table, whose rates are in the run's file, the length."""
     if isinstance(schedule, Tabulated):
         return {"kind": "tabulated", "total_steps": schedule.total_steps}

@@ -1,14 +1,9 @@
-"""Manners that all verbs share: --quiet, plain text where no terminal wants more, and help in sections."""
+"""Manners that all verbs share: --quiet, and help in sections."""
 
-import os
 from collections.abc import Iterable
 from typing import Any
 
 import click
-from rich.console import Console
-
-WIDTH = 140
-"""Columns of what is not printed on a terminal, unless $COLUMNS asks for more."""
 
 VERBS = {
     "Fit": ("fit", "evaluate", "select", "bootstrap"),
@@ -37,7 +32,7 @@ OPTIONS = {
         "--end-weight",
         "--over-weight",
     ),
-    "Cluster": ("--distributed", "--coordinator", "--processes", "--process"),
+    "Cluster": ("--scheduler", "--share"),
     "Output": ("--folder", "--table", "--plot", "--csv", "--output", "--json", "--quiet", "--help"),
 }
 """Sections of a verb's help by option; all others come before."""
@@ -59,16 +54,6 @@ def note(text: str) -> None:
         click.echo(f"fmjax: {text}", err=True)
 
 
-def terminal(*, stderr: bool = False, silent: bool = False) -> Console:
-    """Standard output or stderr, without escape codes where $NO_COLOR is set, the terminal is dumb or there is none."""
-    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
-    forced = False if plain else None
-    out = Console(stderr=stderr, highlight=False, force_terminal=forced, quiet=silent)
-    if not (out.is_terminal or out.file.isatty()):
-        out.width = max(WIDTH, out.width)
-    return out
-
-
 def _be_quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
         ctx.meta[_QUIET] = True
@@ -83,8 +68,8 @@ def quiet_option() -> click.Option:
 class Verb(click.Command):
     """A verb with --quiet, whose help has sections."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.params.append(quiet_option())
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -105,8 +90,8 @@ class Verbs(click.Group):
 
     command_class = Verb
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.params.append(quiet_option())
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

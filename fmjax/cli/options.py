@@ -1,27 +1,18 @@
-"""Options that verbs share, and how results are written."""
+"""Options that verbs share. Nothing here imports JAX, see ``fmjax.cli.verbs``."""
 
-import dataclasses
 import functools
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import click
-import numpy as np
 
-from fmjax._checks import require, within
-from fmjax._files import write_whole, writing
+from fmjax._names import DECAY_NAMES, LAW_NAMES, PREFERRED_LAWS, RESIDUALS
 from fmjax.cli.parameters import LAW_OPTION, NUMBERS, PEAK_RATES, Known, Names
-from fmjax.fitting.objective import RESIDUALS
-from fmjax.fitting.options import FitOptions
-from fmjax.fitting.records import FitResult
-from fmjax.laws import LAWS, Law, make_law
-from fmjax.planning.predictor import PREFERRED_LAWS
-from fmjax.schedules.anneals import DECAYS
-from fmjax.searching import hosts
-from fmjax.searching.sweeps import SEARCHED_RATIOS
+
+Adds: TypeAlias = Callable[[Callable[..., None]], Callable[..., None]]
+"""A decorator that adds an option to a verb."""
 
 
 def writable(ctx: click.Context, param: click.Parameter, target: Path | None) -> Path | None:
@@ -31,106 +22,30 @@ def writable(ctx: click.Context, param: click.Parameter, target: Path | None) ->
     return target
 
 
-def write_file(target: Path, write: Callable[[Path], None]) -> None:
-    """Writes a file whole or not at all; what goes wrong names the file."""
-    with writing(target):
-        try:
-            write_whole(target, write)
-        except ValueError as error:
-            raise ValueError(f"{target}: {error}") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes text and a last newline."""
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-def deliver(
-    result: Any,
-    *,
-    as_json: bool,
-    target: Path | None,
-    show: Callable[[Any], None],
-    plot: Path | None = None,
-    draw: Callable[[Path], None] | None = None,
-) -> None:
-    """Draws a result, writes it to its file, and prints it as JSON or as a table.
-
-    Args:
-      result: what was found.
-      as_json: whether to print JSON.
-      target: file to write the JSON to.
-      show: prints the table.
-      plot: file to draw to.
-      draw: draws.
-    """
-    if plot is not None and draw is not None:
-        write_file(plot, draw)
-    if as_json or target is not None:
-        text = result.to_json()
-        if target is not None:
-            write_file(target, lambda part: write_text(part, text))
-        if as_json:
-            click.echo(text)
-            return
-    show(result)
-
-
-def candidates(grid: Mapping[str, Any]) -> int:
-    """Number of schedules that the options of a search ask for."""
-    axes = ("total_steps", "peak_lr", "decay", "final_lr", "anneal_ratio")
-    return math.prod(np.size(grid[axis]) for axis in axes)  # no final rate told is one
-
-
-def chosen_law(name: str, options: Sequence[tuple[str, Any]]) -> Law:
-    """The law of --law and --law-option."""
-    chosen = dict(options)
-    require("sizes" not in chosen, "the option sizes is set by the fit, from the runs")
-    return make_law(name, **chosen)
-
-
-def planning_law(name: str | None, options: Sequence[tuple[str, Any]]) -> Law | str | None:
-    """The law of --law and --law-option for verbs that can choose it, or its effects' coefficients, on the runs."""
-    require(name is not None or not options, "--law-option: needs --law")
-    return chosen_law(name, options) if name is not None and options else name
-
-
-def with_fits(given: Mapping[str, Any], usual: FitOptions) -> dict[str, Any]:
-    """Options of a verb, those of its fits made into one; what is not given is as usual."""
-    names = {field.name for field in dataclasses.fields(FitOptions)} & given.keys()
-    rest = {name: value for name, value in given.items() if name not in names}
-    return {**rest, "options": dataclasses.replace(usual, **{name: given[name] for name in names})}
-
-
-def read_fit(path: Path) -> FitResult:
-    """The fit in a file."""
-    with within(path):
-        return FitResult.from_json(path.read_text(encoding="utf-8"))
-
-
-def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def together(*options: Adds) -> Adds:
     """One decorator for several, in the order the help lists them."""
     return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
 
 
-def PLOT(what: str) -> Callable[..., Any]:
+def PLOT(what: str) -> Adds:
     """The option that draws."""
     said = f"File to draw {what} to, in the format of its ending, such as .png, .pdf or .svg."
     return click.option("--plot", type=FILE, callback=writable, help=said)
 
 
-def law_option(what: str = "Law to fit", also: Sequence[str] = (), **default: Any) -> Callable[..., Any]:
-    """The option that names a law."""
-    shown = {"default": "lr-annealing", "show_default": True, **default}
-    names = (*LAWS, *also)
-    return click.option("--law", "law_name", type=Known(names), help=f"{what}: {' | '.join(names)}.", **shown)
+def law_option(what: str = "Law to fit", also: Sequence[str] = (), default: str | None = "lr-annealing") -> Adds:
+    """The option that names a law; with no default the best of several on the runs."""
+    names = (*LAW_NAMES, *also)
+    shown = True if default else f"the best of {', '.join(PREFERRED_LAWS)} on runs left out"
+    said = f"{what}: {' | '.join(names)}."
+    return click.option("--law", "law_name", type=Known(names), help=said, default=default, show_default=shown)
 
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 RUNS = click.argument("runs", type=click.Path(path_type=Path))
 FIT_FILE = click.argument("fit_file", type=click.Path(path_type=Path))
 LAW = law_option()
-PLAN_LAW = law_option(default=None, show_default=f"the best of {', '.join(PREFERRED_LAWS)} on runs left out")
+PLAN_LAW = law_option(default=None)
 LAW_OPTIONS = click.option(
     "--law-option",
     "law_options",
@@ -158,12 +73,10 @@ OVER_WEIGHT = click.option(
     "--over-weight", type=float, default=1.0, show_default=True, help="Weight of over-estimated rows."
 )
 FITTING = (LAW_OPTIONS, TRAIN, RESIDUAL, DROP_BEFORE, END_WEIGHT, OVER_WEIGHT)
-fit_options = together(RUNS, LAW, *FITTING)
-"""The options of every verb that fits."""
-plan_options = together(RUNS, PLAN_LAW, *FITTING)
-"""The same, where the runs choose the law by default."""
+"""How to fit, beside the law."""
+PLAN_FITTING = (RUNS, PLAN_LAW, *FITTING)
+"""What verbs take that fit in order to plan: the runs choose the law by default."""
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
-OUTPUT = click.option("-o", "--output", "target", type=FILE, callback=writable, help="File to write the JSON to.")
 STEPS = click.option(
     "--total-steps", type=NUMBERS, required=True, help="Lengths of the run in updates; a range is linear."
 )
@@ -171,16 +84,16 @@ PEAK = click.option("--peak-lr", type=PEAK_RATES, required=True, help="Peak rate
 RATIO = click.option(
     "--anneal-ratio",
     type=NUMBERS,
-    default=SEARCHED_RATIOS,
+    default="0.01:0.99:99",
     show_default="0.01:0.99:99",
     help="Shares of the run spent annealing; a range is linear.",
 )
 DECAY = click.option(
     "--decay",
-    type=Names(DECAYS),
+    type=Names(DECAY_NAMES),
     default="linear",
     show_default=True,
-    help=f"Shapes of the anneal: {', '.join(DECAYS)}.",
+    help=f"Shapes of the anneal: {', '.join(DECAY_NAMES)}.",
 )
 FROM_RUNS = "that of the fitted runs"
 WARMUP = click.option("--warmup-steps", type=int, show_default=FROM_RUNS, help="Updates of linear warmup.")
@@ -189,23 +102,11 @@ FINAL = click.option("--final-lr", type=float, show_default=FROM_RUNS, help="Rat
 FINALS = click.option("--final-lr", type=NUMBERS, show_default=FROM_RUNS, help="Rates the anneal ends at.")
 SIZE = click.option("--model-size", type=float, help="Parameters of the target, for fits over several sizes.")
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
-
-
-def host_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that make processes on many hosts one search, as ``cluster``."""
-
-    @functools.wraps(command)
-    def with_cluster(
-        *, distributed: bool, coordinator: str | None, processes: int | None, process: int | None, **rest: Any
-    ) -> None:
-        cluster = hosts.Cluster(coordinator, processes, process)
-        given = [f"--{name}" for name, value in cluster._asdict().items() if value is not None]
-        require(distributed or not given, f"{', '.join(given)}: needs --distributed")
-        command(cluster=cluster if distributed else None, **rest)
-
-    return together(
-        click.option("--distributed", is_flag=True, help="Share the work with the processes of a cluster."),
-        click.option("--coordinator", metavar="HOST:PORT", help="Address of process 0."),
-        click.option("--processes", type=int, help="Number of processes."),
-        click.option("--process", type=int, help="Number of this process, from 0."),
-    )(with_cluster)
+OUTPUT = click.option("-o", "--output", "target", type=FILE, callback=writable, help="File to write the JSON to.")
+CLUSTER = (
+    click.option(
+        "--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers compute, such as tcp://HOST:8786."
+    ),
+    click.option("--share", metavar="I/N", help="Compute only share I of N into the folder, and end."),
+)
+"""What other machines have to do with a search."""

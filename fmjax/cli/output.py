@@ -1,5 +1,6 @@
 """What the command line prints: tables on stdout, progress and errors on stderr."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,12 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 from fmjax.benchmarking import HOSTS, Benchmark
-from fmjax.cli.manners import quiet, terminal
+from fmjax.cli.manners import quiet
 from fmjax.fitting.comparison import Comparison
 from fmjax.fitting.records import Evaluation, FitResult, RunMetrics
 from fmjax.fitting.resampling import Bootstrap
 from fmjax.fitting.selection import Selection
 from fmjax.searching.results import SearchResult
+from fmjax.searching.shares import ShareResult
+
+WIDTH = 140
+"""Columns of what is not printed on a terminal, unless $COLUMNS asks for more."""
 
 CELLS_IN_TABLE = 40
 """Cells of a search shown in a table; the rest is in the JSON."""
@@ -30,6 +35,16 @@ def console() -> Console:
     ctx = click.get_current_context(silent=True)
     filed = ctx is not None and ctx.params.get("target") is not None
     return terminal(silent=filed and quiet())
+
+
+def terminal(*, stderr: bool = False, silent: bool = False) -> Console:
+    """Standard output or stderr, without escape codes where $NO_COLOR is set, the terminal is dumb or there is none."""
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
+    forced = False if plain else None
+    out = Console(stderr=stderr, highlight=False, force_terminal=forced, quiet=silent)
+    if not (out.is_terminal or out.file.isatty()):
+        out.width = max(WIDTH, out.width)
+    return out
 
 
 @contextmanager
@@ -195,6 +210,14 @@ def print_search(result: SearchResult) -> None:
         where = f"{best.decay} over {best.anneal_ratio:.3g} of {best.total_steps} updates from {best.peak_lr:.4g}"
         out.out(f"best of all: {where}, predicted loss {best.loss:.5f}")
     print_notes(result.notes)
+
+
+def print_share(done: ShareResult) -> None:
+    """What became of a share, and what the folder lacks."""
+    out = console()
+    out.print(f"share {done.share}: {done.parts} of {done.parts_of_search} parts in {done.folder}, {done.computed} new")
+    lacks = f"{done.missing} parts of the search are missing" if done.missing else "no part of the search is missing"
+    out.print(f"{lacks}; the same command without --share merges them", highlight=False)
 
 
 def print_benchmark(found: Benchmark) -> None:

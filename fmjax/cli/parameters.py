@@ -1,11 +1,16 @@
 """Parameter types of the command line: lists and ranges of numbers, known names, and options by name."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TypeAlias
 
 import click
-import numpy as np
 from click.shell_completion import CompletionItem
+
+Assigned: TypeAlias = tuple[str, float | str]
+"""A name and its value."""
+
+Trials: TypeAlias = tuple[str, tuple[float | str, ...]]
+"""A name and the values to try."""
 
 
 class Numbers(click.ParamType):
@@ -16,11 +21,13 @@ class Numbers(click.ParamType):
     def __init__(self, *, geometric: bool = False) -> None:
         self.geometric = geometric
 
-    def get_metavar(self, param: click.Parameter, ctx: Any = None) -> str:
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """How the help names a value of this type."""
         return "A,B,...|LO:HI:N"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+    def convert(
+        self, value: str | tuple[float, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
         """The numbers that the text stands for."""
         if not isinstance(value, str):
             return value
@@ -30,15 +37,13 @@ class Numbers(click.ParamType):
             return self.fail(f"expected numbers A,B,... or a range LO:HI:N, got {value!r}", param, ctx)
 
     def _range(self, text: str) -> tuple[float, ...]:
-        low, high, count = text.split(":")
-        if (
-            int(count) < 1
-            or not np.isfinite([float(low), float(high)]).all()
-            or (self.geometric and min(float(low), float(high)) <= 0)
-        ):
+        import numpy as np  # takes longer to import than help and completion may take, which need no range
+
+        low, high, count = (kind(part) for kind, part in zip((float, float, int), text.split(":"), strict=True))
+        if count < 1 or not np.isfinite([low, high]).all() or (self.geometric and min(low, high) <= 0):
             raise ValueError(text)
         space = np.geomspace if self.geometric else np.linspace
-        return tuple(float(f"{x:.12g}") for x in space(float(low), float(high), int(count)))
+        return tuple(float(f"{x:.12g}") for x in space(low, high, int(count)))
 
 
 class Known(click.ParamType):
@@ -63,11 +68,13 @@ class Names(Known):
 
     name = "names"
 
-    def get_metavar(self, param: click.Parameter, ctx: Any = None) -> str:
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """How the help names a value of this type."""
         return "A,B,..."
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+    def convert(
+        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
         """The names in the list."""
         return tuple(item.strip() for item in value.split(",")) if isinstance(value, str) else value
 
@@ -85,18 +92,22 @@ class Assignment(click.ParamType):
     def __init__(self, *, several: bool = False) -> None:
         self.several = several
 
-    def get_metavar(self, param: click.Parameter, ctx: Any = None) -> str:
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """How the help names a value of this type."""
         return "NAME=A,B,..." if self.several else "NAME=VALUE"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+    def convert(
+        self, value: str | Assigned | Trials, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Assigned | Trials:
         """The name and its value, a tuple where there may be several."""
         if not isinstance(value, str):
             return value
         name, equals, text = value.partition("=")
         if not equals:
             self.fail(f"expected {'NAME=A,B,...' if self.several else 'NAME=VALUE'}, got {value!r}", param, ctx)
-        return name, tuple(map(_number_or_text, text.split(","))) if self.several else _number_or_text(text)
+        if self.several:
+            return name, tuple(map(_number_or_text, text.split(",")))
+        return name, _number_or_text(text)
 
 
 def _number_or_text(text: str) -> float | str:

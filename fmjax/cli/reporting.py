@@ -1,9 +1,8 @@
-"""The verb that writes a page to pass on: report."""
+"""What the verb does that writes a page to pass on: report."""
 
-import json
-import shlex
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,11 @@ from click.core import ParameterSource
 import fmjax
 from fmjax import report
 from fmjax._checks import require
+from fmjax._json import Record
 from fmjax.cli import output, plans
-from fmjax.cli.app import app
-from fmjax.cli.manners import Verb
-from fmjax.cli.options import (
-    DECAY,
-    FILE,
-    FINALS,
-    INIT,
-    JSON,
-    PEAK,
-    RATIO,
-    SIZE,
-    STEPS,
-    WARMUP,
-    candidates,
-    plan_options,
-    planning_law,
-    read_fit,
-    with_fits,
-    writable,
-)
+from fmjax.cli.answers import Answer
+from fmjax.cli.inputs import candidates, planning_law, read_fit, with_fits
+from fmjax.cli.parameters import Assigned
 from fmjax.curves.manifest import load_runs, select_runs
 from fmjax.fitting.options import MANY_FITS
 from fmjax.planning.recommendation import Recommendation
@@ -45,55 +28,37 @@ MOST_CANDIDATES = 2**22
 OF_FITS = ("law_name", "law_options", "train", "residual", "drop_before", "end_weight", "over_weight")
 """Options that a fit read from a file leaves nothing to say for."""
 
-
-class _AsGiven(Verb):
-    """A command that knows the arguments it was given."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keeps the arguments for the page."""
-        ctx.meta["given"] = shlex.join([*ctx.command_path.split(), *args])
-        return super().parse_args(ctx, args)
+Shown = Recommendation | SearchResult
+"""What a page shows."""
 
 
-@app.command(name="report", cls=_AsGiven)
-@plan_options
-@STEPS
-@PEAK
-@RATIO
-@DECAY
-@FINALS
-@WARMUP
-@INIT
-@SIZE
-@click.option("-o", "--output", "target", type=FILE, callback=writable, required=True, help="HTML file to write.")
-@JSON
-@click.pass_context
-def report_(
-    ctx: click.Context, /, runs: Path, target: Path, as_json: bool, total_steps: Sequence[float], **options: Any
-) -> None:
-    """Write a recommendation, with its charts and how it was made, to an HTML page that needs no network.
+@dataclass(frozen=True)
+class WrittenPage(Record):
+    """A page, and what it shows."""
 
-    RUNS may also be a fit, a .json file that fmjax fit -o wrote; the page is then of a search with it.
+    file: Path
+    found: Shown
 
-    \b
-    Example:
-      fmjax report runs.toml --total-steps 50000 --peak-lr 5e-4,1e-3,2e-3 -o report.html
-      fmjax report fit.json --total-steps 24000 --peak-lr 1e-4:1e-3:16 --anneal-ratio 0.01:0.99:99 -o report.html
-    """
+    def to_dict(self) -> dict[str, object]:
+        """The record as plain values."""
+        return {"file": str(self.file), **self.found.to_dict()}
+
+
+def report_(runs: Path, target: Path, total_steps: Sequence[float], **options: Any) -> Answer:
+    """A recommendation or a search as an HTML page."""
     report.chart_script()  # before any work, for where plotly is not there
-    write = _of_search if runs.is_file() and runs.suffix.lower() == ".json" else _of_recommendation
-    page, found = write(ctx, runs, total_steps, **options)
+    make = _of_search if runs.is_file() and runs.suffix.lower() == ".json" else _of_recommendation
+    page, found = make(click.get_current_context(), runs, total_steps, **options)
     report.write_report(page, target)
-    if as_json:
-        click.echo(json.dumps({"file": str(target), **found.to_dict()}, indent=1, allow_nan=False))
-        return
-    show: Any = plans.print_recommendation if isinstance(found, Recommendation) else output.print_search
-    show(found)
+    return Answer(WrittenPage(target, found), lambda: _print(found, target))
+
+
+def _print(found: Shown, target: Path) -> None:
+    if isinstance(found, Recommendation):
+        plans.print_recommendation(found)
+    else:
+        output.print_search(found)
     output.console().out(f"\n{target}: {target.stat().st_size / 1e6:.1f} MB; any browser opens it, without a network")
-
-
-Made = tuple[str, Recommendation | SearchResult]
-"""A page, and what it shows."""
 
 
 def _of_recommendation(
@@ -102,11 +67,11 @@ def _of_recommendation(
     total_steps: Sequence[float],
     *,
     law_name: str | None,
-    law_options: Sequence[tuple[str, Any]],
+    law_options: Sequence[Assigned],
     train: str,
     final_lr: Sequence[float] | None,
     **options: Any,
-) -> Made:
+) -> tuple[str, Shown]:
     target: dict[str, Any] = {"total_steps": _one(total_steps, "--total-steps")}
     target["final_lr"] = None if final_lr is None else _one(final_lr, "--final-lr")
     law, curves = planning_law(law_name, law_options), select_runs(load_runs(runs), train)
@@ -116,7 +81,7 @@ def _of_recommendation(
     return page, found
 
 
-def _of_search(ctx: click.Context, runs: Path, total_steps: Sequence[float], **options: Any) -> Made:
+def _of_search(ctx: click.Context, runs: Path, total_steps: Sequence[float], **options: Any) -> tuple[str, Shown]:
     for name in OF_FITS:
         flag = "--" + name.replace("law_name", "law").replace("law_options", "law-option").replace("_", "-")
         require(ctx.get_parameter_source(name) is ParameterSource.DEFAULT, f"{flag}: {runs} is fitted already")

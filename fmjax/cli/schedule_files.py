@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -20,10 +20,14 @@ SAME_AS_ASKED = 5e-3
 EXPECTED = "expected JSON of fmjax recommend, search, optimize or forecast"
 
 
+Answered: TypeAlias = Mapping[str, Any]
+"""JSON of a verb."""
+
+
 class Planned(NamedTuple):
     """A schedule of a file."""
 
-    facts: dict[str, Any]
+    facts: dict[str, float | str]
     """What tells it from the others of the file, by the name of the option that asks for it."""
     rank: tuple[bool, float]
     """Least for the best: whether no run was trained at its peak rate, and its predicted loss."""
@@ -52,7 +56,7 @@ def read_planned(path: Path) -> tuple[Planned, ...]:
         raise ValueError(f"{EXPECTED}, found {_described(record)}")
 
 
-def _described(record: Any) -> str:
+def _described(record: object) -> str:
     if not isinstance(record, Mapping):
         return f"{record!r:.40}"
     if {"law", "params", "lanes"} <= set(record):
@@ -60,17 +64,17 @@ def _described(record: Any) -> str:
     return f"keys {', '.join(map(str, list(record)[:5]))}" if record else "nothing"
 
 
-def _choices(record: Any) -> list[Planned]:
+def _choices(record: Answered) -> list[Planned]:
     return [_cell(choice, choice, not choice["known_rate"]) for choice in record["choices"]]
 
 
-def _cells(record: Any) -> list[Planned]:
+def _cells(record: Answered) -> list[Planned]:
     offered = [cell for cell in record["cells"] if cell["best_ratio"] is not None]
     require(offered, f"no cell of the search has a best ratio: {'; '.join(record.get('notes', ()))}")
     return [_cell(cell, record) for cell in offered]
 
 
-def _cell(cell: Any, warmup: Any, unknown: bool = False) -> Planned:
+def _cell(cell: Answered, warmup: Answered, unknown: bool = False) -> Planned:
     facts = {key: cell[key] for key in ("total_steps", "peak_lr", "decay", "final_lr")}
     shape = {key: warmup[key] for key in ("warmup_steps", "init_lr")}
     schedule = schedule_from({"kind": "wsd", **facts, "anneal_ratio": cell["best_ratio"], **shape})
@@ -78,18 +82,18 @@ def _cell(cell: Any, warmup: Any, unknown: bool = False) -> Planned:
     return Planned(facts, (unknown, _number(cell["loss"], "loss")), schedule.in_whole_updates())
 
 
-def _designs(record: Any) -> list[Planned]:
+def _designs(record: Answered) -> list[Planned]:
     return [_design(design) for design in record["designs"]]
 
 
-def _design(design: Any) -> Planned:
+def _design(design: Answered) -> Planned:
     facts = {key: design[key] for key in ("total_steps", "peak_lr")}
     rates = np.interp(np.arange(facts["total_steps"]), design["steps"], design["rates"])
     schedule = schedule_from({"kind": "tabulated", "lrs": rates.tolist(), "warmup_steps": design["warmup_steps"]})
     return Planned(facts, (False, _number(design["loss"], "loss")), schedule)
 
 
-def _outlooks(record: Any) -> list[Planned]:
+def _outlooks(record: Answered) -> list[Planned]:
     require(record["planned"]["loss"] is not None, f"the forecast has no numbers: {record['message']}")
     planned = schedule_from(record["schedule"])
     schedules = {"planned": planned, **alternatives_to(planned, record["count"], record.get("final_lr", 0.0))}
@@ -97,7 +101,7 @@ def _outlooks(record: Any) -> list[Planned]:
     return [Planned({"alternative": one["name"]}, (False, one["loss"]), schedules[one["name"]]) for one in outlooks]
 
 
-_READERS: dict[tuple[str, ...], Callable[[Any], list[Planned]]] = {
+_READERS: dict[tuple[str, ...], Callable[[Answered], list[Planned]]] = {
     ("best", "choices"): _choices,
     ("candidates", "cells"): _cells,
     ("best", "designs"): _designs,
@@ -106,7 +110,7 @@ _READERS: dict[tuple[str, ...], Callable[[Any], list[Planned]]] = {
 """What reads a file, by the keys it is known by."""
 
 
-def matching_plans(found: Sequence[Planned], wanted: Mapping[str, Any]) -> list[Planned]:
+def matching_plans(found: Sequence[Planned], wanted: Mapping[str, float | str]) -> list[Planned]:
     """The schedules with these facts; of numbers, those nearest to what is wanted.
 
     Raises:
@@ -117,7 +121,10 @@ def matching_plans(found: Sequence[Planned], wanted: Mapping[str, Any]) -> list[
         with within(_flag(key)):
             known = list(dict.fromkeys(one.facts[key] for one in left if key in one.facts))
             require(known, f"the schedules of this file are told by {', '.join(map(_flag, left[0].facts))}")
-            nearest = choose(value, known, key) if isinstance(value, str) else _nearest(known, value)
+            if isinstance(value, str):
+                nearest: float | str = choose(value, map(str, known), key)
+            else:
+                nearest = _nearest([float(one) for one in known], value)
             left = [one for one in left if one.facts[key] == nearest]
     return left
 
@@ -152,7 +159,7 @@ def _nearest(known: Sequence[float], value: float) -> float:
     return nearest
 
 
-def _number(value: Any, name: str) -> float:
-    told = isinstance(value, int | float) and not isinstance(value, bool)
-    require(told, f"{name}: expected a number, found {value!r}")
+def _number(value: object, name: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{name}: expected a number, found {value!r}")
     return value

@@ -1,16 +1,18 @@
 """Loss curves as users hand them in, and the padded batch that the fitting engine works on."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fmjax._checks import positive, require, within
+from fmjax.effects.weighted import WeightedUpdates, every_update, weighted_updates
 from fmjax.schedules.checks import check_schedule
+from fmjax.schedules.kinds import Schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,7 @@ class LossCurve:
         return self.final_loss is not None or bool(self.step[-1] >= 0.99 * int(self.schedule.total_steps))
 
 
-def _column(values: Any, name: str) -> np.ndarray:
+def _column(values: ArrayLike, name: str) -> np.ndarray:
     try:
         column = np.array(values, np.float64)
     except (TypeError, ValueError):
@@ -130,11 +132,12 @@ def _last_of_each(step: np.ndarray) -> np.ndarray:
     return keep
 
 
-class CurveBatch(NamedTuple):
-    """Runs padded into arrays: ``[runs, updates]`` rates and ``[runs, rows]`` losses."""
+@dataclass(frozen=True, eq=False)
+class CurveBatch:
+    """Runs padded into arrays, ``[runs, rows]``, with their schedules."""
 
-    lrs: np.ndarray
-    """``[runs, updates]`` rate of each update, 0 after a run's end."""
+    schedules: tuple[Schedule, ...]
+    """The schedule of each run."""
     at: np.ndarray
     """``[runs, rows]`` update whose effects a row takes: min(step, T - 1)."""
     loss: np.ndarray
@@ -145,11 +148,27 @@ class CurveBatch(NamedTuple):
     """``[runs]`` updates of warmup."""
     model_size: np.ndarray
     """``[runs]`` number of parameters, NaN where unknown."""
+    tokens_per_step: np.ndarray
+    """``[runs]`` tokens an update, likewise."""
 
+    @cached_property
+    def weighted(self) -> tuple[WeightedUpdates, ...]:
+        """Of each run, updates that stand for all; the update of each row is among them."""
+        return tuple(weighted_updates(*run) for run in zip(self.schedules, map(np.unique, self.at), strict=True))
 
-@jax.jit
-def _rates(schedule: Any, count: Any) -> jax.Array:
-    return jnp.broadcast_to(schedule(count), count.shape)
+    @cached_property
+    def every(self) -> tuple[WeightedUpdates, ...]:
+        """Of each run, all updates."""
+        return tuple(every_update(schedule, int(schedule.total_steps)) for schedule in self.schedules)
+
+    def rows_of(self, runs: np.ndarray) -> int:
+        """Columns that the rows of some runs take, with one more for the last update."""
+        return min(bucket(int(self.valid[runs].sum(axis=1).max()) + 1), self.at.shape[1])
+
+    def at_rows(self, field: str) -> np.ndarray:
+        """``[runs, rows]`` what a field of ``WeightedUpdates`` is at each row's update."""
+        each = zip(self.weighted, self.at, strict=True)
+        return np.stack([getattr(run, field)[np.searchsorted(run.update, at)] for run, at in each])
 
 
 def bucket(count: int) -> int:
@@ -162,23 +181,26 @@ def bucket(count: int) -> int:
     return -(-count // unit) * unit
 
 
+def _known(values: Iterable[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values])
+
+
 def pad(curves: Sequence[LossCurve]) -> CurveBatch:
-    """Pads runs of different lengths into one batch; the last row of each run's ``at`` is its final update."""
+    """Pads the rows of runs into one batch; the last row of each run's ``at`` is its final update."""
     require(len(curves) > 0, "expected at least one run, found none")
-    updates = max(int(c.schedule.total_steps) for c in curves)
     rows = bucket(max(c.step.size for c in curves) + 1)
     runs = len(curves)
     batch = CurveBatch(
-        lrs=np.zeros((runs, updates)),
+        schedules=tuple(curve.schedule for curve in curves),
         at=np.zeros((runs, rows), np.int32),
         loss=np.ones((runs, rows)),
         valid=np.zeros((runs, rows), bool),
         warmup_steps=np.array([int(c.schedule.warmup_steps) for c in curves], np.int32),
-        model_size=np.array([np.nan if c.model_size is None else c.model_size for c in curves]),
+        model_size=_known(curve.model_size for curve in curves),
+        tokens_per_step=_known(curve.tokens_per_step for curve in curves),
     )
     for i, curve in enumerate(curves):
         total, n = int(curve.schedule.total_steps), curve.step.size
-        batch.lrs[i, :total] = np.asarray(_rates(curve.schedule, np.arange(updates)))[:total]
         batch.at[i, :n] = np.minimum(curve.step, total - 1)
         batch.at[i, n:] = total - 1
         batch.loss[i, :n] = curve.loss

@@ -101,7 +101,7 @@ def _explain_no_match(curves: Sequence[LossCurve], item: str) -> None:
         choose(item, [curve.name for curve in curves], "name or glob")
 
 
-def _tables(manifest: Path) -> list[Any]:
+def _tables(manifest: Path) -> list[object]:
     try:
         content = tomllib.loads(manifest.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
@@ -119,9 +119,9 @@ def _check_names(names: list[str]) -> None:
         require(first == i, f"run {i + 1}: name {name!r} is already taken by run {first + 1}, expected one name a run")
 
 
-def _run(number: int, table: Any) -> dict[str, Any]:
-    named = isinstance(table, Mapping) and isinstance(table.get("name"), str) and table["name"]
-    with within(f"run {table['name']!r}" if named else f"run {number}"):
+def _run(number: int, table: object) -> dict[str, Any]:
+    name = table.get("name") if isinstance(table, Mapping) else None
+    with within(f"run {name!r}" if isinstance(name, str) and name else f"run {number}"):
         optional = ("model_size", "tokens_per_step", "final_loss", "split", "schedule", "warmup_steps")
         run = table_fields(table, ("name", "file"), optional, "key")
         beside = {"schedule", "warmup_steps"} <= run.keys()
@@ -164,7 +164,7 @@ def _read_rows(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: _floats(columns[name], name) for name in names}
 
 
-def _read_csv(file: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+def _read_csv(file: Path, names: Sequence[str]) -> Mapping[str, Sequence[float | str]]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
             lines = [line for line in csv.reader(text) if line]
@@ -178,7 +178,7 @@ def _read_csv(file: Path, names: Sequence[str]) -> dict[str, list[Any]]:
     return {name: [row[header.index(name)] for row in rows] for name in names}
 
 
-def _read_parquet(file: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+def _read_parquet(file: Path, names: Sequence[str]) -> Mapping[str, Sequence[float | str]]:
     try:
         from pyarrow import parquet
     except ImportError:
@@ -198,7 +198,7 @@ def _check_header(header: Sequence[str], names: Sequence[str]) -> None:
         require(header.count(name) == 1, f"expected one column {name!r} in the header, found: {found}{why}")
 
 
-def _floats(cells: list[Any], name: str) -> np.ndarray:
+def _floats(cells: Sequence[float | str], name: str) -> np.ndarray:
     values = np.empty(len(cells))
     for i, cell in enumerate(cells):
         try:

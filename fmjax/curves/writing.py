@@ -4,7 +4,6 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -87,9 +86,9 @@ def _rows_give_rates(curve: LossCurve, schedule: Tabulated) -> bool:
     return last + 1 >= rates.size and bool(np.abs(between - rates).max() <= 1e-6 * rates.max())
 
 
-def _table(curve: LossCurve, file: str) -> dict[str, Any]:
+def _table(curve: LossCurve, file: str) -> dict[str, object]:
     schedule = curve.schedule
-    found = {"name": curve.name, "file": file}
+    found: dict[str, object] = {"name": curve.name, "file": file}
     for key in ("model_size", "tokens_per_step", "final_loss", "split"):
         value = getattr(curve, key)
         if value is not None:

@@ -4,7 +4,7 @@ Checked with Optax 0.2.8; formulas in its ``schedules/_schedule.py`` and ``sched
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def text(schedule: Schedule) -> str:
     return commented(rounding(schedule), _CODE[type(schedule)](schedule))
 
 
-def _constant(schedule: Any) -> str:
+def _constant(schedule: Schedule) -> str:
     peak, warmup = rate(schedule, "peak_lr"), int(schedule.warmup_steps)
     if not warmup:
         return _code(f"optax.constant_schedule({peak!r})")
@@ -65,7 +65,7 @@ def _code(schedule: str) -> str:
     return f"import optax\n\nschedule = {schedule}"
 
 
-_CODE: dict[type, Any] = {
+_CODE: dict[type, Callable[..., str]] = {
     Constant: _constant,
     Cosine: _cosine,
     WSD: optax_snippet,

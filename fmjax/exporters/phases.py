@@ -1,8 +1,8 @@
 """A schedule as the phases that trainers know: a linear warmup, a stable rate, then one decay to the end."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -75,19 +75,19 @@ def phases(schedule: Schedule, trainer: str, decays: Mapping[str, str], *, init_
     return Phases(peak, final, init, total, warmup, anneal, decays.get(decay, ""), rounding(schedule))
 
 
-def check_kind(schedule: Any, trainer: str, kinds: Sequence[type]) -> None:
+def check_kind(schedule: Schedule, trainer: str, kinds: Sequence[type]) -> None:
     """Checks the fields of a schedule that must be of one of these kinds."""
     names = either([kind.__name__ for kind in kinds])
     require(isinstance(schedule, tuple(kinds)), f"{trainer}: expected {names}, got {type(schedule).__name__}")
     check_schedule(schedule)
 
 
-def rate(schedule: Any, field: str, default: float = 0.0) -> float:
+def rate(schedule: Schedule, field: str, default: float = 0.0) -> float:
     """A rate among the fields of a schedule as a float."""
     return float(getattr(schedule, field, default))
 
 
-def anneal_updates(schedule: Any) -> int:
+def anneal_updates(schedule: Schedule) -> int:
     """Updates of the anneal, 0 where there is none.
 
     >>> anneal_updates(WSD(peak_lr=1.0, total_steps=10, anneal_ratio=0.26))
@@ -98,7 +98,7 @@ def anneal_updates(schedule: Any) -> int:
     return int(schedule.total_steps) - int(schedule.warmup_steps) if isinstance(schedule, Cosine) else 0
 
 
-def rounding(schedule: Any) -> tuple[str, ...]:
+def rounding(schedule: Schedule) -> tuple[str, ...]:
     """What rounding the anneal to whole updates changes, empty if nothing.
 
     >>> rounding(WSD(peak_lr=1.0, total_steps=10, anneal_ratio=0.26))
@@ -138,7 +138,7 @@ def negligible(rates: np.ndarray) -> float:
     return float(1e-9 * above.min() / above.max()) if above.size else 0.0
 
 
-def either(names: Any) -> str:
+def either(names: Iterable[str]) -> str:
     """Names as "a, b or c".
 
     >>> either(["linear", "1-sqrt", "cosine"])

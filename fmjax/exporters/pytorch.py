@@ -5,7 +5,7 @@ PyTorch 2.13, formula in its ``optim/lr_scheduler.py``.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
@@ -52,8 +52,8 @@ def text(schedule: Schedule) -> str:
     return commented(rounding(schedule), _imports(code) + numbers + code)
 
 
-def _peak(schedule: Any) -> float:
-    greatest = np.max(schedule.lrs) if isinstance(schedule, Tabulated) else schedule.peak_lr
+def _peak(schedule: Schedule) -> float:
+    greatest = float(np.max(schedule.lrs)) if isinstance(schedule, Tabulated) else rate(schedule, "peak_lr")
     return positive(greatest, "pytorch: greatest rate")
 
 
@@ -66,7 +66,7 @@ def _indented(lines: list[str]) -> str:
     return "\n".join(f"    {line}" for line in lines)
 
 
-def _rise(schedule: Any) -> str:
+def _rise(schedule: Schedule) -> str:
     """The warmup as an expression, empty if there is none."""
     peak, init, warmup = rate(schedule, "peak_lr"), rate(schedule, "init_lr"), int(schedule.warmup_steps)
     return f"{_span(init, peak)} * min(count / {warmup}, 1)" if warmup else ""
@@ -77,7 +77,7 @@ def _span(low: float, high: float) -> str:
     return f"{low!r} + ({high!r} - {low!r})" if low else repr(high)
 
 
-def _smooth(schedule: Any) -> tuple[str, list[str]]:
+def _smooth(schedule: Schedule) -> tuple[str, list[str]]:
     peak, final, anneal = rate(schedule, "peak_lr"), rate(schedule, "final_lr"), anneal_updates(schedule)
     rise = _rise(schedule)
     if not anneal:
@@ -105,7 +105,7 @@ def _tabulated(schedule: Tabulated) -> tuple[str, list[str]]:
     return f"\nsteps = {steps.tolist()}\nrates = {kept.tolist()}\n", ["return float(np.interp(count, steps, rates))"]
 
 
-_CODE: dict[type, Any] = {
+_CODE: dict[type, Callable[..., tuple[str, list[str]]]] = {
     Constant: _smooth,
     Cosine: _smooth,
     WSD: _smooth,

@@ -33,7 +33,10 @@ def optax_snippet(schedule: WSD) -> str:
     steps = schedule.anneal_steps
     peak, final, init = (float(rate) for rate in (schedule.peak_lr, schedule.final_lr, schedule.init_lr))
     rise = f"optax.linear_schedule({init!r}, {peak!r}, {warmup})"
-    stable, anneal = f"optax.constant_schedule({peak!r})", _ANNEALS[schedule.decay].format(**locals())
+    stable, anneal = (
+        f"optax.constant_schedule({peak!r})",
+        _ANNEALS[schedule.decay].format(peak=peak, final=final, steps=steps),
+    )
     if warmup <= total - steps:
         pieces = ([(rise, warmup)] if warmup else []) + [(stable, total - steps), (anneal, total)]
         return _imports(anneal) + "schedule = " + _join(pieces)

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from fmjax._json import Record, plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fits import evaluate, predict
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb
-from fmjax.fitting.records import Evaluation
+from fmjax.fitting.records import Evaluation, FitResult, RunMetrics
 from fmjax.laws import LAWS, Law
 
 
@@ -39,7 +39,7 @@ class Entry(NamedTuple):
         return float(np.mean(errors)) if errors else math.nan
 
     @property
-    def _judged(self) -> list[Any]:
+    def _judged(self) -> list[RunMetrics]:
         runs, trained = self.evaluation.runs, self.evaluation.trained
         return [run for run in runs if run.name not in trained] or list(runs)
 
@@ -123,7 +123,7 @@ def _entry(evaluation: Evaluation, seconds: float, share: float) -> Entry:
     return Entry(evaluation, count, information, seconds)
 
 
-def _independent_share(fit: Any, train: Sequence[LossCurve]) -> float:
+def _independent_share(fit: FitResult, train: Sequence[LossCurve]) -> float:
     """(1 - phi)/(1 + phi), with phi the correlation of residuals of successive rows after warmup."""
     products = squares = 0.0
     for curve, predicted in zip(train, predict(fit, train), strict=True):

@@ -2,35 +2,29 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fmjax._checks import choose, known_options, positive, require, whole
+from fmjax._names import RESIDUALS
 from fmjax.curves.loss_curve import LossCurve, bucket, pad
+from fmjax.effects.weighted import rate_span
 from fmjax.fitting import lanes, metrics
+from fmjax.fitting.evidence import Evidence
 from fmjax.fitting.fitted_runs import FittedRuns
-from fmjax.fitting.objective import RESIDUALS, Objective, bounds, closed_form_starts, exponent_grid, linearise
+from fmjax.fitting.objective import Objective, PriorPull, bounds, closed_form_starts, exponent_grid
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
-from fmjax.fitting.problem import Problem, batch_effects, predict_batch, prepare, with_rows
+from fmjax.fitting.priors import LawPrior, Priors, found_scale, least_scale
+from fmjax.fitting.problem import Problem, predict_batch, prepare, with_rows
 from fmjax.fitting.records import Evaluation, FitResult, FittedRange, RunMetrics
+from fmjax.fitting.row_effects import batch_effects
 from fmjax.fitting.row_noise import robust_size
 from fmjax.laws import Law, Row
 
-UNDETERMINED_BELOW = 1e-6
-"""Singular value of the scaled Jacobian, relative to the largest, below which a direction counts as undetermined."""
-# ---------------------------------------------------------------------------------------------------------------------
-# Runs as arrays
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@jax.jit
-def _relative_slopes(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
-    predicted, slopes = linearise(law, effects, vector)
-    return slopes / predicted[None, :]
-
-
+RESCALED = 1.1
+"""How much larger the scale of an objective must be than taken for the fit to be made again."""
 # ---------------------------------------------------------------------------------------------------------------------
 # Fit
 # ---------------------------------------------------------------------------------------------------------------------
@@ -50,6 +44,7 @@ def fit(
     starts: int = 8,
     max_iterations: int = lanes.MAX_ITERATIONS,
     dtype: str = "float64",
+    prior: Priors = "default",
 ) -> FitResult:
     r"""Fits a law to runs.
 
@@ -68,6 +63,8 @@ def fit(
       starts: number of starts to minimise from.
       max_iterations: evaluations after which a start is given up.
       dtype: "float64", or "float32" for devices without it: objectives then agree to about 1e-3.
+      prior: what is held of exponents before the data: "default" for the law's own, on fits of several model sizes or
+        batch sizes; None for nothing; or a mean and a standard deviation (0 to hold it) by exponent.
 
     Returns:
       The fit. Check ``status``: a fit that failed, or whose data leave a parameter open, says so there.
@@ -90,49 +87,89 @@ def fit(
         starts=starts,
         max_iterations=max_iterations,
         dtype=dtype,
+        prior=prior,
     )
     return evaluate(law, curves, train=curves, options=options).fit
 
 
-def fit_groups(problem: Problem, groups: Any, options: FitOptions) -> list[FitResult]:
+def fit_groups(problem: Problem, groups: ArrayLike, options: FitOptions) -> list[FitResult]:
     """Fits each group of a problem's runs, ``groups[groups, runs]``, in one batch; their ``runs`` are left empty."""
     law, residual = problem.law, choose(options.residual, RESIDUALS, "residual")
-    objective = Objective(positive(options.delta, "delta"), positive(options.over_weight, "over_weight"))
     groups, limit = np.asarray(groups, bool), whole(options.max_iterations, "max_iterations", least=1)
-    used = groups.any(axis=0)
+    used: np.ndarray = np.any(groups, axis=0)
     rows, weights = problem.rows(used), groups[:, problem.run_of_row(used)] * problem.row_weights(used)
     for group in groups[weights.sum(axis=1) == 0]:
         names = [curve.name for curve, chosen in zip(problem.curves, group, strict=True) if chosen]
         raise ValueError(
             f"no row is left to fit of {names}: every row was logged before the end of warmup or drop_before"
         )
+    objective = Objective(positive(options.delta, "delta"), positive(options.over_weight, "over_weight"))
+    prior, run = LawPrior.of(law, options.prior), problem.run_of_row(used)
     keep = whole(options.starts, "starts", least=1)
     grid = exponent_grid(law)
     padded = np.resize(weights, (bucket(len(weights)), weights.shape[1]))
     starts = closed_form_starts(
-        law, rows, np.zeros(len(padded), int), padded, objective, grid, residual=residual, keep=keep
+        law,
+        rows,
+        np.zeros(len(padded), int),
+        padded,
+        objective._replace(prior=prior.pull(least_scale(padded, run))),
+        grid,
+        residual=residual,
+        keep=keep,
     )
     starts, each = np.asarray(starts)[: len(groups)], starts.shape[1]
     jobs = lanes.Jobs(
         np.zeros(len(groups) * each, int), lambda i: weights[i // each], starts.reshape(-1, starts.shape[2])
     )
-    found = lanes.minimise(law, rows, jobs, objective, residual=residual, max_iterations=limit)
-    found = jax.tree.map(lambda x: x.reshape(len(groups), each, *x.shape[1:]), found)
-    evidence = Evidence.of(problem, used)
+
+    def minimised(jobs: lanes.Jobs, scale: np.ndarray) -> lanes.Lanes:
+        own = objective._replace(prior=prior.pull(np.repeat(scale, each)))
+        return lanes.minimise(law, rows, jobs, own, residual=residual, max_iterations=limit)
+
+    scale = least_scale(weights, run)
+    found = minimised(jobs, scale)
+    if prior:
+        best = _by_group(found, len(groups))
+        predicted = _predictions(law, rows.of(0).effects, np.stack([own.best_params for own in best]))
+        shown = found_scale(np.asarray(rows.loss[0]), predicted, weights, run, objective, residual)
+        if np.any(shown > RESCALED * scale):
+            scale = np.maximum(scale, shown)
+            found = minimised(jobs._replace(start=found.params), scale)
+    evidence, each_group = Evidence.of(problem, used), _by_group(found, len(groups))
     return [
-        _summarise(law, options, jax.tree.map(lambda x: x[g], found), evidence, weights[g])  # noqa: B023
-        for g in range(len(groups))
+        _summarise(law, options, own, evidence, weights[g], prior, float(scale[g])) for g, own in enumerate(each_group)
     ]
 
 
+def _by_group(found: lanes.Lanes, groups: int) -> list[lanes.Lanes]:
+    """The lanes of each group."""
+    return [lanes.Lanes(*own) for own in zip(*(np.split(values, groups) for values in found), strict=True)]
+
+
+@jax.jit
+def _predictions(law: Law, effects: Row, vectors: jax.Array) -> jax.Array:
+    """Losses ``[groups, rows]``."""
+    return jax.vmap(law.predict, in_axes=(None, 0))(effects, vectors)
+
+
 def _summarise(
-    law: Law, options: FitOptions, found: lanes.Lanes, evidence: "Evidence", weights: np.ndarray
+    law: Law,
+    options: FitOptions,
+    found: lanes.Lanes,
+    evidence: Evidence,
+    weights: np.ndarray,
+    prior: LawPrior,
+    scale: float,
 ) -> FitResult:
     best = lanes.best(found)
     names, (lower, upper), vector = law.parameter_names, bounds(law), found.params[best]
     status = list(lanes.FIT_STATUS)[int(found.status[best])]
     failed = status == "non-finite"
+    pull = prior.pull(np.array([scale]))
+    evidence = evidence._replace(stiffness=None if pull is None else pull.stiffness[0])
     open_ = () if failed else evidence.undetermined(vector, weights)
+    learned = () if failed or pull is None else evidence.learned(prior, vector, weights, scale)
     single = {p.name for p in law.exponents} | {p.name for p in law.coefficients if not p.mixture}
     beyond = zip(names, lower, vector, upper, strict=True)
     at_bound = [n for n, low, x, high in beyond if n in single and not low < x < high]
@@ -142,7 +179,7 @@ def _summarise(
     return FitResult(
         law=law,
         params={n: float("nan") if n in unusable else float(x) for n, x in zip(names, vector, strict=True)},
-        objective=float(found.objective[best]),
+        objective=float(found.objective[best]) - _cost(pull, vector[len(law.coefficients) :]),
         rows=int(np.count_nonzero(weights)),
         status="undetermined" if open_ else status,
         undetermined=open_,
@@ -151,38 +188,13 @@ def _summarise(
         delta=float(options.delta),
         runs=(),
         lanes=found,
+        prior=learned,
+        scale=scale if learned else float("nan"),
     )
 
 
-class Evidence(NamedTuple):
-    """Rows from which to tell what data determine.
-
-    A law that counts warmup as scheduled is asked with warmup held at the peak: the transient of warmup alone would
-    otherwise pass for evidence on annealing.
-    """
-
-    law: Law
-    effects: Row
-
-    @classmethod
-    def of(cls, problem: Problem, used: np.ndarray) -> "Evidence":
-        """The rows of the runs marked in ``used[runs]``."""
-        if problem.law.warmup == "as-scheduled":
-            problem = problem._replace(effects=batch_effects(problem.law, problem.batch, warmup="as-peak"))
-        return cls(problem.law, problem.rows(used).of(0).effects)
-
-    def undetermined(self, vector: np.ndarray, weights: np.ndarray) -> tuple[str, ...]:
-        """Names of parameters that the rows of positive weight leave open at the point ``vector``."""
-        slopes = np.asarray(_relative_slopes(self.law, self.effects, vector))[:, weights > 0]
-        size = np.sqrt(np.mean(slopes**2, axis=1))
-        silent = size * np.maximum(np.abs(vector), 1e-3) < 1e-10
-        scaled = np.where(silent, 0.0, 1 / np.where(silent, 1.0, size))[:, None] * slopes
-        _, values, directions = np.linalg.svd(scaled @ scaled.T / scaled.shape[1])
-        null = directions[values <= UNDETERMINED_BELOW**2 * values[0]]
-        loose = silent | np.any(np.abs(null) > 0.1, axis=0)
-        mixed = {coefficient.name for coefficient in self.law.coefficients if coefficient.mixture}
-        named = zip(self.law.parameter_names, loose, strict=True)
-        return tuple(name for name, is_loose in named if is_loose and name not in mixed)
+def _cost(pull: PriorPull | None, exponents: np.ndarray) -> float:
+    return 0.0 if pull is None else float(pull.cost(exponents)[0])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -190,7 +202,7 @@ class Evidence(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def measure(problem: Problem, vector: np.ndarray, *, usable: Any) -> tuple[RunMetrics, ...]:
+def measure(problem: Problem, vector: np.ndarray, *, usable: ArrayLike) -> tuple[RunMetrics, ...]:
     """Metrics of each run under a parameter vector; NaN for runs it cannot be used for."""
     predicted = np.asarray(predict_batch(problem.law, problem.effects, vector))
     predicted = np.where(np.asarray(usable)[:, None], predicted, np.nan)
@@ -218,7 +230,7 @@ def _row_error(predicted: np.ndarray, loss: np.ndarray) -> float:
     return robust_size(np.log(predicted[known] / loss[known])) if known.any() else float("nan")
 
 
-def with_measured_runs(problem: Problem, result: FitResult, group: Any) -> FitResult:
+def with_measured_runs(problem: Problem, result: FitResult, group: np.ndarray) -> FitResult:
     """The fit with metrics of the runs of its group ``[runs]``."""
     vector = result.lanes.best_params
     runs = measure(problem, vector, usable=np.asarray(group) & (result.status != "non-finite"))
@@ -226,22 +238,22 @@ def with_measured_runs(problem: Problem, result: FitResult, group: Any) -> FitRe
     return result.with_runs(of_fit, _reach(problem, group), _trained_with(problem, group))
 
 
-def _reach(problem: Problem, group: Any) -> FittedRange:
+def _reach(problem: Problem, group: Sequence[bool] | np.ndarray) -> FittedRange:
     """What the schedules of a group ``[runs]`` cover."""
     batch, chosen = problem.batch, np.flatnonzero(group)
     ends, peaks = batch.at[chosen, -1], np.array([problem.curves[run].peak_lr for run in chosen])
     begins = np.minimum(batch.warmup_steps[chosen], ends)
     each = zip(chosen, begins, ends, peaks, strict=True)
-    rates = [batch.lrs[run, begin : end + 1] / peak for run, begin, end, peak in each]
+    spans = [(*rate_span(batch.schedules[run], int(begin), int(end)), peak) for run, begin, end, peak in each]
     return FittedRange(
         total_steps=(int(ends.min()) + 1, int(ends.max()) + 1),
         peak_lr=(float(peaks.min()), float(peaks.max())),
-        steepest=max(float(np.max(-np.diff(of_run, prepend=of_run[0]))) for of_run in rates),
-        lowest=min(float(of_run.min()) for of_run in rates),
+        steepest=max(drop / peak for drop, _, peak in spans),
+        lowest=min(lowest / peak for _, lowest, peak in spans),
     )
 
 
-def _trained_with(problem: Problem, group: Any) -> FittedRuns:
+def _trained_with(problem: Problem, group: Sequence[bool] | np.ndarray) -> FittedRuns:
     """What the runs of a group ``[runs]`` were trained with."""
     return FittedRuns.of([curve for curve, is_in in zip(problem.curves, group, strict=True) if is_in])
 

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmjax._checks import finite, whole
+from fmjax._types import HostNumbers
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.schedules.kinds import Constant, lrs
+from fmjax.schedules.host_rates import host_rates
+from fmjax.schedules.kinds import Constant
 
 ONE_RATE = 1e-3
 """Relative difference up to which two rates count as one."""
@@ -57,7 +59,7 @@ class FittedRuns(NamedTuple):
         """The middle warmup of the runs."""
         return int(_middle(self.warmup_steps))
 
-    def usual_init(self, peak_lrs: Any) -> float:
+    def usual_init(self, peak_lrs: HostNumbers) -> float:
         """The middle initial rate of runs with warmup; where they differ, as a share of the lowest of these peaks."""
         known = [(lr, lr / peak) for lr, peak in zip(self.init_lr, self.peak_lr, strict=True) if lr is not None]
         if not known:
@@ -99,12 +101,12 @@ def of_batches(tokens_per_step: Sequence[float | None]) -> tuple[str, ...]:
 
 def _trained_with(curve: LossCurve) -> tuple[Any, ...]:
     total, warmup = int(curve.schedule.total_steps), int(curve.schedule.warmup_steps)
-    rates = np.asarray(lrs(curve.schedule), float)
+    begin, *end = host_rates(curve.schedule, np.array([0, max(total - 2, 0), total - 1])).tolist()
     first = float(curve.loss[0]) if curve.step.size > 1 and curve.step[0] <= BEGINNING * total else None
     return (
         warmup,
-        float(rates[0]) if warmup else None,
-        _final_rate(curve, rates[warmup:]),
+        begin if warmup else None,
+        _final_rate(curve, *end) if total - warmup > 1 else None,
         total,
         curve.peak_lr,
         curve.tokens_per_step,
@@ -115,15 +117,15 @@ def _trained_with(curve: LossCurve) -> tuple[Any, ...]:
     )
 
 
-def _final_rate(curve: LossCurve, rates: np.ndarray) -> float | None:
-    """The rate a run ends at, one update after its last; None where it does not fall."""
-    if isinstance(curve.schedule, Constant) or rates.size < 2 or rates[-1] >= curve.peak_lr * (1 - ONE_RATE):
+def _final_rate(curve: LossCurve, before: float, last: float) -> float | None:
+    """The rate a run ends at, one update after its last two; None where it does not fall."""
+    if isinstance(curve.schedule, Constant) or last >= curve.peak_lr * (1 - ONE_RATE):
         return None
     known = getattr(curve.schedule, "final_lr", None)
-    return max(0.0, float(2 * rates[-1] - rates[-2])) if known is None else float(known)
+    return max(0.0, 2 * last - before) if known is None else float(known)
 
 
-def _middle(values: Sequence[Any]) -> Any:
+def _middle(values: Sequence[float]) -> float:
     """The median; of an even number of values the lower of the two, which a run had."""
     return sorted(values)[(len(values) - 1) // 2]
 
@@ -154,7 +156,7 @@ class PlanShape(NamedTuple):
         runs: FittedRuns | None,
         *,
         longest_warmup: int,
-        peak_lr: Any,
+        peak_lr: HostNumbers,
         warmup_steps: int | None,
         init_lr: float | None,
         final_lr: Any,
@@ -202,7 +204,7 @@ def _of_taken(runs: FittedRuns | None, taken: dict[str, float]) -> tuple[str, ..
     return tuple(notes)
 
 
-def _of_told(runs: FittedRuns, told: dict[str, Any], peak_lr: Any) -> tuple[str, ...]:
+def _of_told(runs: FittedRuns, told: dict[str, Any], peak_lr: HostNumbers) -> tuple[str, ...]:
     notes, (low, high) = [], runs.warmups
     warmup, final = told["warmup_steps"], told["final_lr"]
     if warmup is not None and not low <= warmup <= high:

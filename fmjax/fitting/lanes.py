@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ import numpy as np
 import optax
 
 from fmjax._devices import Pool, workers
+from fmjax._types import Array, Dtype
 from fmjax.fitting.newton import DampedNewtonState, damped_newton
-from fmjax.fitting.objective import Objective, Rows, bounds, closed_form_starts, exponent_grid, model
+from fmjax.fitting.objective import Objective, PriorPull, Rows, bounds, closed_form_starts, exponent_grid, model
 from fmjax.laws import Law
 
 MAX_ITERATIONS = 200
@@ -51,10 +52,14 @@ class Lanes(NamedTuple):
         return self.params[best(self)]
 
 
+Weights: TypeAlias = Array | Callable[[np.ndarray], np.ndarray]
+"""``[lanes, rows]`` weight of each row, or a function of lanes that makes theirs when they are needed."""
+
+
 class Jobs(NamedTuple):
     """What sets one lane apart from the others."""
 
-    set: Any
+    set: Array
     """``[lanes]`` which of the sets of rows."""
     weights: Any
     """``[lanes, rows]`` weight of each row, or a function ``lanes -> [lanes, rows]`` that makes them when needed."""
@@ -81,7 +86,7 @@ class _Iterate(NamedTuple):
     evaluations: jax.Array
 
 
-def _newton(law: Law, dtype: Any) -> optax.GradientTransformationExtraArgs:
+def _newton(law: Law, dtype: Dtype) -> optax.GradientTransformationExtraArgs:
     return damped_newton(*(jnp.asarray(b, dtype) for b in bounds(law)))
 
 
@@ -93,7 +98,8 @@ def _settled(state: DampedNewtonState, tolerance: float, rows: int) -> jax.Array
 
 def _advance(law: Law, residual: str, objective: Objective, rows: Rows, lane: Any) -> _Iterate:
     """One evaluation and Optax update of one lane; a lane that is done stays as it is."""
-    weights, (start, state, running, evaluations) = lane
+    weights, prior, (start, state, running, evaluations) = lane
+    objective = objective._replace(prior=prior)
     newton = _newton(law, start.dtype)
     params, value, grad, curvature = model(law, residual, rows, weights, objective, start)
     updates, after = newton.update(grad, state, params, value=value, curvature=curvature)
@@ -124,20 +130,20 @@ def _minimise(
     size = block_size(lanes, width)
     newton = _newton(law, jobs.start.dtype)
 
-    def block(part: tuple[Jobs, jax.Array]) -> Lanes:
-        jobs, live = part
+    def block(part: tuple[Jobs, PriorPull | None, jax.Array]) -> Lanes:
+        jobs, prior, live = part
         of_lane = rows.of(jobs.set)
         own = jax.tree.map(lambda x: None if len(x) == 1 else 0, rows)
         advance = jax.vmap(partial(_advance, law, residual, objective), in_axes=(own, 0))
         first = _Iterate(jobs.start, jax.vmap(newton.init)(jobs.start), live, jnp.zeros(size, jnp.int32))
         last = jax.lax.while_loop(
             lambda lane: jnp.any(lane.running & (lane.evaluations < limit)),
-            lambda lane: advance(of_lane, (jobs.weights, lane)),
+            lambda lane: advance(of_lane, (jobs.weights, prior, lane)),
             first,
         )
         return jax.vmap(partial(_finish, law, width))(last)
 
-    blocks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (jobs, live))
+    blocks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (jobs, objective.prior, live))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), jax.lax.map(block, blocks))
 
 
@@ -153,6 +159,7 @@ def solve_one(law: Law, rows: Rows, weights: jax.Array, objective: Objective, *,
     """Best parameters ``[parameters]`` for one set of rows ``[rows]`` with weights; for use under ``jit``."""
     weights, sets = weights[None], jax.tree.map(lambda x: x[None], rows)
     one, grid = jnp.zeros(1, jnp.int32), jnp.asarray(exponent_grid(law), rows.loss.dtype)
+    objective = objective._replace(prior=jax.tree.map(lambda x: x[None], objective.prior))
     start = closed_form_starts(law, sets, one, weights, objective, grid, residual=residual, keep=1)[0]
     limit = jnp.asarray(MAX_ITERATIONS, jnp.int32)
     return _minimise(
@@ -184,7 +191,7 @@ def minimise(
       law: the law.
       rows: sets of rows.
       jobs: the lanes.
-      objective: Huber delta and over-estimate weight, shared by all lanes.
+      objective: Huber delta and over-estimate weight, shared by all lanes; priors, shared or one a lane.
       residual: "log" for log predicted - log loss, "raw" for predicted - loss.
       max_iterations: evaluations after which a lane is given up.
       progress: called with (lanes done, lanes in all).
@@ -215,6 +222,8 @@ class _Runner:
     """Runs chunks of lanes on the local devices, each in a thread of its own."""
 
     def __init__(self, law: Law, rows: Rows, jobs: Jobs, objective: Objective, residual: str) -> None:
+        if objective.prior is not None:
+            objective = objective._replace(prior=objective.prior.each(len(jobs.start)))
         self.law, self.jobs, self.objective, self.residual = law, jobs, objective, residual
         self.devices = workers()
         placed = {device: jax.device_put(rows, device) for device in set(self.devices)}
@@ -236,10 +245,11 @@ class _Runner:
         padded = np.resize(index, self.size) if index.size else np.zeros(self.size, int)
         weights = self.jobs.weights(padded) if callable(self.jobs.weights) else self.jobs.weights[padded]
         jobs = Jobs(np.asarray(self.jobs.set)[padded], weights, start[padded])
-        jobs, live = jax.device_put((jobs, np.arange(self.size) < index.size), self.devices[worker])
-        found = _minimise(
-            self.law, self.rows[worker], jobs, live, self.objective, np.int32(limit), residual=self.residual
-        )
+        prior = None if self.objective.prior is None else jax.tree.map(lambda x: x[padded], self.objective.prior)
+        live = np.arange(self.size) < index.size
+        jobs, live, prior = jax.device_put((jobs, live, prior), self.devices[worker])
+        objective = self.objective._replace(prior=prior)
+        found = _minimise(self.law, self.rows[worker], jobs, live, objective, np.int32(limit), residual=self.residual)
         return jax.tree.map(lambda x: np.asarray(x)[: index.size], found)
 
 

@@ -68,7 +68,13 @@ def damped_newton(
         )
 
     def update(
-        grads: jax.Array, state: DampedNewtonState, params: Any = None, *, value: Any, curvature: Any, **_: Any
+        grads: jax.Array,
+        state: DampedNewtonState,
+        params: Any = None,
+        *,
+        value: jax.Array,
+        curvature: Curvature,
+        **_: object,
     ) -> tuple[jax.Array, DampedNewtonState]:
         better = value < state.value  # false for NaN
         damping = state.damping * jnp.where(state.failed, 1.0, shrink)

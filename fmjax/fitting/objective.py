@@ -9,11 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fmjax._types import Array, Real
 from fmjax.fitting.newton import Curvature, bounded_step, solve
 from fmjax.laws import Law, Row
-
-RESIDUALS = ("log", "raw")
-"""Residuals by name: log predicted - log loss, or predicted - loss."""
 
 
 class Rows(NamedTuple):
@@ -27,18 +25,41 @@ class Rows(NamedTuple):
     loss: Any
     """``[sets, rows]`` measured losses, or ``[1, rows]``."""
 
-    def of(self, index: Any) -> "Rows":
+    def of(self, index: Real) -> "Rows":
         """The rows ``[rows]`` of one set."""
         return jax.tree.map(lambda x: x[0] if len(x) == 1 else x[index], self)
+
+
+class PriorPull(NamedTuple):
+    """Parabolas that hold exponents near what is believed of them, in units of the objective."""
+
+    centre: Array
+    """``[exponents]``, or ``[lanes, exponents]`` where lanes differ."""
+    stiffness: Any
+    """Second derivatives, likewise; 0 for an exponent without a prior."""
+
+    def cost(self, exponents: Array) -> Array:
+        """What the parabolas add to the objective."""
+        return 0.5 * (self.stiffness * (exponents - self.centre) ** 2).sum(axis=-1)
+
+    def each(self, lanes: int) -> "PriorPull":
+        """One of each lane."""
+        return PriorPull(*(np.broadcast_to(x, (lanes, np.shape(x)[-1])) for x in self))
 
 
 class Objective(NamedTuple):
     """Options of the objective that may differ from lane to lane."""
 
-    delta: Any = 1e-3
+    delta: Real = 1e-3
     """Residual at which the Huber loss turns from quadratic to linear."""
-    over_weight: Any = 1.0
+    over_weight: Real = 1.0
     """Weight of rows that the law over-estimates, relative to the others."""
+    prior: PriorPull | None = None
+    """Pull of the priors on exponents."""
+
+    def prior_cost(self, exponents: Array) -> Real:
+        """What the priors add to the objective."""
+        return 0.0 if self.prior is None else self.prior.cost(exponents)
 
 
 def linearise(law: Law, effects: Row, params: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -62,11 +83,12 @@ def _tangent(phi: jax.Array, slopes: jax.Array, coefficients: jax.Array) -> tupl
 
 
 def value(law: Law, residual: str, rows: Rows, weights: jax.Array, options: Objective, params: jax.Array) -> jax.Array:
-    """Sum of weighted Huber losses, differentiable in everything."""
+    """Sum of weighted Huber losses and of the priors' pull, differentiable in everything."""
     predicted = law.predict(rows.effects, params)
     error = jnp.log(predicted) - jnp.log(rows.loss) if residual == "log" else predicted - rows.loss
     weights = weights * jnp.where(error > 0, options.over_weight, 1.0)
-    return weights @ optax.losses.huber_loss(error, delta=options.delta)
+    exponents = params[len(law.coefficients) :]
+    return weights @ optax.losses.huber_loss(error, delta=options.delta) + options.prior_cost(exponents)
 
 
 class _Pull(NamedTuple):
@@ -104,7 +126,7 @@ def _pull(residual: str, loss: jax.Array, predicted: jax.Array, weights: jax.Arr
 def model(
     law: Law, residual: str, rows: Rows, weights: jax.Array, options: Objective, params: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, Curvature]:
-    """Parameters with the sum of weighted Huber losses there, its gradient and curvatures.
+    """Parameters with the objective there, its gradient and curvatures.
 
     The exponents are as given. The coefficients are refitted to them where that lowers the objective, so that steps
     follow valleys that bend with the exponents.
@@ -118,6 +140,12 @@ def model(
     slopes = slopes * pull.per_loss[None, :]
     newton, majorizer = ((slopes * stiff[None, :]) @ slopes.T for stiff in (pull.stiffness, pull.safe))
     value, grad = jnp.sum(pull.loss), slopes @ pull.force
+    if options.prior is not None:
+        centre, stiffness = options.prior
+        value += options.prior_cost(exponents)
+        grad = grad.at[split:].add(stiffness * (exponents - centre))
+        own = jnp.diag(jnp.concatenate([jnp.zeros_like(coefficients), stiffness]))
+        newton, majorizer = newton + own, majorizer + own
     return jnp.concatenate([coefficients, exponents]), value, grad, Curvature(newton, majorizer)
 
 
@@ -194,7 +222,7 @@ def closed_form_starts(
       rows: sets of rows.
       sets: ``[problems]`` which set.
       weights: ``[problems, rows]`` weight of each row.
-      objective: as for ``minimise``.
+      objective: as for ``minimise``; a prior has one centre and stiffness a problem.
       exponents: ``[grid, exponents]``.
       residual: as for ``minimise``.
       keep: starts to return for each problem.
@@ -203,15 +231,17 @@ def closed_form_starts(
       ``[problems, keep, parameters]``, best first; fewer where the grid is smaller.
     """
 
-    def start(rows: Rows, weights: jax.Array, exponents: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def start(rows: Rows, weights: jax.Array, own: Objective, exponents: jax.Array) -> tuple[jax.Array, jax.Array]:
         params = _closed_form(law, rows, weights, exponents)
         predicted = law.predict(rows.effects, params)
-        return params, jnp.sum(_pull(residual, rows.loss, predicted, weights, objective).loss)
+        cost = jnp.sum(_pull(residual, rows.loss, predicted, weights, own).loss) + own.prior_cost(exponents)
+        return params, cost
 
-    def starts(problem: tuple[jax.Array, jax.Array]) -> jax.Array:
-        index, weights = problem
-        params, values = jax.vmap(partial(start, rows.of(index), weights))(exponents)
+    def starts(problem: tuple[jax.Array, jax.Array, PriorPull | None]) -> jax.Array:
+        index, weights, prior = problem
+        own = objective._replace(prior=prior)
+        params, values = jax.vmap(partial(start, rows.of(index), weights, own))(exponents)
         order = jnp.argsort(jnp.where(jnp.isfinite(values), values, jnp.inf))
         return params[order[:keep]]
 
-    return jax.lax.map(starts, (sets, weights))
+    return jax.lax.map(starts, (sets, weights, objective.prior))

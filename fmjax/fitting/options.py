@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import jax
 
 from fmjax._checks import Call, choose, known_options
+from fmjax._names import DTYPES
 from fmjax.fitting import lanes
-
-DTYPES = ("float64", "float32")
-"""Precisions a fit can compute in."""
+from fmjax.fitting.priors import Priors
 
 
 @known_options("a fit")
@@ -34,6 +33,7 @@ class FitOptions:
     starts: int = 8
     max_iterations: int = lanes.MAX_ITERATIONS
     dtype: str = "float64"
+    prior: Priors = "default"
 
 
 ONE_FIT = FitOptions()

@@ -1,6 +1,5 @@
 """Runs as arrays under a law: the effects at every row, which rows count."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,9 +8,9 @@ import numpy as np
 
 from fmjax._checks import positive, require, whole
 from fmjax.curves.loss_curve import CurveBatch, LossCurve, bucket, pad
-from fmjax.effects import recursions
 from fmjax.fitting.objective import Rows
 from fmjax.fitting.options import FitOptions
+from fmjax.fitting.row_effects import batch_effects
 from fmjax.laws import Law, Row, check_options, make_law
 
 END_SHARE = 0.1
@@ -51,11 +50,6 @@ class Problem(NamedTuple):
         run, row = np.nonzero(self.keep & used[:, None])
         extra = bucket(run.size) - run.size
         return tuple(np.pad(part, (0, extra), mode="edge") for part in (run, row))
-
-
-@jax.jit
-def _effects(law: Law, lrs: jax.Array, at: jax.Array, warmup_steps: jax.Array) -> Row:
-    return jax.vmap(law.effects)(lrs, at, warmup_steps)
 
 
 @jax.jit
@@ -105,36 +99,16 @@ def has_rows(curve: LossCurve, options: FitOptions) -> bool:
 
 
 def adapt(law: Law | str, fitted: Sequence[LossCurve], curves: Sequence[LossCurve]) -> Law:
-    """The law with its model-size terms switched on where the fitted runs' sizes differ."""
+    """The law with its terms in the model size, and in the batch size, on where those of the fitted runs differ."""
     law = make_law(law) if isinstance(law, str) else law
     check_options(law)
     sizes = {curve.model_size for curve in fitted}
-    law = dataclasses.replace(law, sizes=len(sizes) > 1).suited_to({curve.peak_lr for curve in fitted})
+    law = law.spanning([curve.model_size for curve in fitted], [curve.tokens_per_step for curve in fitted])
+    law = law.suited_to({curve.peak_lr for curve in fitted})
     for curve in curves:
         require(not law.sizes or curve.model_size, f"run {curve.name!r}: sizes differ, so model_size is needed")
+        told = not law.spans_batches or curve.tokens_per_step
+        require(told, f"run {curve.name!r}: batch sizes differ, so tokens_per_step is needed")
         known = law.sizes or curve.model_size in sizes
         require(known, f"run {curve.name!r}: model size {curve.model_size} differs from the one size fitted")
     return law
-
-
-def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> dict[str, np.ndarray]:
-    """Effects at every row, ``[runs, rows]`` each, with ``log_N``; warmup counts as the law says, unless told."""
-    law, rates = counting(law, batch, warmup or law.warmup)
-    found = {key: np.asarray(value) for key, value in _effects(law, rates, batch.at, batch.warmup_steps).items()}
-    log_n = np.log(np.where(np.isnan(batch.model_size), 1.0, batch.model_size))
-    return {**found, "log_N": np.broadcast_to(log_n[:, None], batch.at.shape)}
-
-
-def counting(law: Law, batch: CurveBatch, warmup: str) -> tuple[Law, np.ndarray]:
-    """The law and the rates ``[runs, updates]`` that together count warmup in a given way.
-
-    Warmup is held at the peak beforehand, where the ends of runs are known; the law then takes the rates as they are,
-    by the program that is compiled for laws that do.
-    """
-    held = warmup == "as-peak"
-    law = dataclasses.replace(law, warmup="as-scheduled" if held else warmup)
-    ends = np.minimum(batch.warmup_steps, batch.at[:, -1])  # rates of padding are no peak
-    return law, np.asarray(_held(batch.lrs, ends)) if held else batch.lrs
-
-
-_held = jax.jit(jax.vmap(recursions.hold_warmup))

@@ -13,6 +13,7 @@ from fmjax._checks import choose, positive, require
 from fmjax._json import Record, plain
 from fmjax.fitting import lanes
 from fmjax.fitting.fitted_runs import FittedRuns
+from fmjax.fitting.priors import LearnedExponent
 from fmjax.laws import Law, make_law
 
 FIT_FORMAT = 1
@@ -96,6 +97,10 @@ class FitResult(Record):
     """What the fitted runs were trained with; likewise."""
     left_out: tuple[str, ...] = ()
     """Notes on runs that have no row to fit."""
+    prior: tuple[LearnedExponent, ...] = ()
+    """Exponents that had a prior, and what the data made of them."""
+    scale: float = float("nan")
+    """Objective that counts as one unit of log likelihood beside the prior; see ``fmjax.fitting.priors``."""
 
     @property
     def ok(self) -> bool:
@@ -122,7 +127,8 @@ class FitResult(Record):
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on the fitted runs, for every verb that uses the fit."""
-        return self.left_out + (() if self.trained_with is None else self.trained_with.notes)
+        silent = self.trained_with is None or self.law.spans_batches
+        return self.left_out + (() if silent else self.trained_with.notes)  # type: ignore[union-attr]
 
     def plan_notes(self, total_steps: int, peak_lr: float) -> tuple[str, ...]:
         """Notes on where a plan lies outside the fitted runs."""
@@ -176,6 +182,8 @@ class FitResult(Record):
             "reach": None if self.reach is None else self.reach._asdict(),
             "trained_with": None if self.trained_with is None else self.trained_with._asdict(),
             "left_out": self.left_out,
+            "prior": [learned.to_dict() for learned in self.prior],
+            "scale": self.scale,
             "notes": self.notes,
             "lanes": {key: np.asarray(value).tolist() for key, value in self.lanes._asdict().items()},
         }
@@ -220,6 +228,8 @@ class FitResult(Record):
             reach=_reach(record.get("reach")),
             trained_with=FittedRuns.from_dict(record["trained_with"]) if record.get("trained_with") else None,
             left_out=tuple(record.get("left_out", ())),
+            prior=tuple(LearnedExponent.from_dict(learned) for learned in record.get("prior", ())),
+            scale=nan(record.get("scale")),
             undetermined=tuple(record["undetermined"]),
             at_bound=tuple(record["at_bound"]),
             **{key: record[key] for key in ("rows", "status", "residual", "delta")},

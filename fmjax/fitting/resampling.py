@@ -3,32 +3,29 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fmjax._checks import choose, require, whole
 from fmjax._json import Record, plain
+from fmjax._names import LEVEL, METHODS
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import lanes
 from fmjax.fitting.fits import fit_groups, measure, with_measured_runs
-from fmjax.fitting.metrics import LEVEL, percentile_interval
+from fmjax.fitting.metrics import percentile_interval
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
 from fmjax.fitting.problem import Problem, prepare, with_rows
 from fmjax.fitting.records import FitResult, RunMetrics
-from fmjax.fitting.sampling import DRAWS, Samples, Setting
+from fmjax.fitting.sampling import DRAWS, Choices, Setting, noise_samples
 from fmjax.laws import Law
-
-METHODS = tuple(DRAWS)
-"""What a bootstrap sample can redraw."""
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Runs left out
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def leave_one_out_groups(group: Any) -> np.ndarray:
+def leave_one_out_groups(group: ArrayLike) -> np.ndarray:
     """Masks ``[chosen, runs]`` of a group of runs without each of its members in turn.
 
     >>> leave_one_out_groups([True, False, True]).astype(int).tolist()
@@ -38,7 +35,7 @@ def leave_one_out_groups(group: Any) -> np.ndarray:
     return chosen & ~np.eye(chosen.size, dtype=bool)[chosen]
 
 
-def held_out(problem: Problem, group: Any, fits: Sequence[FitResult]) -> tuple[RunMetrics, ...]:
+def held_out(problem: Problem, group: np.ndarray, fits: Sequence[FitResult]) -> tuple[RunMetrics, ...]:
     """Metrics of each run of a group under the fit made without it; NaN where the other runs leave a parameter open.
 
     Args:
@@ -53,7 +50,7 @@ def held_out(problem: Problem, group: Any, fits: Sequence[FitResult]) -> tuple[R
     return tuple(runs)
 
 
-def leave_one_out(problem: Problem, group: Any, options: FitOptions) -> tuple[RunMetrics, ...]:
+def leave_one_out(problem: Problem, group: np.ndarray, options: FitOptions) -> tuple[RunMetrics, ...]:
     """Predicts each run of a group from a fit of the others; all fits are lanes of one batch."""
     return held_out(problem, group, fit_groups(problem, leave_one_out_groups(group), options))
 
@@ -75,18 +72,8 @@ class Bootstrap(Record):
     method: str
     outliers: int = 0
     """Rows far off their neighbours, or repeats of the row before, that the noise was measured without."""
-    laws: tuple[Law, ...] = ()
-    """The law with each choice of options that a sample could make; none where none was to be made."""
     choice: np.ndarray | None = None
-    """``[samples]`` which of ``laws`` a sample fits best."""
-
-    @property
-    def by_law(self) -> tuple[tuple[Law, np.ndarray], ...]:
-        """The laws that samples chose, each with the parameters of its samples and, first, that of the fit."""
-        if self.choice is None:
-            return ((self.fit.law, self.params),)
-        each = [(law, self.params[self.choice == i]) for i, law in enumerate(self.laws)]
-        return (each[0], *(pair for pair in each[1:] if len(pair[1])))
+    """``[samples]`` which of the choices of options that were given a sample is drawn and fitted under."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -182,21 +169,21 @@ def bootstrap_groups(
     block: int = 10,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-    rivals: Sequence[Problem] = (),
+    choices: Choices | None = None,
 ) -> list[Bootstrap]:
     """``bootstrap`` for several groups of a problem's runs at once, ``groups[groups, runs]``, given their fits.
 
-    ``rivals`` are the same runs under other options of the law, among which those of the problem were chosen on these
-    runs. Each sample of the noise chooses anew: the options of least objective, summed over the groups. So intervals
-    hold what the choice leaves open.
+    Samples of the noise may be shared out among ``choices`` of the law's options, drawn by what the runs leave open of
+    them. So intervals hold that as well.
     """
     choose(method, METHODS, "bootstrap method")
     count = whole(samples, "samples", least=2)
     for fit in fits:
         require(fit.ok, f"the fit has no intervals: {fit.message}")
     setting = Setting.of(problem, groups, fits, options, block, progress)
-    drawn = DRAWS[method](setting, count, np.random.default_rng(seed))
-    found, laws, choice = _chosen(setting, drawn, rivals, groups, count)
+    rng = np.random.default_rng(seed)
+    drawn = DRAWS[method](setting, count, rng) if choices is None else noise_samples(setting, count, rng, choices)
+    found, choice = drawn.lanes, None if choices is None else choices.of_samples(count)
     usable = np.isin(found.status, (lanes.CONVERGED, lanes.AT_BOUND)).reshape(len(groups), count)
     params = found.params.reshape(len(groups), count, -1)
     require(usable.sum(axis=1).min() >= 2, f"fewer than two of {count} bootstrap samples could be fitted")
@@ -208,27 +195,7 @@ def bootstrap_groups(
             int(count - usable[g].sum()),
             method,
             int(outliers[g]),
-            laws,
-            choice[usable[g]] if laws else None,
+            None if choice is None else choice[usable[g]],
         )
         for g, fit in enumerate(fits)
     ]
-
-
-def _chosen(
-    setting: Setting, drawn: Samples, rivals: Sequence[Problem], groups: np.ndarray, count: int
-) -> tuple[lanes.Lanes, tuple[Law, ...], np.ndarray]:
-    """The lanes of the options that each sample fits best, these laws, and ``[samples]`` which it is."""
-    found, laws = [drawn.lanes], [setting.problem.law]
-    for rival in rivals if drawn.losses is not None else ():
-        fits = fit_groups(rival, groups, setting.options)
-        if all(fit.ok for fit in fits):
-            own = Setting.of(rival, groups, fits, setting.options, setting.block, None)
-            found.append(own.minimise(own.rows._replace(loss=drawn.losses), own.repeated(count), count))
-            laws.append(rival.law)
-    settled = [np.isin(one.status, (lanes.CONVERGED, lanes.AT_BOUND)) for one in found]
-    each = [np.where(ok, one.objective, np.inf) for ok, one in zip(settled, found, strict=True)]
-    choice = np.argmin(np.reshape(each, (len(found), len(groups), count)).sum(axis=1), axis=0)
-    lane, of_lane = np.arange(len(groups) * count), np.tile(choice, len(groups))
-    best = lanes.Lanes(*(np.stack(values)[of_lane, lane] for values in zip(*found, strict=True)))
-    return best, tuple(laws) if len(laws) > 1 else (), choice

@@ -1,25 +1,43 @@
 """What a bootstrap sample redraws: the noise around the fit, the weights of blocks of rows, or the runs."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fmjax._checks import require, whole
 from fmjax.fitting import lanes
-from fmjax.fitting.fits import Evidence
+from fmjax.fitting.evidence import Evidence
 from fmjax.fitting.noise_model import ChainNoise, NoiseChain, measured_rows
 from fmjax.fitting.objective import Objective, Rows
 from fmjax.fitting.options import FitOptions
+from fmjax.fitting.priors import LEVEL_ERROR, LawPrior
 from fmjax.fitting.problem import Problem
-from fmjax.laws import Law
+from fmjax.fitting.records import FitResult
+from fmjax.laws import Law, Row
 
 CORRECTIONS = 2
 """Rounds in which the noise model is corrected for what a fit absorbs of it."""
 
 CORRECTION_SAMPLES = 48
 """Samples of each of those rounds."""
+
+
+class Choices(NamedTuple):
+    """Options of a law that samples are shared out among, with the fits of the groups under each."""
+
+    laws: tuple[Law, ...]
+    """``[choices]`` the law with each."""
+    effects: Row
+    """Effects at the rows of the groups' runs, ``[choices, rows]`` each."""
+    vectors: np.ndarray
+    """``[choices, groups, parameters]``."""
+
+    def of_samples(self, count: int) -> np.ndarray:
+        """``[samples]`` which choice each has: the first ones the first, and so on, in equal parts."""
+        return np.arange(count) * len(self.laws) // count
 
 
 class Setting(NamedTuple):
@@ -35,20 +53,51 @@ class Setting(NamedTuple):
     """``[groups, rows]``."""
     start: np.ndarray
     """``[groups, parameters]``."""
+    scale: np.ndarray
+    """``[groups]`` scale of the objective beside the prior, if there is one."""
     options: FitOptions
     block: int
     progress: Callable[[int, int], None] | None
 
     @classmethod
-    def of(cls, problem: Problem, groups: Any, fits: Any, options: FitOptions, block: int, report: Any) -> "Setting":
+    def of(
+        cls,
+        problem: Problem,
+        groups: ArrayLike,
+        fits: Sequence[FitResult],
+        options: FitOptions,
+        block: int,
+        report: Callable[[int, int], None] | None,
+    ) -> "Setting":
         """The setting of a problem's groups."""
         used: np.ndarray = np.any(groups, axis=0)
         run = problem.run_of_row(used)
         weights = np.asarray(groups)[:, run] * problem.row_weights(used)
-        start = np.stack([fit.vector for fit in fits])
+        start, scale = np.stack([fit.vector for fit in fits]), np.array([fit.scale for fit in fits])
         return cls(
-            problem, used, problem.rows(used), run, weights, start, options, whole(block, "block", least=1), report
+            problem,
+            used,
+            problem.rows(used),
+            run,
+            weights,
+            start,
+            scale,
+            options,
+            whole(block, "block", least=1),
+            report,
         )
+
+    @property
+    def prior(self) -> LawPrior:
+        """The prior of the fits."""
+        return LawPrior.of(self.problem.law, self.options.prior)
+
+    def levels(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """``[count, rows]`` errors in the log loss that all runs of a model size make alike; none without a prior."""
+        if not (self.prior and self.problem.law.sizes):
+            return np.zeros((count, self.run.size))
+        _, size = np.unique(np.asarray(self.rows.effects["log_N"][0]), return_inverse=True)
+        return LEVEL_ERROR * rng.standard_normal((count, size.max() + 1))[:, size]
 
     def repeated(self, count: int) -> Callable[[np.ndarray], np.ndarray]:
         """Weights of lanes, ``count`` a group."""
@@ -62,10 +111,19 @@ class Setting(NamedTuple):
         found[there] = measured_rows(place, self.rows.loss[0][there], predicted[there], self.run[there])
         return found
 
-    def minimise(self, rows: Rows, weights: Any, count: int) -> lanes.Lanes:
-        """Fits ``count`` lanes a group, each started from the group's fit."""
+    def minimise(
+        self, rows: Rows, weights: lanes.Weights, count: int, rng: np.random.Generator | None = None
+    ) -> lanes.Lanes:
+        """Fits ``count`` lanes a group, each started from the group's fit.
+
+        With ``rng``, priors are drawn anew too: a lane's prior has a mean drawn from the prior. Where the rows say
+        nothing of an exponent its samples are then spread as the prior is.
+        """
         total, start = count * len(self.start), np.repeat(self.start, count, axis=0)
-        objective = Objective(self.options.delta, self.options.over_weight)
+        pull = self.prior.pull(np.repeat(self.scale, count))
+        if pull is not None and rng is not None:
+            pull = pull._replace(centre=pull.centre + self.prior.sds * rng.standard_normal(pull.centre.shape))
+        objective = Objective(self.options.delta, self.options.over_weight, pull)
         jobs = lanes.Jobs(np.arange(total), weights, start)
         return lanes.minimise(
             self.problem.law,
@@ -82,9 +140,7 @@ class Samples(NamedTuple):
     """What a draw gives, by group and sample."""
 
     lanes: lanes.Lanes
-    losses: np.ndarray | None = None
-    """``[groups x samples, rows]`` losses drawn; None where the rows keep theirs."""
-    outliers: Any = 0
+    outliers: np.ndarray | int = 0
     """``[groups]`` rows that the noise was measured without."""
 
 
@@ -102,7 +158,7 @@ def block_samples(setting: Setting, count: int, rng: np.random.Generator) -> Sam
         _, labels = np.unique(labels, return_inverse=True)
         return own.exponential(size=labels.max() + 1)[labels]
 
-    return Samples(setting.minimise(setting.rows, weights, count))
+    return Samples(setting.minimise(setting.rows, weights, count, rng))
 
 
 def run_samples(setting: Setting, count: int, rng: np.random.Generator) -> Samples:
@@ -118,7 +174,7 @@ def run_samples(setting: Setting, count: int, rng: np.random.Generator) -> Sampl
     def weights_of(index: np.ndarray) -> np.ndarray:
         return drawn[index][:, setting.run] * setting.weights[index // count]
 
-    found = setting.minimise(setting.rows, weights_of, count)
+    found = setting.minimise(setting.rows, weights_of, count, rng)
     evidence = Evidence.of(setting.problem, setting.used)
     for lane, params in enumerate(found.params):
         if found.status[lane] != lanes.NON_FINITE and evidence.undetermined(params, weights_of(np.array([lane]))[0]):
@@ -126,8 +182,11 @@ def run_samples(setting: Setting, count: int, rng: np.random.Generator) -> Sampl
     return Samples(found)
 
 
-def noise_samples(setting: Setting, count: int, rng: np.random.Generator) -> Samples:
-    """Losses drawn around the fit with autoregressive noise of the residuals' correlation and size."""
+def noise_samples(setting: Setting, count: int, rng: np.random.Generator, choices: Choices | None = None) -> Samples:
+    """Losses drawn around the fit with autoregressive noise of the residuals' correlation and size.
+
+    Given choices of options, samples are drawn around the fits under each, and fitted under it.
+    """
     chain, loss = NoiseChain.of(setting.rows, setting.run), setting.rows.loss[0]
     predicted = np.stack([_predicted(setting, start) for start in setting.start])
     measured = np.stack([setting.measured(own, weight) for own, weight in zip(predicted, setting.weights, strict=True)])
@@ -137,8 +196,9 @@ def noise_samples(setting: Setting, count: int, rng: np.random.Generator) -> Sam
 
     def sample(noise: ChainNoise, count: int) -> tuple[lanes.Lanes, np.ndarray]:
         repeated = ChainNoise(*(np.repeat(x, count) for x in noise))
-        losses = np.repeat(predicted, count, axis=0) * np.exp(chain.draw(rng, repeated))
-        return setting.minimise(setting.rows._replace(loss=losses), setting.repeated(count), count), losses
+        drawn = chain.draw(rng, repeated) + setting.levels(len(repeated.phi), rng)
+        losses = np.repeat(predicted, count, axis=0) * np.exp(drawn)
+        return setting.minimise(setting.rows._replace(loss=losses), setting.repeated(count), count, rng), losses
 
     for _ in range(CORRECTIONS):
         found, losses = sample(noise, CORRECTION_SAMPLES)
@@ -146,8 +206,16 @@ def noise_samples(setting: Setting, count: int, rng: np.random.Generator) -> Sam
         seen = chain.noise(residual, np.repeat(trusted, CORRECTION_SAMPLES, axis=0))
         seen = ChainNoise(*(x.reshape(len(observed.phi), -1).mean(axis=1) for x in seen))
         noise = noise.corrected(observed, seen)
-    found, losses = sample(noise, count)
-    return Samples(found, losses, np.sum((setting.weights > 0) & ~measured, axis=1))
+    outliers = np.sum((setting.weights > 0) & ~measured, axis=1)
+    if choices is None:
+        return Samples(sample(noise, count)[0], outliers)
+    which, group = np.tile(choices.of_samples(count), len(predicted)), np.repeat(np.arange(len(predicted)), count)
+    start, law = choices.vectors[which, group], setting.problem.law
+    effects = {key: value[which] for key, value in choices.effects.items()}
+    losses = np.asarray(_predict_each(law, effects, start)) * np.exp(
+        chain.draw(rng, ChainNoise(*(x[group] for x in noise)))
+    )
+    return Samples(setting.minimise(Rows(effects, losses), setting.repeated(count), count, start), outliers)
 
 
 def _predicted(setting: Setting, params: np.ndarray) -> np.ndarray:
@@ -155,8 +223,12 @@ def _predicted(setting: Setting, params: np.ndarray) -> np.ndarray:
 
 
 @jax.jit
-def _predict(law: Law, effects: Any, params: jax.Array) -> jax.Array:
+def _predict(law: Law, effects: Row, params: jax.Array) -> jax.Array:
     return law.predict(effects, params)
+
+
+_predict_each = jax.jit(jax.vmap(lambda law, effects, params: law.predict(effects, params), in_axes=(None, 0, 0)))
+"""Losses ``[lanes, rows]``, each lane of its own effects and parameters."""
 
 
 DRAWS = {"noise": noise_samples, "blocks": block_samples, "runs": run_samples}

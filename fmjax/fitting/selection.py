@@ -5,27 +5,27 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy.typing import ArrayLike
 
 from fmjax._checks import choose, require
 from fmjax._json import Record, plain
+from fmjax._names import CRITERIA
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import lanes
 from fmjax.fitting.fits import evaluate
 from fmjax.fitting.objective import Objective, Rows, closed_form_starts, exponent_grid, value
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
-from fmjax.fitting.problem import Problem, counting, prepare, with_rows
+from fmjax.fitting.problem import Problem, prepare, with_rows
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import leave_one_out_groups
+from fmjax.fitting.row_effects import LikeRuns, RowUpdates, as_counted, effects_of, in_batch_order
 from fmjax.laws import Law, Option, Row, check_options
-
-CRITERIA = ("objective", "leave-one-out", "rollout")
-"""What candidates are compared by: training objective, runs left out, or the last part of each run left out."""
 
 ROLLOUT = 0.6
 """Share of each run's updates that "rollout" fits."""
@@ -43,10 +43,17 @@ REFINE_STEPS = 30
 """L-BFGS iterations of the refinement."""
 
 
+OptionValue: TypeAlias = float | str
+"""A number, or how warmup counts."""
+
+OptionValues: TypeAlias = dict[str, Any]
+"""An ``OptionValue`` for each of some options of a law, by name."""
+
+
 class TriedOptions(NamedTuple):
     """One choice of options and its score, lower is better."""
 
-    options: dict[str, Any]
+    options: OptionValues
     score: float
 
 
@@ -60,7 +67,7 @@ class Selection(Record):
     """Score of the chosen options, comparable with the candidates' where ``by`` is "objective"."""
     candidates: tuple[TriedOptions, ...]
     """Every candidate of the grid, best first."""
-    flat: dict[str, tuple[Any, Any]]
+    flat: dict[str, tuple[OptionValue, OptionValue]]
     """Least and greatest value of each option among candidates within ``FLAT`` of the best."""
 
     @property
@@ -80,7 +87,7 @@ def select(
     law: Law | str,
     curves: Sequence[LossCurve],
     *,
-    grid: Mapping[str, Sequence[Any]] | None = None,
+    grid: Mapping[str, Sequence[OptionValue | None]] | None = None,
     by: str = "objective",
     refine: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -128,8 +135,8 @@ def rank(
     problem: Problem,
     options: FitOptions,
     *,
-    groups: Any = None,
-    grid: Mapping[str, Sequence[Any]] | None = None,
+    groups: ArrayLike | None = None,
+    grid: Mapping[str, Sequence[OptionValue | None]] | None = None,
     by: str = "objective",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[TriedOptions, ...]:
@@ -139,7 +146,7 @@ def rank(
     """
     law = problem.law
     choose(by, CRITERIA, "criterion")
-    combinations = _combinations(law, law.choices if grid is None else grid)
+    combinations = option_grid(law, law.choices if grid is None else grid)
     groups = np.ones((1, len(problem.curves)), bool) if groups is None else np.asarray(groups, bool)
     parts = _by_warmup(law, combinations)
     scores = np.concatenate([_scores(problem, mode, part, groups, by, options, progress) for mode, part in parts])
@@ -147,20 +154,22 @@ def rank(
     return tuple(TriedOptions(combinations[i], float(scores[i])) for i in np.argsort(scores, kind="stable"))
 
 
-def _combinations(law: Law, grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+def option_grid(law: Law, grid: Mapping[str, Sequence[OptionValue | None]]) -> list[OptionValues]:
     """Every combination of the grid, those of one warmup mode together."""
-    known = [name for name in law.options() if name != "sizes"]
+    known = [option.name for option in law.tunable] + ["warmup"]
     for name, values in grid.items():
         choose(name, known, f"option of {law.name}")
         require(len(values) > 0, f"expected at least one value of {name} to try, found none")
     axes = {name: _axis(law, name, grid[name]) for name in sorted(grid, key=lambda name: name != "warmup")}
-    combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    combinations: list[OptionValues] = [
+        dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())
+    ]
     for options in combinations:
         check_options(dataclasses.replace(law, **options))
     return combinations
 
 
-def _axis(law: Law, name: str, values: Sequence[Any]) -> Sequence[Any]:
+def _axis(law: Law, name: str, values: Sequence[OptionValue | None]) -> Sequence[OptionValue | None]:
     """Values of an option as numbers, warmup modes as they are."""
     if name == "warmup":
         return values
@@ -169,12 +178,12 @@ def _axis(law: Law, name: str, values: Sequence[Any]) -> Sequence[Any]:
     return [none if value is None else value for value in values]
 
 
-def _by_warmup(law: Law, combinations: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+def _by_warmup(law: Law, combinations: Sequence[OptionValues]) -> list[tuple[str, list[OptionValues]]]:
     grouped = itertools.groupby(combinations, key=lambda options: options.get("warmup", law.warmup))
     return [(mode, list(part)) for mode, part in grouped]
 
 
-def _flat(ranked: Sequence[TriedOptions]) -> dict[str, tuple[Any, Any]]:
+def _flat(ranked: Sequence[TriedOptions]) -> dict[str, tuple[OptionValue, OptionValue]]:
     near = [candidate.options for candidate in ranked if candidate.score <= ranked[0].score * (1 + FLAT)]
     return {name: (min(o[name] for o in near), max(o[name] for o in near)) for name in ranked[0].options}
 
@@ -184,19 +193,27 @@ def _flat(ranked: Sequence[TriedOptions]) -> dict[str, tuple[Any, Any]]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _scores(
+class CandidateFits(NamedTuple):
+    """The fits of each choice of options to each group of rows."""
+
+    rows: Rows
+    """One set for each choice."""
+    objective: np.ndarray
+    """``[choices, groups]``; infinite where a fit fails."""
+    params: np.ndarray
+    """``[choices, groups, parameters]``."""
+
+
+def fit_candidates(
     problem: Problem,
     warmup: str,
-    combinations: Sequence[dict[str, Any]],
-    groups: np.ndarray,
-    by: str,
+    combinations: Sequence[OptionValues],
+    weights: np.ndarray,
     options: FitOptions,
-    progress: Callable[[int, int], None] | None,
-) -> np.ndarray:
-    """Score of each combination; infinite where a fit fails."""
-    everything = np.ones(len(problem.curves), bool)
+    progress: Callable[[int, int], None] | None = None,
+) -> CandidateFits:
+    """Fits every choice of options to rows of weights ``[groups, rows]``, all as lanes of one batch."""
     rows = _rows_of_candidates(problem, warmup, combinations)
-    weights, tested = _weights(problem, groups, by)
     objective = Objective(options.delta, options.over_weight)
     law, sets = problem.law, np.repeat(np.arange(len(combinations)), len(weights))
     tiled = np.tile(weights, (len(combinations), 1))
@@ -208,12 +225,28 @@ def _scores(
     )
     found = lanes.minimise(law, rows, jobs, objective, residual=options.residual, progress=progress)
     values = np.where(found.status == lanes.NON_FINITE, np.inf, found.objective).reshape(-1, each)
-    best = values.argmin(axis=1)
-    if by == "objective":
-        return values.min(axis=1).reshape(len(combinations), -1).sum(axis=1)
+    best, shape = values.argmin(axis=1), (len(combinations), len(weights))
     params = found.params.reshape(len(sets), each, -1)[np.arange(len(sets)), best]
-    errors = np.asarray(_relative_errors(law, rows, sets, params))
-    run = problem.run_of_row(everything)
+    return CandidateFits(rows, values.min(axis=1).reshape(shape), params.reshape(*shape, -1))
+
+
+def _scores(
+    problem: Problem,
+    warmup: str,
+    combinations: Sequence[OptionValues],
+    groups: np.ndarray,
+    by: str,
+    options: FitOptions,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """Score of each combination; infinite where a fit fails."""
+    weights, tested = _weights(problem, groups, by)
+    found = fit_candidates(problem, warmup, combinations, weights, options, progress)
+    if by == "objective":
+        return found.objective.sum(axis=1)
+    sets, params = np.repeat(np.arange(len(combinations)), len(weights)), found.params
+    errors = np.asarray(_relative_errors(problem.law, found.rows, sets, params.reshape(len(sets), -1)))
+    run = problem.run_of_row(np.ones(len(problem.curves), bool))
     held_out = [_mean_by_run(error, run, tested[k % len(weights)]) for k, error in enumerate(errors)]
     return np.mean(np.reshape(held_out, (len(combinations), len(weights))), axis=1)
 
@@ -250,31 +283,41 @@ def _relative_errors(law: Law, rows: Rows, sets: jax.Array, params: jax.Array) -
     return jax.lax.map(errors, (sets, params))
 
 
-def _rows_of_candidates(problem: Problem, warmup: str, combinations: Sequence[dict[str, Any]]) -> Rows:
+def _rows_of_candidates(problem: Problem, warmup: str, combinations: Sequence[OptionValues]) -> Rows:
     """One set of rows for each combination of options."""
-    (law, rates), at = counting(problem.law, problem.batch, warmup), problem.batch.at
+    law, (parts, places) = as_counted(problem.law), RowUpdates.of(problem.law, problem.batch, warmup)
     stacked = jax.tree.map(lambda *x: np.array(x, float), *(_with(law, o) for o in combinations))
-    bytes_each = 8 * rates.size * len(problem.effects)
-    size = max(1, min(len(combinations), EFFECT_BYTES // bytes_each))
-    if not jax.tree.leaves(stacked):  # a law without options has one candidate
-        stacked, size = law, 0
-    found = _candidate_effects(stacked, rates, at, problem.batch.warmup_steps, size=size)
+    alone = not jax.tree.leaves(stacked)  # a law without options has one candidate
+    size = 0 if alone else _side_by_side(max(part.updates.lr.size for part in parts), problem, len(combinations))
+    found = [_candidate_effects(law if alone else stacked, part, size=size) for part in parts]
+    chosen = places[problem.row_index(np.ones(len(problem.curves), bool))]
+    effects = {key: _flat_rows([part[key] for part in found])[:, chosen] for key in found[0]}
     run, row = problem.row_index(np.ones(len(problem.curves), bool))
-    effects = {key: np.asarray(value)[:, run, row] for key, value in found.items()}
-    effects["log_N"] = np.tile(problem.effects["log_N"][run, row], (len(combinations), 1))
+    sizes = {key: value[run, row] for key, value in problem.effects.items() if key in ("log_N", "log_B")}
+    effects |= {key: np.tile(value, (len(combinations), 1)) for key, value in sizes.items()}
     return Rows(effects, np.tile(problem.batch.loss[run, row], (len(combinations), 1)))
 
 
-def _with(law: Law, options: Mapping[str, Any]) -> Law:
+def _side_by_side(updates: int, problem: Problem, combinations: int) -> int:
+    """Candidates whose effects are found at once, within ``EFFECT_BYTES``."""
+    return max(1, min(combinations, EFFECT_BYTES // (8 * updates * len(problem.effects))))
+
+
+def _flat_rows(parts: Sequence[jax.Array]) -> np.ndarray:
+    """``[candidates, rows]`` of all parts ``[candidates, runs, rows]``."""
+    return np.concatenate([np.asarray(part).reshape(len(part), -1, *part.shape[3:]) for part in parts], axis=1)
+
+
+def _with(law: Law, options: OptionValues) -> Law:
     return dataclasses.replace(law, **{name: value for name, value in options.items() if name != "warmup"})
 
 
 @partial(jax.jit, static_argnames="size")
-def _candidate_effects(laws: Law, lrs: jax.Array, at: jax.Array, warmup_steps: jax.Array, *, size: int) -> Row:
+def _candidate_effects(laws: Law, runs: LikeRuns, *, size: int) -> Row:
     """Effects of each of a batch of laws, ``[candidates, runs, rows]``; ``size`` 0 means one law, not a batch."""
     if size == 0:
-        return jax.tree.map(lambda x: x[None], jax.vmap(laws.effects)(lrs, at, warmup_steps))
-    return jax.lax.map(lambda law: jax.vmap(law.effects)(lrs, at, warmup_steps), laws, batch_size=size)
+        return jax.tree.map(lambda x: x[None], effects_of(laws, runs))
+    return jax.lax.map(lambda law: effects_of(law, runs), laws, batch_size=size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -282,21 +325,21 @@ def _candidate_effects(laws: Law, lrs: jax.Array, at: jax.Array, warmup_steps: j
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _refine(problem: Problem, best: Mapping[str, Any], options: FitOptions) -> dict[str, float]:
+def _refine(problem: Problem, best: OptionValues, options: FitOptions) -> dict[str, float]:
     """Options that lower the objective's profile further, started from the best of the grid."""
     names = [name for name in best if name != "warmup"]
     law = dataclasses.replace(problem.law, **best)
-    law, rates = counting(law, problem.batch, law.warmup)
-    runs = rates, problem.batch.at, problem.batch.warmup_steps
+    parts, places = RowUpdates.of(law, problem.batch, law.warmup)
     start = np.array([law.option(name).scale.place(best[name]) for name in names])
     objective = Objective(options.delta, options.over_weight)
-    keep, log_n = problem.keep, problem.effects["log_N"]
-    data = (problem.batch.loss[keep], problem.weight[keep], np.nonzero(keep), log_n[keep])
-    z = _descend(start, law, *runs, *data, objective, tuple(names), options.residual)
+    keep = problem.keep
+    sizes = {key: value[keep] for key, value in problem.effects.items() if key in ("log_N", "log_B")}
+    data = (problem.batch.loss[keep], problem.weight[keep], places[keep], sizes)
+    z = _descend(start, as_counted(law), parts, *data, objective, tuple(names), options.residual)
     return {name: float(_value(law.option(name), place)) for name, place in zip(names, np.asarray(z), strict=True)}
 
 
-def _value(option: Option, place: Any) -> jax.Array:
+def _value(option: Option, place: jax.Array) -> jax.Array:
     """The value of an option at a place of its line, kept within its range."""
     return jnp.clip(option.scale.value(place), option.lower, option.upper)
 
@@ -305,13 +348,11 @@ def _value(option: Option, place: Any) -> jax.Array:
 def _descend(
     start: jax.Array,
     law: Law,
-    rates: jax.Array,
-    at: jax.Array,
-    warmup_steps: jax.Array,
+    parts: tuple[LikeRuns, ...],
     loss: jax.Array,
     weights: jax.Array,
-    keep: Any,
-    log_n: jax.Array,
+    places: jax.Array,
+    sizes: Row,
     objective: Objective,
     names: tuple[str, ...],
     residual: str,
@@ -320,8 +361,8 @@ def _descend(
 
     def rows_at(z: jax.Array) -> Rows:
         here = _with(law, {name: _value(law.option(name), z[i]) for i, name in enumerate(names)})
-        effects = {key: value[keep] for key, value in jax.vmap(here.effects)(rates, at, warmup_steps).items()}
-        return Rows({**effects, "log_N": log_n}, loss)
+        effects = in_batch_order([effects_of(here, part) for part in parts], places)
+        return Rows({**effects, **sizes}, loss)
 
     def profile(z: jax.Array) -> jax.Array:
         rows = rows_at(z)

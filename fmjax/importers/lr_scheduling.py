@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -32,12 +32,16 @@ _ZERO = 1e-7  # the lowest ``cos_final_lr`` in use; the runs that have it are na
 _TOLERANCE = 0.01  # of the peak: how far a logged rate may lie from the schedule
 
 
+_Settings: TypeAlias = Mapping[str, Any]
+"""A table of a log."""
+
+
 class _CooldownLog(NamedTuple):
     """What one file tells of its run."""
 
     file: str
     name: str
-    config: Mapping[str, Any]
+    config: _Settings
     schedule: Schedule
     loss: dict[int, float]
     """Validation loss by step, steps rising."""
@@ -92,7 +96,7 @@ def load(clone: str | PathLike[str], *, size: int | None = None, dataset: str = 
     return tuple(sorted(curves, key=lambda curve: curve.name))
 
 
-def _read_all(folder: Path, ignored: dict[str, str]) -> dict[str, Any]:
+def _read_all(folder: Path, ignored: dict[str, str]) -> dict[str, _Settings]:
     paths = sorted(folder.glob("*.json"))
     ignored.update({path.name: "not named as a run" for path in paths if not _NAME.fullmatch(path.stem)})
     contents = {path.name: _read(path) for path in paths if path.name not in ignored}
@@ -100,7 +104,7 @@ def _read_all(folder: Path, ignored: dict[str, str]) -> dict[str, Any]:
     return contents
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> _Settings:
     with within(path.name):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -111,16 +115,16 @@ def _read(path: Path) -> Any:
     return content
 
 
-def _entry(table: Any, *keys: str) -> Any:
+def _entry(table: object, *keys: str) -> Any:
     """The value under nested keys."""
     for key in keys:
-        found = isinstance(table, Mapping) and key in table
-        require(found, f"expected the key {'/'.join(keys)}, found no {key!r}")
+        if not isinstance(table, Mapping) or key not in table:
+            raise ValueError(f"expected the key {'/'.join(keys)}, found no {key!r}")
         table = table[key]
     return table
 
 
-def _of_dataset(contents: dict[str, Any], dataset: str, ignored: dict[str, str]) -> dict[str, Any]:
+def _of_dataset(contents: dict[str, _Settings], dataset: str, ignored: dict[str, str]) -> dict[str, _Settings]:
     """Runs on the data set whose model and schedule are known."""
     choose(dataset, sorted({str(content["config"].get("dataset")) for content in contents.values()}), "dataset")
     kept = {file: content for file, content in contents.items() if content["config"].get("dataset") == dataset}
@@ -129,14 +133,14 @@ def _of_dataset(contents: dict[str, Any], dataset: str, ignored: dict[str, str])
     return {file: content for file, content in kept.items() if not strange[file]}
 
 
-def _strange(config: Mapping[str, Any]) -> str:
+def _strange(config: _Settings) -> str:
     """The first setting that is not known, empty if all are."""
     known = {"model": _MODELS, "scheduler": _SCHEDULERS, "decay_type": tuple(COOLDOWN_DECAYS)}
     given = {"decay_type": "linear", **config}
     return next((f"{key} {given.get(key)!r}" for key, values in known.items() if given.get(key) not in values), "")
 
 
-def _of_size(contents: dict[str, Any], size: int | None) -> dict[str, Any]:
+def _of_size(contents: dict[str, _Settings], size: int | None) -> dict[str, _Settings]:
     sizes = {}
     for file, content in contents.items():
         with within(file):
@@ -148,7 +152,7 @@ def _of_size(contents: dict[str, Any], size: int | None) -> dict[str, Any]:
     return {file: content for file, content in contents.items() if str(sizes[file]) == chosen}
 
 
-def _model_size(config: Mapping[str, Any]) -> int:
+def _model_size(config: _Settings) -> int:
     """Parameters of a Llama with tied embeddings: d (V + 1) + L (4 d^2 + 3 d h + 2 d), h = 8 d / 3 rounded up."""
     keys = ("n_embd", "n_layer", "vocab_size", "multiple_of")
     width, layers, words, multiple = (whole(_entry(config, key), key, least=1) for key in keys)
@@ -156,7 +160,7 @@ def _model_size(config: Mapping[str, Any]) -> int:
     return width * (words + 1) + layers * width * (4 * width + 3 * hidden + 2)
 
 
-def _log(file: str, content: Any) -> _CooldownLog:
+def _log(file: str, content: _Settings) -> _CooldownLog:
     with within(file):
         config, history = content["config"], content["history"]
         name, schedule = _named_schedule(config)
@@ -167,7 +171,7 @@ def _log(file: str, content: Any) -> _CooldownLog:
     return _CooldownLog(file, name, config, schedule, loss, rate, final.get(int(schedule.total_steps)))
 
 
-def _rows(history: Mapping[str, Any], part: str, column: str, read: Callable[[Any, str], float]) -> dict[int, float]:
+def _rows(history: _Settings, part: str, column: str, read: Callable[[object, str], float]) -> dict[int, float]:
     """A column by step, rising; of a step logged twice the later row, and nothing where the part is missing."""
     if part not in history:
         return {}
@@ -181,7 +185,7 @@ def _rows(history: Mapping[str, Any], part: str, column: str, read: Callable[[An
     return dict(sorted(rows.items()))
 
 
-def _named_schedule(config: Mapping[str, Any]) -> tuple[str, Schedule]:
+def _named_schedule(config: _Settings) -> tuple[str, Schedule]:
     total, warmup = (whole(_entry(config, key), key) for key in ("iterations", "warmup_steps"))
     peak = positive(_entry(config, "lr"), "lr")
     kind, schedule = (_wsd if config["scheduler"] == "wsd" else _cosine)(config, peak, total, warmup)
@@ -189,7 +193,7 @@ def _named_schedule(config: Mapping[str, Any]) -> tuple[str, Schedule]:
     return f"{kind}_lr{peak:g}_T{total}", schedule
 
 
-def _wsd(config: Mapping[str, Any], peak: float, total: int, warmup: int) -> tuple[str, Schedule]:
+def _wsd(config: _Settings, peak: float, total: int, warmup: int) -> tuple[str, Schedule]:
     ratio = finite(_entry(config, "wsd_fract_decay"), "wsd_fract_decay")
     if ratio == 0:
         return "constant", Constant(peak, total, warmup, peak / 100)
@@ -198,7 +202,7 @@ def _wsd(config: Mapping[str, Any], peak: float, total: int, warmup: int) -> tup
     return f"wsd-{shape}-{ratio:g}", WSD(peak, total, steps / total, shape, final, warmup, peak / 100)
 
 
-def _cosine(config: Mapping[str, Any], peak: float, total: int, warmup: int) -> tuple[str, Schedule]:
+def _cosine(config: _Settings, peak: float, total: int, warmup: int) -> tuple[str, Schedule]:
     """A tenth of the peak is where the logs without ``cos_final_lr`` end."""
     final = finite(config.get("cos_final_lr", peak / 10), "cos_final_lr")
     final = 0.0 if final <= _ZERO else final

@@ -2,19 +2,26 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fmjax._checks import known_options
+from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
 from fmjax.effects.updates import One, Update
+from fmjax.effects.weighted import WeightedUpdates
 
 L = TypeVar("L", bound="type[Law]")
+
+NEEDS_BATCH = "the fit spans several batch sizes, so tokens_per_step is needed"
+
+ONE_BATCH = 1e-3
+"""Relative difference up to which two batch sizes count as one."""
 
 WARMUPS = ("as-scheduled", "without-rise", "as-peak")
 """How a law counts warmup.
@@ -26,7 +33,7 @@ from the end of warmup on, as the authors of arXiv 2503.12811 do. "as-peak" coun
 also leaves no rise.
 """
 
-Row = dict[str, Any]
+Row: TypeAlias = Mapping[str, Array]
 """Effects at one logged row, by name; ``log_N``, the log of the model size, is always there."""
 
 
@@ -40,6 +47,13 @@ class Coefficient(NamedTuple):
     """Whether only the sum of its term with its neighbours' means something: it may well be zero, or not determined."""
 
 
+class Gaussian(NamedTuple):
+    """What is held of a number before the data: a mean and a standard deviation, 0 for a number that is held."""
+
+    mean: float
+    sd: float
+
+
 class Exponent(NamedTuple):
     """A parameter in which the loss is not linear, with the grid of starts to try."""
 
@@ -47,6 +61,8 @@ class Exponent(NamedTuple):
     lower: float
     upper: float
     starts: tuple[float, ...]
+    prior: Gaussian | None = None
+    """What other runs have shown of it, for fits that need it."""
 
 
 ALPHA = Exponent("alpha", 1e-3, 5.0, tuple(np.geomspace(0.05, 2.5, 24).tolist()))
@@ -113,10 +129,26 @@ class Law:
     """Options beside ``warmup`` and ``sizes``."""
     blocks: ClassVar[bool] = False
     """Whether ``step`` also takes a ``Block`` of updates; if not, long schedules are followed update by update."""
+    weighted: ClassVar[bool] = False
+    """Whether the law gives ``row_effects`` as sums over updates, so that a few weighted updates stand for all."""
     size_term: ClassVar[tuple[str, str]] = ("B", "beta")
     """Names of the coefficient and the exponent of the term in the model size."""
     warmup: str = field(default="as-scheduled", kw_only=True, metadata={"static": True})
     sizes: bool = field(default=False, kw_only=True, metadata={"static": True})
+
+    def __init_subclass__(cls) -> None:
+        # Guard: a law that changes the recursion of another must not keep that one's sums, which would be plausible
+        # and wrong. It follows every update, unless it gives its own.
+        own = vars(cls)
+        if "row_effects" in own:
+            cls.weighted = True
+        elif own.keys() & {"init", "step", "observe"}:
+            cls.weighted, cls.row_effects = False, Law.row_effects  # type: ignore[method-assign]
+
+    @property
+    def spans_batches(self) -> bool:
+        """Whether terms in the batch size, in tokens an update, are there."""
+        return False
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:
@@ -138,6 +170,14 @@ class Law:
         """The option of this name."""
         return next(option for option in self.tunable if option.name == name)
 
+    def spanning(self, sizes: Sequence[float | None], batches: Sequence[float | None]) -> "Law":
+        """The law with the terms that runs of these model sizes and tokens an update can tell, one of each a run."""
+        return dataclasses.replace(self, sizes=len(set(sizes)) > 1)
+
+    def for_batch(self, tokens_per_step: float) -> "Law":
+        """The law that predicts runs of this batch size, where it has terms in it; here as it is."""
+        return self
+
     def suited_to(self, peak_lrs: Set[float]) -> "Law":
         """The law with exponents closed that runs of these peak rates cannot tell; here as it is."""
         return self
@@ -146,12 +186,12 @@ class Law:
         """A law that predicts the same and is cheaper to follow, now that its parameters are known, with its vector."""
         return self, vector
 
-    def powers(self, row: Row, log_x: Any, exponents: jax.Array) -> tuple[Any, ...]:
+    def powers(self, row: Row, log_x: Real, exponents: jax.Array) -> tuple[Real, ...]:
         """The terms that laws share: 1, x^-alpha and, with sizes, N^-beta."""
         size = (jnp.exp(-exponents[1] * row["log_N"]),) if self.sizes else ()
         return (1.0, jnp.exp(-exponents[0] * log_x), *size)
 
-    def init(self, dtype: Any) -> Any:
+    def init(self, dtype: Dtype) -> Any:
         """State before the first update."""
         raise NotImplementedError
 
@@ -177,11 +217,11 @@ class Law:
         """Names of ``parameters``."""
         return tuple(p.name for p in self.parameters)
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Real | str | None]:
         """Options as plain values, as they are stored with a fit."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-    def counted(self, lrs: jax.Array, warmup_steps: Any) -> One:
+    def counted(self, lrs: jax.Array, warmup_steps: Real) -> One:
         """The updates of one schedule ``lrs[T]`` as the law counts them, by its ``warmup``."""
         if self.warmup == "as-peak":
             lrs = recursions.hold_warmup(lrs, warmup_steps)
@@ -190,19 +230,29 @@ class Law:
             drops = jnp.where(jnp.arange(lrs.size) > warmup_steps, drops, 0.0)
         return One(lrs, drops)
 
-    def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Any = 0) -> Row:
+    def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Real = 0) -> Row:
         """Effects of one schedule ``lrs[T]`` after the updates ``at[rows]``, each ``[rows]``."""
+        return self._followed(self.counted(lrs, warmup_steps), at)
+
+    def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
+        """The same from updates that stand for all of one schedule, after those at the places ``at[rows]``.
+
+        Rates and drops are as the law counts them. Laws that are not ``weighted`` need every update.
+        """
+        return self._followed(One(updates.lr, updates.drop), at)
+
+    def _followed(self, updates: One, at: Array) -> Row:
+        """Effects by the recursion."""
 
         def advance(state: Any, update: One) -> tuple[Any, Row]:
             state = self.step(state, update)
             return state, self.observe(state)
 
-        updates = self.counted(lrs, warmup_steps)
-        history = jax.lax.scan(advance, self.init(lrs.dtype), updates, unroll=recursions.UNROLL)[1]
+        history = jax.lax.scan(advance, self.init(jnp.result_type(updates.lr)), updates, unroll=recursions.UNROLL)[1]
         return {key: value[at] for key, value in history.items()}
 
     def final_basis(
-        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Any = 0
+        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Real = 0
     ) -> jax.Array:
         """``[coefficients]`` phi after the update ``last`` of one schedule ``lrs[T]``.
 
@@ -211,7 +261,9 @@ class Law:
         row = {key: value[0] for key, value in self.effects(lrs, last[None], warmup_steps).items()}
         return self.basis({**row, "log_N": log_n}, exponents)
 
-    def final_loss(self, lrs: jax.Array, params: jax.Array, log_n: Any = 0.0, *, warmup_steps: Any = None) -> jax.Array:
+    def final_loss(
+        self, lrs: jax.Array, params: jax.Array, log_n: Real = 0.0, *, warmup_steps: Real | None = None
+    ) -> jax.Array:
         """Predicted loss after the last update of one schedule ``lrs[T]``: a pure function of rates and parameters.
 
         Args:
@@ -253,10 +305,10 @@ def register(law: L) -> L:
     fields = dataclasses.fields(law)
     static, leaves = ([f.name for f in fields if bool(f.metadata.get("static")) == is_] for is_ in (True, False))
 
-    def flatten(law: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def flatten(law: Law) -> tuple[tuple[object, ...], tuple[object, ...]]:
         return tuple(getattr(law, name) for name in leaves), tuple(getattr(law, name) for name in static)
 
-    def unflatten(structure: tuple[Any, ...], children: tuple[Any, ...]) -> Any:
+    def unflatten(structure: tuple[Any, ...], children: tuple[Any, ...]) -> Law:
         return law(**dict(zip(static, structure, strict=True)), **dict(zip(leaves, children, strict=True)))
 
     jax.tree_util.register_pytree_node(law, flatten, unflatten)
@@ -281,11 +333,11 @@ class Ahead(NamedTuple):
         return cls(lr, drop, jnp.cumsum(lr), jnp.cumsum(lr[::-1])[::-1] - lr)
 
 
-def safe_log(x: Any) -> jax.Array:
+def safe_log(x: Real) -> jax.Array:
     """Log x, with a large negative number (and no slope) at x <= 0 in place of -inf."""
     return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1.0)), -80.0)
 
 
-def stack(*terms: Any) -> jax.Array:
+def stack(*terms: Real) -> jax.Array:
     """Terms of a basis as one array; plain numbers take the others' shape and dtype."""
     return jnp.stack(jnp.broadcast_arrays(*map(jnp.asarray, terms)))

@@ -1,12 +1,14 @@
 """``chinchilla``: a power law in the number of updates, blind to the schedule. Baseline."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from fmjax._types import Array, Dtype
 from fmjax.effects.updates import Sum, Update, plus
+from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import Law, Row, register, stack
 
 
@@ -21,7 +23,7 @@ class Chinchilla(Law):
     name: ClassVar[str] = "chinchilla"
     blocks: ClassVar[bool] = True
 
-    def init(self, dtype: Any) -> Sum:
+    def init(self, dtype: Dtype) -> Sum:
         return Sum.zero(dtype)
 
     def step(self, state: Sum, update: Update) -> Sum:
@@ -29,6 +31,9 @@ class Chinchilla(Law):
 
     def observe(self, state: Sum) -> Row:
         return {"log_t": jnp.log(state.total)}
+
+    def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
+        return {"log_t": jnp.log(updates.update[at] + 1)}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         return stack(*self.powers(row, row["log_t"], exponents))

@@ -1,15 +1,17 @@
 """``convex-bound``: the bound of convex optimisation on the last iterate's suboptimality."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
-from fmjax.effects.updates import One, Sum, Update
+from fmjax.effects.updates import Fading, One, Sum, Update
+from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Row, register, safe_log, stack
-from fmjax.laws.memory import INVERSE, MEMORY_RATES, empty, remember
+from fmjax.laws.memory import INVERSE, MEMORY_RATES, empty, memories, remember
 
 
 class ConvexBoundState(NamedTuple):
@@ -42,7 +44,7 @@ class ConvexBound(Law):
     def exponents(self) -> tuple[Exponent, ...]:
         return super().exponents[1:]
 
-    def init(self, dtype: Any) -> ConvexBoundState:
+    def init(self, dtype: Dtype) -> ConvexBoundState:
         return ConvexBoundState(Sum.zero(dtype), empty(dtype, MEMORY_RATES.size), jnp.zeros((), dtype))
 
     def step(self, state: ConvexBoundState, update: Update) -> ConvexBoundState:
@@ -54,12 +56,19 @@ class ConvexBound(Law):
         noise = state.lr + jnp.asarray(INVERSE, state.lr.dtype) @ state.memory.total
         return {"log_S": safe_log(state.forward.total), "noise": noise}
 
+    def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
+        own = updates.lr[at]
+        squares = memories(updates, at, MEMORY_RATES, lambda lr, *_: (lr**2)[None], fading=Fading.LATER)[..., 0]
+        before = squares - own[:, None] ** 2  # a row's own rate is not among the rates before it
+        noise = own + before @ jnp.asarray(INVERSE, before.dtype)
+        return {"log_S": safe_log(updates.forward[at]), "noise": noise}
+
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         size = (jnp.exp(-exponents[0] * row["log_N"]),) if self.sizes else ()
         return stack(1.0, *size, 0.5 * jnp.exp(-row["log_S"]), 0.5 * row["noise"])
 
     def final_basis(
-        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Any = 0
+        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Real = 0
     ) -> jax.Array:
         seen = Ahead.of(self.counted(lrs, warmup_steps), last)
         before = jnp.arange(lrs.size) < last

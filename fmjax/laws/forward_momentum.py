@@ -1,10 +1,11 @@
 """``forward-momentum``: forward effect and Adam-style annealing momentum."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 
+from fmjax._types import Dtype, Real
 from fmjax.effects import recursions
 from fmjax.effects.updates import Sum, Update
 from fmjax.laws.base import PER_UPDATE, RATE_EXPONENT, Coefficient, Law, Option, Row, register, safe_log, stack
@@ -41,18 +42,18 @@ class ForwardMomentum(Law):
         Option("second_moment_scale", 1e-3, 1e12),
         RATE_EXPONENT,
     )
-    beta1: Any = 0.9
-    beta2: Any = 0.999
-    eps: Any = 1e-8
-    second_moment_scale: Any = 1e5
-    rho: Any = None
+    beta1: Real = 0.9
+    beta2: Real = 0.999
+    eps: Real = 1e-8
+    second_moment_scale: Real = 1e5
+    rho: Real | None = None
     warmup: str = field(default="without-rise", kw_only=True, metadata={"static": True})
 
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:
         return (*super().coefficients, Coefficient("C"))
 
-    def init(self, dtype: Any) -> ForwardMomentumState:
+    def init(self, dtype: Dtype) -> ForwardMomentumState:
         return ForwardMomentumState(Sum.zero(dtype), recursions.momentum_init(dtype))
 
     def step(self, state: ForwardMomentumState, update: Update) -> ForwardMomentumState:
@@ -61,7 +62,7 @@ class ForwardMomentum(Law):
             recursions.momentum_step(state.momentum, update, **self._options()),
         )
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self) -> dict[str, Real]:
         return recursions.momentum_options(self.beta1, self.beta2, self.eps, self.second_moment_scale)
 
     def observe(self, state: ForwardMomentumState) -> Row:

@@ -1,12 +1,14 @@
 """``forward-only``: a power law in the forward effect, blind to annealing. Baseline."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 
+from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
 from fmjax.effects.updates import Sum, Update
+from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import RATE_EXPONENT, Law, Option, Row, register, safe_log, stack
 
 
@@ -24,9 +26,9 @@ class ForwardOnly(Law):
     name: ClassVar[str] = "forward-only"
     blocks: ClassVar[bool] = True
     tunable: ClassVar[tuple[Option, ...]] = (RATE_EXPONENT,)
-    rho: Any = None
+    rho: Real | None = None
 
-    def init(self, dtype: Any) -> Sum:
+    def init(self, dtype: Dtype) -> Sum:
         return Sum.zero(dtype)
 
     def step(self, state: Sum, update: Update) -> Sum:
@@ -34,6 +36,9 @@ class ForwardOnly(Law):
 
     def observe(self, state: Sum) -> Row:
         return {"log_S": safe_log(state.total)}
+
+    def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
+        return {"log_S": safe_log(updates.total(recursions.forward_increment(updates.lr, self.rho))[at])}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         return stack(*self.powers(row, row["log_S"], exponents))

@@ -1,12 +1,13 @@
 """``functional``: drops of the rate, weighed by when they come, remembered with a power law (FSL)."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax._types import Real
 from fmjax.effects.updates import Fading
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Row, register, safe_log, stack
 from fmjax.laws.memory import Remembering, forgotten, spread_over_levels
@@ -46,11 +47,11 @@ class Functional(Remembering):
             Exponent("gamma", 0.05, 5.0, (0.3, 0.6, 1.0, 2.0)),
         )
 
-    def remembered(self, lr: Any, drop: Any, forward: Any) -> jax.Array:
+    def remembered(self, lr: Real, drop: Real, forward: Real) -> jax.Array:
         log_s = jnp.clip(safe_log(forward), *(float(end) for end in LOG_S_LEVELS[[2, -3]]))
         # S^-1/2 is taken out, so that what is left to interpolate is flatter
         early = jnp.exp(-0.5 * log_s) * spread_over_levels(log_s, LOG_S_LEVELS)
-        return drop * jnp.concatenate([jnp.ones_like(log_s)[None], early])
+        return jnp.concatenate([jnp.ones_like(log_s)[None], early]) * drop
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         alpha, (kappa, gamma) = exponents[0], exponents[-2:]
@@ -60,7 +61,7 @@ class Functional(Remembering):
         return stack(*self.powers(row, row["log_S"], exponents), -drops[0], -early)
 
     def final_basis(
-        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Any = 0
+        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Real = 0
     ) -> jax.Array:
         alpha, (kappa, gamma), seen = exponents[0], exponents[-2:], Ahead.of(self.counted(lrs, warmup_steps), last)
         log_s = jnp.clip(safe_log(seen.forward), *(float(end) for end in LOG_S_LEVELS[[2, -3]]))

@@ -2,16 +2,33 @@
 
 import dataclasses
 import math
-from collections.abc import Set
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax._checks import require
+from fmjax._types import Array, Dtype, Real
 from fmjax.effects.updates import Fading, Sum, Update, plus
-from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Option, Row, register, safe_log, stack
+from fmjax.effects.weighted import WeightedUpdates
+from fmjax.laws.base import (
+    ALPHA,
+    NEEDS_BATCH,
+    ONE_BATCH,
+    Ahead,
+    Coefficient,
+    Exponent,
+    Gaussian,
+    Law,
+    Option,
+    Row,
+    register,
+    safe_log,
+    stack,
+)
 from fmjax.laws.memory import empty, memories, spread_over_levels
 
 FORGETTING_RATES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -23,8 +40,21 @@ LOG_RATE_LEVELS = np.log(1e-7) + 0.4 * np.arange(42)
 RHO = Exponent("rho", 0.2, 1.0, (0.5, 0.7, 0.9))
 """At most 1: an update does not get further than in proportion to its rate."""
 
-XI = Exponent("xi", 0.1, 1.5, (0.4, 0.6, 0.8))
+XI = Exponent("xi", 0.1, 1.5, (0.4, 0.6, 0.8), Gaussian(0.65, 0.08))
 ALPHA_STARTS = (0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
+ALPHA_PRIOR = Gaussian(0.5, 0.1)
+
+# What runs of several sizes and batch sizes determine. The means and spreads are those of four independent sets of runs
+# between 25M and 760M parameters; beta was told the least well.
+SIZE_EXPONENTS = (
+    Exponent("beta", 1e-3, 5.0, (0.1, 0.2, 0.35), Gaussian(0.25, 0.08)),
+    Exponent("gamma", -0.5, 1.0, (0.05,), Gaussian(0.05, 0.02)),
+    Exponent("q", -1.0, 2.0, (0.4,), Gaussian(0.4, 0.06)),
+)
+BATCH_EXPONENTS = (
+    Exponent("kappa", -1.0, 2.0, (0.46,), Gaussian(0.46, 0.06)),
+    Exponent("phi", -1.0, 1.5, (0.25,), Gaussian(0.25, 0.06)),
+)
 
 
 class IntrinsicMomentumState(NamedTuple):
@@ -40,11 +70,20 @@ class IntrinsicMomentumState(NamedTuple):
 @register
 @dataclass(frozen=True)
 class IntrinsicMomentum(Law):
-    r"""$L = L_0 + A S^{-\alpha} + B N^{-\beta} + \sum_j (c_j + d_j S^{-\alpha}) E_j$, with $c, d \ge 0$.
+    r"""$L = L_0 + A S^{-\alpha} + \sum_j (c_j + d_j S^{-\alpha}) E_j$, with $c, d \ge 0$.
 
     $E_j \leftarrow E_j + (1 - e^{-r_j \eta})(\eta^\xi - E_j)$ with $E_j = 0$ before the first update, for rates $r_j$
     of ``FORGETTING_RATES``, and $S = 10^{-3} \sum (\eta / 10^{-3})^\rho$. The exponents rho and xi are fitted as alpha
     is.
+
+    Over model sizes N and batch sizes B (tokens an update), $n = N / N_0$, $b = B / B_0$ and $\tau = b^\phi S$:
+
+    $L = L_0 + C n^{-\beta} + n^{-\gamma} A \tau^{-\alpha} + n^q b^{-\kappa} \sum_j (c_j + d_j \tau^{-\alpha}) E_j$
+
+    with the geometric means of the fitted runs as $N_0$ and $B_0$. The noise floor grows with the size and falls with
+    the batch; the clock of the memories is the sum of rates, whatever the batch. Terms in N are there where the fitted
+    runs' sizes differ, terms in B where their batches do. The exponents then have a prior; see
+    ``fmjax.fitting.priors``.
 
     At its limits: at a constant rate every $E_j$ tends to $\eta^\xi$, so the loss of a very long run tends to the noise
     floor $L_0 + \sum_j c_j \eta^\xi$ of its rate; when the rate falls, $E_j$ falls with it over $1/r_j$ of the sum of
@@ -65,12 +104,36 @@ class IntrinsicMomentum(Law):
     Args:
       rho: exponent on the rate in S; None fits it, or takes 1 where all runs have one peak rate.
       xi: exponent on the rate in E; None fits it.
+      size_unit: N0; 1 where None. ``fit`` sets it.
+      batch_unit: B0, likewise.
+      tokens_per_step: batch to predict for; ``rows`` that have a ``log_B`` of their own do not need it.
+      batches: whether terms in the batch size are there; ``fit`` sets it where the runs' batches differ.
     """
 
     name: ClassVar[str] = "intrinsic-momentum"
     tunable: ClassVar[tuple[Option, ...]] = (Option("rho", 0.3, 1.5), Option("xi", 0.1, 1.5))
-    rho: Any = None
-    xi: Any = None
+    size_term: ClassVar[tuple[str, str]] = ("C", "beta")
+    rho: Real | None = None
+    xi: Real | None = None
+    size_unit: Real | None = None
+    batch_unit: Real | None = None
+    tokens_per_step: Real | None = None
+    batches: bool = field(default=False, kw_only=True, metadata={"static": True})
+
+    @property
+    def spans_batches(self) -> bool:
+        return self.batches
+
+    def spanning(self, sizes: Sequence[float | None], batches: Sequence[float | None]) -> Law:
+        law = super().spanning(sizes, batches)
+        known = [batch for batch in batches if batch is not None]
+        differ = len(known) == len(batches) and max(known) > min(known) * (1 + ONE_BATCH)
+        own: dict[str, Any] = {"batches": differ, "batch_unit": _mean_size(known) if differ else None}
+        own["size_unit"] = _mean_size(sizes) if law.sizes else None
+        return dataclasses.replace(law, **own)
+
+    def for_batch(self, tokens_per_step: float) -> "IntrinsicMomentum":
+        return dataclasses.replace(self, tokens_per_step=tokens_per_step)
 
     def suited_to(self, peak_lrs: Set[float]) -> "IntrinsicMomentum":
         one = len(peak_lrs) == 1 and self.rho is None
@@ -109,10 +172,11 @@ class IntrinsicMomentum(Law):
 
     @property
     def exponents(self) -> tuple[Exponent, ...]:
-        alpha, *size = super().exponents
-        return (alpha._replace(starts=ALPHA_STARTS) if self._open else alpha, *size, *self._open)
+        alpha = ALPHA._replace(starts=ALPHA_STARTS if self._open else ALPHA.starts, prior=ALPHA_PRIOR)
+        sizes, batches = (SIZE_EXPONENTS if self.sizes else ()), (BATCH_EXPONENTS if self.batches else ())
+        return (alpha, *sizes, *batches, *self._open)
 
-    def init(self, dtype: Any) -> IntrinsicMomentumState:
+    def init(self, dtype: Dtype) -> IntrinsicMomentumState:
         noise = empty(dtype, len(FORGETTING_RATES), *self._noise.shape)
         return IntrinsicMomentumState(empty(dtype, *self._forward.shape), noise)
 
@@ -125,16 +189,19 @@ class IntrinsicMomentum(Law):
     def observe(self, state: IntrinsicMomentumState) -> Row:
         return {"S": state.forward.total, "E": state.noise.total}
 
-    def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Any = 0) -> Row:
+    def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Real = 0) -> Row:
         if not self._open:
             return super().effects(lrs, at, warmup_steps)
-        updates, (forward, noise) = self.counted(lrs, warmup_steps), (self._forward, self._noise)
+        return self.row_effects(WeightedUpdates.every(*self.counted(lrs, warmup_steps)), at)
+
+    def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
+        forward, noise = self._forward, self._noise
         S = memories(updates, at, (0.0,), lambda lr, *_: 1e-3 * jnp.atleast_1d(forward.of(lr)), fading=Fading.LATER)
         E = memories(updates, at, FORGETTING_RATES, lambda lr, *_: jnp.atleast_1d(noise.of(lr)), fading=Fading.AVERAGE)
         return {"S": S.reshape(-1, *forward.shape), "E": E.reshape(*E.shape[:2], *noise.shape)}
 
     def final_basis(
-        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Any = 0
+        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Real = 0
     ) -> jax.Array:
         if self._open:
             return super().final_basis(lrs, last, log_n, exponents, warmup_steps)
@@ -146,8 +213,29 @@ class IntrinsicMomentum(Law):
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         fitted = dict(zip((exponent.name for exponent in self.exponents), exponents, strict=True))
         forward, noise = self._forward.read(row["S"], fitted), self._noise.read(row["E"], fitted)
-        powers = self.powers(row, safe_log(forward), exponents)
-        return stack(*powers, *noise, *(powers[1] * noise))
+        n, b = self._log_size(row), self._log_batch(row)
+        power = jnp.exp(-fitted["alpha"] * (safe_log(forward) + fitted.get("phi", 0.0) * b))
+        noise = noise * jnp.exp(fitted.get("q", 0.0) * n - fitted.get("kappa", 0.0) * b)
+        size = (jnp.exp(-fitted["beta"] * n),) if self.sizes else ()
+        return stack(1.0, jnp.exp(-fitted.get("gamma", 0.0) * n) * power, *size, *noise, *(power * noise))
+
+    def _log_size(self, row: Row) -> Real:
+        """Log n of a row; 0 without terms in the size."""
+        unit = 1.0 if self.size_unit is None else self.size_unit
+        return row["log_N"] - jnp.log(unit) if self.sizes else 0.0
+
+    def _log_batch(self, row: Row) -> Real:
+        """Log b of a row, by its own batch or the one to predict for; 0 without terms in the batch."""
+        if not self.batches:
+            return 0.0
+        require("log_B" in row or self.tokens_per_step is not None, NEEDS_BATCH)
+        log_b = row["log_B"] if self.tokens_per_step is None else jnp.log(self.tokens_per_step)
+        return log_b - jnp.log(1.0 if self.batch_unit is None else self.batch_unit)
+
+
+def _mean_size(values: Sequence[float | None]) -> float:
+    """The geometric mean of sizes, of those that are known."""
+    return float(np.exp(np.mean(np.log([value for value in values if value]))))
 
 
 class RatePower(NamedTuple):
@@ -163,7 +251,7 @@ class RatePower(NamedTuple):
     unit: float
     reference: float
     """p0, for which the levels are exact."""
-    known: Any
+    known: Real | None
     """The exponent's value; None where it is open."""
 
     @property
@@ -176,14 +264,14 @@ class RatePower(NamedTuple):
         """Of the power of one rate."""
         return LOG_RATE_LEVELS.shape if self.is_open else ()
 
-    def of(self, lr: Any) -> jax.Array:
+    def of(self, lr: Real) -> jax.Array:
         """The power of a rate, zero at lr = 0; of an open exponent, its share of each of ``LOG_RATE_LEVELS``."""
         log_lr = jnp.log(jnp.where(lr > 0, lr, 1.0))
-        exponent = self.reference if self.is_open else self.known
+        exponent = self.reference if self.known is None else self.known
         power = jnp.where(lr > 0, jnp.exp(exponent * (log_lr - math.log(self.unit))), 0.0)
         return power * spread_over_levels(log_lr, LOG_RATE_LEVELS) if self.is_open else power
 
-    def read(self, kept: jax.Array, fitted: dict[str, Any]) -> jax.Array:
+    def read(self, kept: Array, fitted: dict[str, jax.Array]) -> Array:
         """What was kept of powers, for the exponent's known or fitted value."""
         if not self.is_open:
             return kept

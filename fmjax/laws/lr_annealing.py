@@ -1,13 +1,15 @@
 """``lr-annealing``: forward area and annealing area (the "Tissue" law)."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
-from fmjax.effects.updates import Sum, Update
+from fmjax.effects.updates import Fading, Sum, Update
+from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import (
     PER_UPDATE,
     RATE_EXPONENT,
@@ -20,6 +22,7 @@ from fmjax.laws.base import (
     safe_log,
     stack,
 )
+from fmjax.laws.memory import memories
 
 DECAYS_TRIED = (0.9, 0.95, 0.98, 0.99, 0.995, 0.997, 0.998, 0.9985, 0.999, 0.9993, 0.9997)
 """Values of lambda that ``select`` tries."""
@@ -52,8 +55,8 @@ class LRAnnealing(Law):
         Option("decay", 0.5, 0.99999, DECAYS_TRIED, PER_UPDATE),
         RATE_EXPONENT,
     )
-    decay: Any = 0.999
-    rho: Any = None
+    decay: Real = 0.999
+    rho: Real | None = None
     warmup: str = field(default="without-rise", kw_only=True, metadata={"static": True})
 
     @property
@@ -64,7 +67,7 @@ class LRAnnealing(Law):
     def exponents(self) -> tuple[Exponent, ...]:
         return (*super().exponents, GAMMA) if self.sizes else super().exponents
 
-    def init(self, dtype: Any) -> LRAnnealingState:
+    def init(self, dtype: Dtype) -> LRAnnealingState:
         return LRAnnealingState(Sum.zero(dtype), recursions.area_init(dtype))
 
     def step(self, state: LRAnnealingState, update: Update) -> LRAnnealingState:
@@ -75,6 +78,14 @@ class LRAnnealing(Law):
 
     def observe(self, state: LRAnnealingState) -> Row:
         return {"log_S": safe_log(state.forward.total), "S2": recursions.area_total(state.area, rate=1 - self.decay)}
+
+    def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
+        rate = jnp.asarray(1 - self.decay, updates.lr.dtype)
+        # S2 is the sum of (1 - lambda^(n + 1)) / (1 - lambda) drop over updates, n updates after each
+        pace = -jnp.maximum(jnp.log1p(-rate), -700.0)[None]
+        remembered = memories(updates.clock, at, pace, lambda _, drop, *__: drop[None], fading=Fading.OWN)[:, 0, 0]
+        forward = updates.total(recursions.forward_increment(updates.lr, self.rho))[at]
+        return {"log_S": safe_log(forward), "S2": (updates.total(updates.drop)[at] - remembered) / rate}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         scale = jnp.exp(exponents[2] * row["log_N"]) if self.sizes else 1.0

@@ -6,14 +6,16 @@ a state for every update. Where what is remembered depends on the law's exponent
 rate (or of S) and weighed when it is read, so that effects do not depend on exponents and fits run no recursion.
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax._types import Array, Dtype, Real, Reals
 from fmjax.effects import recursions
-from fmjax.effects.updates import Fading, One, Remembered, Sum, Update, plus
+from fmjax.effects.updates import Fading, Remembered, Sum, Update, plus
+from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import Law, Row, safe_log
 
 SPACING = 0.75
@@ -37,12 +39,12 @@ CHUNK = 64
 """Updates between two stored memories."""
 
 
-def _below(beta: Any) -> Any:
+def _below(beta: Real) -> jax.Array:
     """sum_{j < 0} exp(beta SPACING j)."""
     return 1 / jnp.expm1(beta * SPACING)
 
 
-def mixture(log_a: Any, beta: Any) -> jax.Array:
+def mixture(log_a: Real, beta: Real) -> jax.Array:
     """``[rates, ...]`` weights w such that sum_j w_j exp(-r_j x) is (1 + a x)^-beta, for ``log_a[...]``."""
     log_a = jnp.asarray(log_a)
     log_rates = jnp.asarray(LOG_RATES[: BOUNDED - 1], log_a.dtype).reshape(-1, *(1,) * log_a.ndim)
@@ -56,13 +58,13 @@ def mixture(log_a: Any, beta: Any) -> jax.Array:
     return SPACING * jnp.exp(-jax.scipy.special.gammaln(beta)) * inside
 
 
-def forgotten(log_a: Any, beta: Any) -> jax.Array:
+def forgotten(log_a: Real, beta: Real) -> jax.Array:
     """``[rates, ...]`` weights of 1 - (1 + a x)^-beta."""
     weights = -mixture(log_a, beta)
     return weights.at[0].add(1)
 
 
-def remember(memory: Sum, lr: Any, before: Any = 0.0, after: Any = 0.0) -> Sum:
+def remember(memory: Sum, lr: Real, before: Real = 0.0, after: Real = 0.0) -> Sum:
     """``[rates, ...]`` memories after an update: adds ``before``, forgets over the update's rate, adds ``after``."""
     count, *rest = memory.total.shape
     rates = jnp.asarray(MEMORY_RATES[:count], memory.total.dtype).reshape(-1, *(1,) * len(rest))
@@ -70,7 +72,7 @@ def remember(memory: Sum, lr: Any, before: Any = 0.0, after: Any = 0.0) -> Sum:
     return plus(memory, jnp.expm1(-rates * lr) * (memory.total + before) + before + after)
 
 
-def empty(dtype: Any, *shape: int) -> Sum:
+def empty(dtype: Dtype, *shape: int) -> Sum:
     """Memories ``[rates, ...]`` of nothing."""
     return Sum(*(jnp.zeros(shape, dtype) for _ in Sum._fields))
 
@@ -86,7 +88,7 @@ def empty(dtype: Any, *shape: int) -> Sum:
 # So each run is followed once, and a step of a fit multiplies small matrices.
 
 
-def spread_over_levels(x: Any, levels: np.ndarray) -> jax.Array:
+def spread_over_levels(x: Real, levels: np.ndarray) -> jax.Array:
     """``[levels]`` weights that a value at ``x`` has at evenly spaced levels: Lagrange's on the six nearest.
 
     A smooth function's value at x is its values at the levels, so weighed, up to 0.005 times the sixth power of the
@@ -118,11 +120,11 @@ class Remembering(Law):
     fading: ClassVar[Fading]
     """Whether an update's own rate forgets what it adds."""
 
-    def remembered(self, lr: Any, drop: Any, forward: Any) -> jax.Array:
+    def remembered(self, lr: Real, drop: Real, forward: Real) -> jax.Array:
         """``[columns]`` what an update adds, from its rate, the rate's drop and S after it."""
         raise NotImplementedError
 
-    def init(self, dtype: Any) -> RememberingState:
+    def init(self, dtype: Dtype) -> RememberingState:
         return RememberingState(Sum.zero(dtype), empty(dtype, BOUNDED, self.columns))
 
     def step(self, state: RememberingState, update: Update) -> RememberingState:
@@ -134,57 +136,57 @@ class Remembering(Law):
     def observe(self, state: RememberingState) -> Row:
         return {"log_S": safe_log(state.forward.total), "memory": state.memory.total}
 
-    def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Any = 0) -> Row:
+    def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Real = 0) -> Row:
         """As ``Law.effects``, without storing every state."""
-        updates = self.counted(lrs, warmup_steps)
+        return self.row_effects(WeightedUpdates.every(*self.counted(lrs, warmup_steps)), at)
+
+    def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
         memory = memories(updates, at, MEMORY_RATES[:BOUNDED], self.remembered, fading=self.fading)
-        return {"log_S": safe_log(jnp.cumsum(updates.lr)[at]), "memory": memory}
+        return {"log_S": safe_log(updates.forward[at]), "memory": memory}
 
 
-class _Updates(NamedTuple):
-    """Rates, their drops, and S before and after each update."""
+class _Chunk(NamedTuple):
+    """Some updates in a row, and S before them."""
 
-    lr: jax.Array
-    drop: jax.Array
-    before: jax.Array
-    forward: jax.Array
+    updates: WeightedUpdates
+    begin: jax.Array
 
 
-def memories(updates: One, at: jax.Array, rates: Any, remembered: Remembered, *, fading: Fading) -> jax.Array:
+def memories(updates: WeightedUpdates, at: Array, rates: Reals, remembered: Remembered, *, fading: Fading) -> jax.Array:
     """Memories ``[rows, rates, columns]`` after the updates ``at[rows]`` of one schedule.
 
     By matrix products over chunks of updates; memories are stored at the start of each chunk only.
 
     Args:
-      updates: ``[T]`` rate and drop of each update.
-      at: the rows' updates.
+      updates: updates that stand for all.
+      at: the rows' places among them.
       rates: rates of forgetting, per unit of S.
       remembered: what an update adds, ``[columns]``, from its rate, the rate's drop and S after it.
       fading: over which rates that is forgotten.
     """
-    count = -(-jnp.size(updates.lr) // CHUNK)
-    extra = count * CHUNK - jnp.size(updates.lr)
-    lrs, drops = jnp.pad(updates.lr, (0, extra), mode="edge"), jnp.pad(updates.drop, (0, extra))
-    forward = jnp.cumsum(lrs)
-    rates = jnp.asarray(rates, lrs.dtype)[:, None]
-    chunks = jax.tree.map(lambda x: x.reshape(count, CHUNK), _Updates(lrs, drops, forward - lrs, forward))
+    count = -(-updates.lr.size // CHUNK)
+    padded = jax.tree.map(lambda x: jnp.pad(jnp.asarray(x), (0, count * CHUNK - x.size), mode="edge"), updates)
+    ends = padded.forward.reshape(count, CHUNK)[:, -1]
+    cut = jax.tree.map(lambda x: x.reshape(count, CHUNK), padded)
+    chunks = _Chunk(cut, jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]]))
+    rates = jnp.asarray(rates, ends.dtype)[:, None]
 
-    def until(memory: jax.Array, chunk: _Updates, last: Any) -> jax.Array:
+    def until(memory: jax.Array, chunk: _Chunk, last: jax.Array | int) -> jax.Array:
         """Memories after the update ``last`` of a chunk that begins with ``memory``."""
-        end, begin = chunk.forward[last], chunk.before[0]
-        since = jnp.maximum(end - (chunk.before if fading is Fading.OWN else chunk.forward), 0.0)
+        seen, end = chunk.updates, chunk.updates.forward[last]
+        since = jnp.maximum(end - seen.forward, 0.0) + (seen.lr if fading is Fading.OWN else 0.0)
         kept = jnp.exp(-rates * since[None, :])
         if fading is Fading.AVERAGE:
-            kept = -kept * jnp.expm1(-rates * chunk.lr[None, :])
-        added = jax.vmap(remembered)(chunk.lr, chunk.drop, chunk.forward)
+            kept = -kept * jnp.expm1(-rates * seen.lr[None, :])
+        added = seen.weight[:, None] * jax.vmap(remembered)(seen.lr, seen.drop, seen.forward)
         added = jnp.where((jnp.arange(CHUNK) <= last)[:, None], added, 0.0)
-        return jnp.exp(-rates * (end - begin)) * memory + kept @ added
+        return jnp.exp(-rates * (end - chunk.begin)) * memory + kept @ added
 
-    def advance(memory: jax.Array, chunk: _Updates) -> tuple[jax.Array, jax.Array]:
+    def advance(memory: jax.Array, chunk: _Chunk) -> tuple[jax.Array, jax.Array]:
         return until(memory, chunk, CHUNK - 1), memory
 
-    columns = jax.eval_shape(remembered, lrs[0], lrs[0], lrs[0]).size
-    starts = jax.lax.scan(advance, jnp.zeros((rates.size, columns), lrs.dtype), chunks)[1]
+    columns = jax.eval_shape(remembered, *(jax.ShapeDtypeStruct((), ends.dtype),) * 3).size
+    starts = jax.lax.scan(advance, jnp.zeros((rates.size, columns), ends.dtype), chunks)[1]
 
     def row(at: jax.Array) -> jax.Array:
         return until(starts[at // CHUNK], jax.tree.map(lambda x: x[at // CHUNK], chunks), at % CHUNK)

@@ -1,12 +1,13 @@
 """``multi-power``: each change of the rate, remembered with a power law in the schedule's own time."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax._types import Real
 from fmjax.effects.updates import Fading
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Row, register, safe_log, stack
 from fmjax.laws.memory import Remembering, forgotten, spread_over_levels
@@ -46,8 +47,8 @@ class MultiPower(Remembering):
             Exponent("gamma", -1.0, 2.0, (0.0, 0.3, 0.6, 0.9)),
         )
 
-    def remembered(self, lr: Any, drop: Any, forward: Any) -> jax.Array:
-        return drop * spread_over_levels(safe_log(lr), LOG_DROP_LEVELS)
+    def remembered(self, lr: Real, drop: Real, forward: Real) -> jax.Array:
+        return spread_over_levels(safe_log(lr), LOG_DROP_LEVELS) * drop
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         scale, beta, gamma = exponents[-3:]
@@ -55,7 +56,7 @@ class MultiPower(Remembering):
         return stack(*self.powers(row, row["log_S"], exponents), -jnp.vdot(weights, row["memory"]))
 
     def final_basis(
-        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Any = 0
+        self, lrs: jax.Array, last: jax.Array, log_n: jax.Array, exponents: jax.Array, warmup_steps: Real = 0
     ) -> jax.Array:
         (scale, beta, gamma), seen = exponents[-3:], Ahead.of(self.counted(lrs, warmup_steps), last)
         log_lr = jnp.clip(safe_log(seen.lr), *(float(end) for end in LOG_DROP_LEVELS[[2, -3]]))

@@ -9,9 +9,10 @@ import numpy as np
 
 from fmjax._checks import positive, require, whole, within
 from fmjax._json import Record, plain
+from fmjax._names import LEVEL
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fitted_runs import FittedRuns, of_batches
-from fmjax.fitting.metrics import LEVEL, percentile_interval
+from fmjax.fitting.metrics import percentile_interval
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap
@@ -19,7 +20,8 @@ from fmjax.fitting.row_noise import RowNoise
 from fmjax.laws import Law
 from fmjax.planning.run_error import Averages, Bins, ForecastPrior, View, posterior
 from fmjax.schedules.checks import check_schedule
-from fmjax.schedules.kinds import WSD, Constant, Schedule, Tabulated, lrs
+from fmjax.schedules.host_rates import host_rates
+from fmjax.schedules.kinds import WSD, Constant, Schedule, Tabulated
 from fmjax.schedules.tables import schedule_table
 
 ALTERNATIVE_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -201,7 +203,7 @@ def alternatives_to(schedule: Schedule, count: int, final_lr: float = 0.0) -> di
     ['anneal now (R = 0.4)', 'R = 0.05', 'R = 0.1', 'R = 0.2', 'R = 0.3']
     """
     total = whole(schedule.total_steps, "total_steps", least=1)
-    rates, left = np.asarray(lrs(schedule), float), total - count
+    rates, left = host_rates(schedule, np.arange(total)), total - count
     if left < 1:
         return {}
     if isinstance(schedule, WSD | Constant) and np.isclose(rates[count - 1], schedule.peak_lr, rtol=1e-5):
@@ -228,13 +230,13 @@ def _falling(schedule: Schedule, rates: np.ndarray, start: int, count: int) -> T
 
 def _check_made(curve: LossCurve, alternatives: Mapping[str, Schedule], seen: int) -> None:
     """Checks that alternatives go through the updates that were made."""
-    made = np.asarray(lrs(curve.schedule, seen), float)
+    made = host_rates(curve.schedule, np.arange(seen))
     for name, schedule in alternatives.items():
         with within(f"alternative {name!r}"):
             check_schedule(schedule)
             total = int(schedule.total_steps)
             require(total >= seen, f"ends after {total} updates, when run {curve.name!r} has made {seen}")
-            rates = np.asarray(lrs(schedule, seen), float)
+            rates = host_rates(schedule, np.arange(seen))
             differ = ~np.isclose(rates, made, rtol=1e-4, atol=1e-6 * made.max())
             if differ.any():
                 at = int(np.argmax(differ))

@@ -1,40 +1,32 @@
 """Predictors: fits of the runs at hand, with bootstrap samples and a correction by measured final losses."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from fmjax._names import PREFERRED_LAWS
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.fitting.fits import fit_groups, measure, with_measured_runs
 from fmjax.fitting.options import FitOptions, precision
-from fmjax.fitting.problem import Problem, prepare
 from fmjax.fitting.records import SAME_PEAK, FitResult, RunMetrics
-from fmjax.fitting.resampling import bootstrap_groups, held_out, leave_one_out_groups
-from fmjax.fitting.selection import rank
-from fmjax.laws import Law, make_law
+from fmjax.fitting.resampling import bootstrap_groups
+from fmjax.fitting.row_effects import batch_effects
+from fmjax.laws import Law, Row
 from fmjax.planning.correction import COMMON_OFFSET, FINAL_LOSS_NOISES, Correction, CorrectionPrior, Points, correctable
-from fmjax.searching.results import Cell
+from fmjax.planning.law_fits import LawFit, Weighed, at_peak, law_fits, weigh
+from fmjax.planning.second_run import to_run_next
+from fmjax.searching.results import Cell, SearchResult
 from fmjax.searching.sweeps import search
 
-PREFERRED_LAWS = ("intrinsic-momentum", "lr-annealing")
-"""Laws tried where none is asked for: the first holds best on real runs, the second needs less data."""
+HOLDS = 0.9
+"""How far a law is trusted to err alike at all ratios."""
 
-HOLDS = {False: 0.9, True: 0.8}
-"""How far a law is trusted to err alike at all ratios: less where coefficients of its effects were chosen on the runs,
-which bootstrap samples take as given."""
-
-
-MOST_DRIFT = 1e-2
-"""Relative error of a law per e-fold of updates beyond the longest fitted run, at the most and where none can be
-measured: that of the shipped runs, whose loss flattens sooner than a power law would; on public runs of 25M to 124M
-parameters it was a fifth of that."""
-
-LEAST_DRIFT = 1e-3
-"""The same, at the least."""
+CHOICES_DRAWN = 20
+"""Choices of a law's options that bootstrap samples are shared out among."""
 
 
 class Prediction(NamedTuple):
@@ -63,16 +55,24 @@ class Predictor:
     """The runs fitted."""
     held_out: tuple[RunMetrics, ...]
     """Each fitted run as predicted from a fit of the others."""
-    samples: np.ndarray | None
-    """``[samples, parameters]`` of bootstrap samples."""
+    samples: tuple["LawSamples", ...]
+    """Bootstrap samples, of each law that may predict best and of each choice of its options; the fit's own first."""
     runs: Points
     """The fitted runs whose measured final losses correct the law."""
-    residuals: np.ndarray
-    """``[1 + samples, runs]`` log of measured over predicted final loss, of the fit and of each sample."""
-    prior: CorrectionPrior
-    """What is held of the residuals beforehand."""
     drift: float
     """Relative error of the law per e-fold of updates beyond the longest fitted run."""
+    notes: tuple[str, ...] = ()
+    """On the laws compared."""
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether any run was predicted from a fit of the others; without, no interval can be trusted."""
+        return any(np.isfinite(run.mape_percent) for run in self.held_out)
+
+    @property
+    def sampled(self) -> int:
+        """Number of bootstrap samples."""
+        return sum(part.drawn for part in self.samples)
 
     def knows(self, peak_lr: float) -> bool:
         """Whether any fitted run was trained at this peak rate."""
@@ -80,26 +80,45 @@ class Predictor:
 
     def predict(self, *, peak_lr: float, anneal_ratio: np.ndarray, seed: int = 0, **grid: Any) -> list[Prediction]:
         """Searches the ratios for one peak rate; one prediction for each cell of the grid, as for ``search``."""
-        found = search(
-            self.fit, peak_lr=peak_lr, anneal_ratio=anneal_ratio, samples=self.samples, keep_losses=True, **grid
-        )
-        assert found.losses is not None
-        assert found.sample_losses is not None
-        size = grid.get("model_size") or self.curves[0].model_size  # of several sizes, the search has asked for one
-        losses = np.concatenate([found.losses[None], found.sample_losses])
-        cells = enumerate(found.cells)
-        return [self._corrected(cell, found.anneal_ratio, losses[:, i], size, seed) for i, cell in cells]
+        axes: dict[str, Any] = {"peak_lr": peak_lr, "anneal_ratio": anneal_ratio, "keep_losses": True, **grid}
+        found = [search(part.fit, samples=part.padded if len(part.padded) else None, **axes) for part in self.samples]
+        first, size = found[0], grid.get("model_size") or self.curves[0].model_size  # of several sizes, it is asked for
+        cells = enumerate(first.cells)
+        return [
+            self._corrected(cell, first.anneal_ratio, [_losses(one, i) for one in found], size, seed)
+            for i, cell in cells
+        ]
 
     def _corrected(
-        self, cell: Cell, ratios: np.ndarray, losses: np.ndarray, model_size: float | None, seed: int
+        self, cell: Cell, ratios: np.ndarray, found: Sequence[np.ndarray], model_size: float | None, seed: int
     ) -> Prediction:
-        """The prediction of a cell, from the law's losses ``[1 + samples, ratios]``."""
-        law_ratio, rng = float(ratios[np.argmin(losses[0])]), np.random.default_rng(seed)
-        if self.runs.decay:
-            targets = Points.of_cell(ratios, cell, model_size)
-            correction = Correction.of(self.runs, self.residuals[0], targets, self.prior)
-            mean, draws = correction.mean(self.residuals[0]), correction.draw(self.residuals[1:], rng)
-            losses = losses * np.exp(np.vstack([mean, draws]))
+        """The prediction of a cell, from the losses ``[1 + samples, ratios]`` of each part of the samples."""
+        law_ratio, rng = float(ratios[np.argmin(found[0][0])]), np.random.default_rng(seed)
+        targets = Points.of_cell(ratios, cell, model_size)
+        losses: list[np.ndarray] = []
+        correction = None
+        for part, own in zip(self.samples, found, strict=True):
+            if part.leads and self.runs.decay:
+                correction = Correction.of(self.runs, part.residuals[0], targets, part.prior)
+            drawn = own[1 : 1 + part.drawn]
+            if correction is not None:
+                drawn = drawn * np.exp(correction.draw(part.residuals[1:], rng))
+            if not losses:
+                mean = 0.0 if correction is None else correction.mean(part.residuals[0])
+                losses.append((own[0] * np.exp(mean))[None])
+            losses.append(drawn)
+        return self._prediction(cell, ratios, np.concatenate(losses), law_ratio, model_size, rng)
+
+    def _prediction(
+        self,
+        cell: Cell,
+        ratios: np.ndarray,
+        losses: np.ndarray,
+        law_ratio: float,
+        model_size: float | None,
+        rng: np.random.Generator,
+    ) -> Prediction:
+        """The prediction of a cell, from its corrected losses ``[1 + samples, ratios]``."""
         far = 0.0 if self.fit.reach is None else np.log(max(cell.total_steps / self.fit.reach.total_steps[1], 1.0))
         drifts = np.append(0.0, self.drift * far * rng.standard_normal(len(losses) - 1))
         losses = losses * np.exp(drifts)[:, None]  # the same at all ratios, so no choice depends on it
@@ -107,6 +126,9 @@ class Predictor:
         cell = cell._replace(outside=axes + (("loss",) if self.fit.doubts(cell.loss, cell.total_steps) else ()))
         best = int(np.argmin(losses[0]))
         excess = losses[1:, best] - losses[1:].min(axis=1)
+        if not self.is_checked and excess.size:
+            nothing = (float("nan"), float("nan"))
+            cell, excess = cell._replace(ratio_interval=nothing, loss_interval=nothing), excess[:0]
         return Prediction(cell, losses[0], law_ratio, float(excess.mean()) if excess.size else float("nan"), model_size)
 
 
@@ -139,151 +161,135 @@ def predictors(
     at, wanted = np.array([curve.peak_lr for curve in curves]), list(dict.fromkeys(peak_lrs))
     groups = {peak: np.abs(at / peak - 1) < SAME_PEAK for peak in wanted}
     own = {peak: group for peak, group in groups.items() if 1 < group.sum() < len(curves)}
-    fits = _fits(laws, curves, own, options, progress)
-    best = {peak: min(_usable(found), key=_error, default=None) for peak, found in fits.items()}
-    chosen = {peak: fit for peak, fit in best.items() if fit is not None}
+    weighed = partial(weigh, rng=np.random.default_rng(seed))
+    found = {peak: weighed(fits) for peak, fits in law_fits(laws, curves, own, options, progress).items()}
+    chosen = {peak: one for peak, one in found.items() if one.fits}
     if len(chosen) < len(wanted):
-        everything = _fits(laws, curves, {None: np.ones(len(curves), bool)}, options, progress)[None]
-        joint = min(_usable(everything), key=_error, default=None)
-        if joint is None:
+        everything = law_fits(laws, curves, {None: np.ones(len(curves), bool)}, options, progress)[None]
+        joint = weighed(everything)
+        if not joint.fits:
             peak = next(peak for peak in wanted if peak not in chosen)
-            raise ValueError(f"no fit can predict peak_lr {peak:g}: {everything[-1].result.message}")
+            raise ValueError(
+                f"no fit can predict peak_lr {peak:g}: {everything[-1].result.message}{_way_out(everything)}"
+            )
         chosen = {peak: chosen.get(peak, joint) for peak in wanted}
-    distinct = {one.peak_lr: one for one in chosen.values()}  # all rates without a fit of their own share that of all
+    distinct = {one.fits[0].peak_lr: one for one in chosen.values()}  # rates without a fit of their own share one
     made = {rate: _predictor(one, options, samples, seed, progress) for rate, one in distinct.items()}
-    return {peak: made[one.peak_lr] for peak, one in chosen.items()}
+    return {peak: made[one.fits[0].peak_lr] for peak, one in chosen.items()}
 
 
-class _Fit(NamedTuple):
-    """A law fitted to a group of a problem's runs."""
-
-    problem: Problem
-    chosen: bool
-    """Whether the coefficients of the law's effects were chosen on the runs."""
-    peak_lr: float | None
-    group: np.ndarray
-    result: FitResult
-    held_out: tuple[RunMetrics, ...]
-    drift: float
+def _way_out(fits: Sequence[LawFit]) -> str:
+    """What to do where one run is all there is, and no law is determined by it."""
+    fit = fits[-1]
+    if len(fit.problem.curves) > 1 or fit.result.status != "undetermined":
+        return ""
+    return f"; {to_run_next(fit.problem.law, fit.result.lanes.best_params, fit.problem.curves[0])}"
 
 
-def _usable(fits: Sequence[_Fit]) -> list[_Fit]:
-    return [fit for fit in fits if fit.result.ok]
+class LawSamples(NamedTuple):
+    """Bootstrap samples of one law under one choice of its options."""
+
+    fit: FitResult
+    """The law's fit under that choice."""
+    padded: np.ndarray
+    """``[size, parameters]`` the samples, then copies of the fit, so that all parts of a law take one program."""
+    drawn: int
+    """Samples among them."""
+    residuals: np.ndarray
+    """``[1 + samples, runs]`` log of measured over predicted final loss, of the fit and of each sample."""
+    prior: CorrectionPrior
+    """What is held of the residuals beforehand."""
+    leads: bool
+    """Whether it is the first part of its law: the correction of all of them is made from its residuals."""
 
 
-def _error(fit: _Fit) -> float:
-    """Mean error over runs left out; infinite where none could be."""
-    errors = np.array([run.mape_percent for run in fit.held_out])
-    return float(np.mean(errors)) if errors.size and np.isfinite(errors).all() else float("inf")
+def _losses(found: SearchResult, cell: int) -> np.ndarray:
+    """``[1 + samples, ratios]`` of one cell."""
+    assert found.losses is not None
+    assert found.sample_losses is not None
+    return np.concatenate([found.losses[None, cell], found.sample_losses[:, cell]])
 
 
-def _fits(
-    laws: Sequence[Law | str],
-    curves: Sequence[LossCurve],
-    groups: Mapping[Any, np.ndarray],
-    options: FitOptions,
-    progress: Callable[[str], None],
-) -> dict[Any, list[_Fit]]:
-    """Fits of every law to each group of runs ``[runs]``, by peak rate, or None for a group of several."""
-    if not groups:
-        return {}
-    used = np.any(list(groups.values()), axis=0)
-    curves = [curve for curve, is_used in zip(curves, used, strict=True) if is_used]
-    masks = {peak: group[used] for peak, group in groups.items()}
-    found: dict[Any, list[_Fit]] = {peak: [] for peak in groups}
-    for law in laws:
-        with precision(options):
-            problem = _problem(law, curves, masks, options, progress)
-            for peak, group in masks.items():
-                progress(f"fitting {problem.law.name} to {group.sum()} runs{_where(peak)}, and again without each")
-                found[peak].append(_fit(problem, _chooses(law), peak, group, options))
-    return found
+def _predictor(
+    weighed: Weighed, options: FitOptions, samples: int, seed: int, progress: Callable[[str], None]
+) -> Predictor:
+    """The predictor of the laws that may be best: bootstrap samples drawn, final losses compared with those measured.
 
-
-def _where(peak_lr: float | None) -> str:
-    return "" if peak_lr is None else f" at peak rate {peak_lr:g}"
-
-
-def _fit(problem: Problem, chosen: bool, peak_lr: float | None, group: np.ndarray, options: FitOptions) -> _Fit:
-    without = leave_one_out_groups(group) if group.sum() > 1 else group[None][:0]
-    lengths = problem.batch.at[:, -1] + 1
-    shorter = group & (lengths < lengths[group].max())
-    groups = np.concatenate([group[None], without, shorter[None][: int(shorter.any())]])
-    fit, *others = fit_groups(problem, groups, options)
-    errors = held_out(problem, group, others[: len(without)]) if len(without) else ()
-    drift = _drift(problem, group, shorter, others[-1]) if shorter.any() else MOST_DRIFT
-    return _Fit(problem, chosen, peak_lr, group, with_measured_runs(problem, fit, group), errors, drift)
-
-
-def _drift(problem: Problem, group: np.ndarray, shorter: np.ndarray, fit: FitResult) -> float:
-    """Relative error per e-fold of updates of a fit of the shorter runs at the ends of the longest.
-
-    At most ``MOST_DRIFT``: fits of few short rows miss more than those of all runs will.
+    Each law draws as many samples as are wanted and gives its share of them, so that all have one shape.
     """
-    if not fit.ok:
-        return MOST_DRIFT
-    runs, lengths = measure(problem, fit.vector, usable=group), problem.batch.at[:, -1] + 1
-    ended = np.array([curve.is_finished for curve in problem.curves])
-    error = np.array([np.log(run.final_loss / run.final_loss_predicted) for run in runs])
-    before, after = ended & shorter, ended & group & ~shorter
-    if not (before.any() and after.any()):
-        return MOST_DRIFT
-    far = np.log(lengths[after].max() / lengths[shorter].max())
-    missed = np.sqrt(np.mean((error[after] - error[before].mean()) ** 2)) / far
-    return float(np.clip(missed, LEAST_DRIFT, MOST_DRIFT))
-
-
-def _chooses(law: Law | str) -> bool:
-    """Whether the coefficients of a law's effects are to be chosen on the runs."""
-    return isinstance(law, str) and bool(make_law(law).choices)
-
-
-def _problem(
-    law: Law | str,
-    curves: Sequence[LossCurve],
-    groups: Mapping[Any, np.ndarray],
-    options: FitOptions,
-    progress: Callable[[str], None],
-) -> Problem:
-    """The runs under the law, suited to groups of one peak rate each, its effects' coefficients chosen if need be."""
-    made = make_law(law) if isinstance(law, str) else law
-    if None not in groups:
-        made = made.suited_to({1.0})
-    problem = prepare(made, curves, fitted=[True] * len(curves), options=options)
-    if not _chooses(law):
-        return problem
-    progress(f"choosing the coefficients of {made.name}'s effects")
-    best = rank(problem, options, groups=list(groups.values()))[0]
-    chosen = dataclasses.replace(problem.law, **best.options)
-    return prepare(chosen, curves, fitted=[True] * len(curves), options=options)
-
-
-def _predictor(fit: _Fit, options: FitOptions, samples: int, seed: int, progress: Callable[[str], None]) -> Predictor:
-    """The predictor of a fit: bootstrap samples drawn, final losses compared with those measured."""
-    problem, result = fit.problem, fit.result
-    with precision(options):
-        vectors, drawn = result.vector[None], None
-        if samples:
-            progress(f"drawing {samples} bootstrap samples{_where(fit.peak_lr)}")
-            drawn = bootstrap_groups(problem, fit.group[None], [result], options, samples=samples, seed=seed)[0].params
-            vectors = np.vstack([vectors, drawn])
-        runs = np.flatnonzero(fit.group & correctable(problem.curves))
-        last = {key: value[runs, -1] for key, value in problem.effects.items()}  # stands after the last update
-        predicted = np.asarray(_predicted(problem.law, last, vectors))
-    chosen = [problem.curves[run] for run in runs]
-    apart = any(curve.final_loss is not None for curve in chosen)  # else final losses are rows like the others
+    fit = weighed.fits[0]
+    parts: list[LawSamples] = []
+    for one, share in zip(weighed.fits, weighed.shares, strict=True):
+        with precision(options):
+            parts += _law_samples(one, share, options, samples, seed, progress)
+    runs = [fit.problem.curves[run] for run in np.flatnonzero(_measured(fit))]
     return Predictor(
         peak_lr=fit.peak_lr,
-        fit=result,
-        curves=tuple(curve for curve, is_in in zip(problem.curves, fit.group, strict=True) if is_in),
+        fit=fit.result,
+        curves=tuple(curve for curve, is_in in zip(fit.problem.curves, fit.group, strict=True) if is_in),
         held_out=fit.held_out,
-        samples=drawn,
-        runs=Points.of(chosen),
-        residuals=np.log([curve.final_loss_measured for curve in chosen]) - np.log(predicted),
-        prior=CorrectionPrior(
-            COMMON_OFFSET if apart else 0.0, FINAL_LOSS_NOISES if apart else (_row_noise(result),), HOLDS[fit.chosen]
-        ),
+        samples=tuple(parts),
+        runs=Points.of(runs),
         drift=fit.drift,
+        notes=(*weighed.notes, *_shared(weighed)),
+    )
+
+
+def _shared(weighed: Weighed) -> tuple[str, ...]:
+    """A note that the runs left out do not tell which law is best."""
+    if len(weighed.fits) < 2:
+        return ()
+    each = zip(weighed.fits, weighed.shares, strict=True)
+    said = ", ".join(f"{fit.result.law.name} {share:.0%}" for fit, share in each)
+    return (f"runs left out do not decide which law predicts best ({said}); intervals are over all of them",)
+
+
+def _measured(fit: LawFit) -> np.ndarray:
+    """``[runs]`` whose measured final losses correct the law."""
+    return fit.group & correctable(fit.problem.curves)
+
+
+def _law_samples(
+    fit: LawFit, share: float, options: FitOptions, samples: int, seed: int, progress: Callable[[str], None]
+) -> Iterator[LawSamples]:
+    """The samples of a law, one part for each choice of its options; the first is of the fit itself."""
+    if not samples:
+        yield _part(fit, fit.problem.law, fit.result.vector, fit.result.vector[None][:0], 0, leads=True)
+        return
+    progress(f"drawing {samples} bootstrap samples{at_peak(fit.peak_lr)}")
+    choices = fit.choices(min(CHOICES_DRAWN, samples), np.random.default_rng(seed))
+    (boot,) = bootstrap_groups(
+        fit.problem, fit.group[None], [fit.result], options, samples=samples, seed=seed, choices=choices
+    )
+    kept = np.unique(np.linspace(0, len(boot.params) - 1, max(1, round(share * samples))).astype(int))
+    if choices is None or boot.choice is None:
+        yield _part(fit, fit.problem.law, fit.result.vector, boot.params[kept], samples, leads=True)
+        return
+    size = -(-samples // len(choices.laws))
+    yield _part(fit, fit.problem.law, fit.result.vector, boot.params[:0], size, leads=True)
+    for k in np.unique(boot.choice[kept]):
+        own = boot.params[kept[boot.choice[kept] == k]]
+        yield _part(fit, choices.laws[k], choices.vectors[k, 0], own, size, leads=False)
+
+
+def _part(fit: LawFit, law: Law, vector: np.ndarray, drawn: np.ndarray, size: int, *, leads: bool) -> LawSamples:
+    """Samples with what they leave over of the measured final losses."""
+    problem, runs = fit.problem, np.flatnonzero(_measured(fit))
+    padded = np.concatenate([drawn, np.repeat(vector[None], size - len(drawn), axis=0)])
+    effects = problem.effects if leads else batch_effects(law, problem.batch)
+    last = {key: value[runs, -1] for key, value in effects.items()}  # stands after the last update
+    predicted = np.asarray(_predicted(law, last, np.concatenate([vector[None], padded])))[: 1 + len(drawn)]
+    chosen = [problem.curves[run] for run in runs]
+    apart = any(curve.final_loss is not None for curve in chosen)  # else final losses are rows like the others
+    noises = FINAL_LOSS_NOISES if apart else (_row_noise(fit.result),)
+    params = dict(zip(law.parameter_names, vector.tolist(), strict=True))
+    return LawSamples(
+        fit=dataclasses.replace(fit.result, law=law, params=params),
+        padded=padded,
+        drawn=len(drawn),
+        residuals=np.log([curve.final_loss_measured for curve in chosen]) - np.log(predicted),
+        prior=CorrectionPrior(COMMON_OFFSET if apart else 0.0, noises, HOLDS),
+        leads=leads,
     )
 
 
@@ -293,6 +299,6 @@ def _row_noise(result: FitResult) -> float:
 
 
 @jax.jit
-def _predicted(law: Law, effects: Any, vectors: jax.Array) -> jax.Array:
+def _predicted(law: Law, effects: Row, vectors: jax.Array) -> jax.Array:
     """Losses ``[vectors, rows]``."""
     return jax.vmap(law.predict, in_axes=(None, 0))(effects, vectors)

@@ -17,6 +17,7 @@ from fmjax.fitting.problem import with_rows
 from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.laws import Law
 from fmjax.planning.predictor import Prediction, Predictor, predictors
+from fmjax.planning.second_run import to_run_next
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import Cell
 from fmjax.searching.sweeps import SEARCHED_RATIOS
@@ -200,15 +201,24 @@ def _choice(found: Prediction, by: Predictor, shape: PlanShape) -> Choice:
         per_rate=by.peak_lr is not None,
         known_rate=by.knows(found.cell.peak_lr),
         held_out=by.held_out,
-        samples=0 if by.samples is None else len(by.samples),
+        samples=by.sampled,
         notes=_notes(found, by),
     )
 
 
+def _unchecked(by: Predictor) -> str:
+    """Why there are no intervals, and what would give them."""
+    if len(by.curves) > 1:
+        return "no intervals: no run could be predicted from the others, so nothing checks the law; add a run"
+    alone = f"no intervals: run {by.curves[0].name!r} is alone, so nothing checks the law"
+    return f"{alone}; {to_run_next(by.fit.law, by.fit.vector, by.curves[0])}"
+
+
 def _notes(found: Prediction, by: Predictor) -> tuple[str, ...]:
     cell, reach = found.cell, by.fit.reach
-    notes = [*by.fit.doubts(cell.loss, cell.total_steps), *by.fit.notes]
+    notes = [*by.fit.doubts(cell.loss, cell.total_steps), *by.fit.notes, *by.notes]
     notes += [] if reach is None else [*reach.longer(cell.total_steps)]
+    notes += [] if by.is_checked else [_unchecked(by)]
     peaks = sorted({curve.peak_lr for curve in by.curves})
     if not by.knows(cell.peak_lr):
         notes.append(f"no run has this peak rate; fitted on {peaks[0]:g} ... {peaks[-1]:g}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import numpy as np
@@ -11,13 +11,15 @@ from fmjax._checks import require
 from fmjax.curves.loss_curve import LossCurve, pad
 from fmjax.fitting.fits import evaluate
 from fmjax.fitting.options import FitOptions
-from fmjax.fitting.problem import batch_effects, predict_batch
+from fmjax.fitting.problem import predict_batch
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap, bootstrap
+from fmjax.fitting.row_effects import batch_effects
 from fmjax.fitting.row_noise import RowNoise, without_far
 from fmjax.laws import Law
 from fmjax.planning.gaussian import conditioned, probabilities, roots
-from fmjax.schedules.kinds import Schedule, Tabulated, lrs
+from fmjax.schedules.host_rates import host_rates
+from fmjax.schedules.kinds import Constant, Schedule, Step, Tabulated, Warmed
 
 BINS = 128
 """Averages that the rows of a curve are made into, evenly spaced in the logarithm of the update."""
@@ -180,9 +182,7 @@ class View(NamedTuple):
         vectors = np.vstack([prior.fit.vector, prior.samples])
         log_loss = np.log(np.asarray(_predicted(prior.fit.law, effects, vectors)))
         real, own = batch.valid[: len(curves)], log_loss[:, : len(curves)]
-        total, rate = (
-            np.take_along_axis(of_update, batch.at, axis=1) for of_update in (np.cumsum(batch.lrs, axis=1), batch.lrs)
-        )
+        total, rate = batch.at_rows("forward"), batch.at_rows("lr")
         at_rate, start = np.split(log_loss[0, len(curves) :], 2)
         relative = rate[: len(curves)] / rate[len(curves) : 2 * len(curves)]
         gain, beyond = at_rate - own[0], np.maximum(start[:, :1] - at_rate, 0.0)
@@ -198,8 +198,13 @@ _predicted = jax.jit(jax.vmap(predict_batch, in_axes=(None, None, 0)))
 """Losses ``[vectors, runs, rows]``."""
 
 
-def _never_falling(schedule: Schedule) -> Tabulated:
-    return Tabulated(np.maximum.accumulate(np.asarray(lrs(schedule))), schedule.warmup_steps)
+def _never_falling(schedule: Schedule) -> Schedule:
+    kinks = () if isinstance(schedule, Tabulated | Step) else schedule.kinks or ()
+    if kinks and min(float(kink) for kink in kinks) >= schedule.warmup_steps:  # the peak rate is reached, and held
+        warmed = cast(Warmed, schedule)
+        return Constant(warmed.peak_lr, schedule.total_steps, schedule.warmup_steps, warmed.init_lr)
+    every = host_rates(schedule, np.arange(int(schedule.total_steps)))
+    return Tabulated(np.maximum.accumulate(every), schedule.warmup_steps)
 
 
 def _at_the_last_fitted(twin: LossCurve, longest: float) -> LossCurve:

@@ -1,12 +1,12 @@
 """Pictures of a bootstrap: where its samples put the parameters of a law."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fmjax._checks import choose, require
-from fmjax.fitting.metrics import LEVEL
+from fmjax._names import LEVEL
 from fmjax.fitting.resampling import Bootstrap
 from fmjax.plotting.style import COLORS, Path, axes_or_new, new_axes, picture, title
 
@@ -43,7 +43,9 @@ def bootstrap_cloud(found: Bootstrap, x: str, y: str, ax: "Axes | None" = None) 
     return ax
 
 
-def bootstrap_clouds(found: Bootstrap, axes: Any = None, *, names: Sequence[str] | None = None) -> Any:
+def bootstrap_clouds(
+    found: Bootstrap, axes: np.ndarray | None = None, *, names: Sequence[str] | None = None
+) -> np.ndarray:
     """A cloud for each pair of parameters below the diagonal, and their histograms on it.
 
     Args:

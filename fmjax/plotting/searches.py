@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fmjax.fitting.metrics import LEVEL
+from fmjax._names import LEVEL
 from fmjax.plotting.maps import losses_by_rate_and_ratio
 from fmjax.plotting.style import Path, axes_or_new, evenly, legend, legend_below, log_ticks, look_of, picture, title
 from fmjax.searching.results import NEAR, Cell, SearchResult

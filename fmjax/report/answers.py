@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fmjax.fitting.metrics import LEVEL
+from fmjax._names import LEVEL
 from fmjax.fitting.records import FitResult
 from fmjax.planning.recommendation import Choice, Recommendation
 from fmjax.report.markup import NONE, Html, element, interval_text, number_text, pairs, section, table

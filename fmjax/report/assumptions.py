@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from fmjax.fitting.metrics import LEVEL
+from fmjax._names import LEVEL
 from fmjax.fitting.records import FitResult
-from fmjax.planning.predictor import MOST_DRIFT
+from fmjax.planning.law_fits import MOST_DRIFT
 from fmjax.planning.recommendation import Recommendation
 from fmjax.report.markup import Html, element, listed, section
 from fmjax.searching.results import NEAR, Cell
@@ -43,8 +43,8 @@ _NONE = "No bootstrap samples were drawn, so there are no intervals."
 _SAMPLED = f"Intervals hold {100 * LEVEL:g} % of the bootstrap samples that the search was given."
 _INTERVALS = (
     f"Intervals hold {100 * LEVEL:g} % of {{samples}} bootstrap samples: the law fitted again to losses with noise "
-    "drawn anew. They cover what they say where the law holds. They do not know of a law that is wrong, nor of the "
-    "choice of the law and of its options on the same runs."
+    "drawn anew. Where the law or its options were chosen on the same runs, samples are shared out among them by how "
+    "likely the runs make each. They cover what they say where the law holds. They do not know of a law that is wrong."
 )
 _RECOMMENDED = (
     "What the fit leaves over of the measured final losses of other ratios, lengths and peak rates corrects its "

@@ -12,9 +12,9 @@ from fmjax.report.markup import NONE, Html, element, folded, in_sequence, number
 
 def fits_of(found: Recommendation) -> list[tuple[str, FitResult, tuple[RunMetrics, ...]]]:
     """Each fit behind a recommendation once, that of the best choice first, with what it is for."""
-    served: dict[int, list[Choice]] = {}
+    served: dict[float | None, list[Choice]] = {}  # peak rates without runs enough of their own share one fit, of all
     for choice in (found.best, *found.choices):
-        served.setdefault(id(choice.fit), []).append(choice)
+        served.setdefault(choice.cell.peak_lr if choice.per_rate else None, []).append(choice)
     return [(_title(choices), choices[0].fit, choices[0].held_out) for choices in served.values()]
 
 

@@ -180,7 +180,7 @@ def critical_batch_size(
     """
     count = whole(samples, "samples", least=2)
     _check_runs(curves)
-    tracks = [smooth(curve, rates) for curve, rates in zip(curves, pad(curves).lrs, strict=True)]
+    tracks = [smooth(curve, np.asarray(rates.lr)) for curve, rates in zip(curves, pad(curves).every, strict=True)]
     log_losses = common_levels(tracks, LOSS_LEVELS) if losses is None else _given_levels(losses)
     found = fit_trades(tracks, log_losses, samples=count, rng=np.random.default_rng(seed))
     levels = tuple(_level(found, i, tracks, log_loss) for i, log_loss in enumerate(log_losses))

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fmjax._json import plain
-from fmjax.fitting.metrics import LEVEL, percentile_interval
+from fmjax._names import LEVEL
+from fmjax.fitting.metrics import percentile_interval
 
 HALF_WIDTH = 1.645
 """Half the width of a 90 % interval of a normal quantity, in standard deviations."""

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fmjax._checks import require
-from fmjax.fitting.metrics import LEVEL, percentile_interval
+from fmjax._names import LEVEL
+from fmjax.fitting.metrics import percentile_interval
 from fmjax.scaling.smoothing import SmoothCurve, first_reach
 
 OPEN = 0.1

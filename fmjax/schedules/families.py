@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from fmjax.schedules.anneals import ramp
-from fmjax.schedules.formulas import SHARES
-from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step
+from fmjax.schedules.formulas import SHARES, NamedSchedule
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Step
 
 _MOST_BOUNDARIES = 8
 _LEVEL = 1e-5  # of the peak: rates this close are one level
@@ -82,8 +82,11 @@ def ended_log(step: np.ndarray, rate: np.ndarray, total: int | None) -> RateLog:
     return log.ended()
 
 
+FamilySchedule: TypeAlias = NamedSchedule | Step
+"""What a family is made of."""
+
 _Family: TypeAlias = Callable[
-    [RateLog, RateLog], Iterator[Schedule]
+    [RateLog, RateLog], Iterator[FamilySchedule]
 ]  # (all rows, some 200 of them) -> the nearest counts
 
 
@@ -91,7 +94,7 @@ class _Match(NamedTuple):
     """A family's nearest schedule."""
 
     error: float
-    schedule: Any
+    schedule: FamilySchedule
     family: _Family
 
 
@@ -107,7 +110,7 @@ def match_of_any_offset(log: RateLog, tolerance: float) -> tuple[_Match, int]:
 
 def _match(log: RateLog, families: tuple[_Family, ...], tolerance: float) -> _Match:
     """The first family about as near as the nearest."""
-    found, thin = [_Match(np.inf, None, families[0])], log.thinned()
+    found, thin = [_Match(np.inf, Constant(log.peak, log.total), families[0])], log.thinned()
     for family in families:
         matches = [_Match(distance(schedule, thin), schedule, family) for schedule in family(log, thin)]
         found.append(min(matches, key=lambda match: match.error, default=found[0]))
@@ -117,12 +120,12 @@ def _match(log: RateLog, families: tuple[_Family, ...], tolerance: float) -> _Ma
     return next(match for match in found if match.error <= limit)
 
 
-def distance(schedule: Any, log: RateLog) -> float:
+def distance(schedule: FamilySchedule, log: RateLog) -> float:
     """Largest distance of a row's rate from the schedule's, as a share of the peak."""
     return float(np.abs(_rates(schedule, log.step) - log.rate).max()) / log.peak
 
 
-def _rates(schedule: Any, count: np.ndarray) -> np.ndarray:
+def _rates(schedule: FamilySchedule, count: np.ndarray) -> np.ndarray:
     """The schedule's rate at each count, in NumPy."""
     peak = schedule.peak_lr
     stem = ramp(count, schedule.warmup_steps, schedule.init_lr, peak)
@@ -140,18 +143,18 @@ def _rates(schedule: Any, count: np.ndarray) -> np.ndarray:
     return np.minimum(stem, schedule.final_lr + (peak - schedule.final_lr) * share)
 
 
-_SHARE: dict[str, Callable[[Any], Any]] = {
+_SHARE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     **{name: SHARES[name] for name in ("linear", "cosine", "1-sqrt")},
     "exponential": SHARES["linear"],  # of the logarithm
 }
 """Share of the fall still to come, given the share x of the anneal done."""
 
 
-def _constants(_: RateLog, log: RateLog) -> Iterator[Schedule]:
+def _constants(_: RateLog, log: RateLog) -> Iterator[FamilySchedule]:
     yield Constant(log.peak, log.total, *_warmup(log, log.peak, log.first))
 
 
-def _steps(log: RateLog, _: RateLog) -> Iterator[Schedule]:
+def _steps(log: RateLog, _: RateLog) -> Iterator[FamilySchedule]:
     """Levels of at least two rows each, from the first row at the peak on, or from the first two rows alike."""
     alike = np.abs(np.diff(log.rate)) <= _LEVEL * log.peak
     for begin in {log.first, int(np.argmax(alike)) if alike.any() else 0}:
@@ -162,7 +165,7 @@ def _steps(log: RateLog, _: RateLog) -> Iterator[Schedule]:
             yield Step(level, log.total, tuple(at), tuple(lrs), *_warmup(log, level, begin))
 
 
-def _anneals(decay: str, whole_run: bool, _: RateLog, log: RateLog, *, to_zero: bool) -> Iterator[Schedule]:
+def _anneals(decay: str, whole_run: bool, _: RateLog, log: RateLog, *, to_zero: bool) -> Iterator[FamilySchedule]:
     """Anneals by least squares, also with their start at a whole update."""
     curved = decay in ("cosine", "1-sqrt")
     unknown = 1 + (not to_zero) + (curved and log.first == log.last) + (log.reach is not None)

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
 from fmjax.schedules.anneals import DECAYS, ramp
-from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Tabulated
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Tabulated
+
+NamedSchedule: TypeAlias = Constant | Cosine | WSD
+"""What a formula can be."""
 
 NEARLY = 1e-3
 """Of the peak: how far a schedule with a name may be from the formula at any update, else the formula is tabulated."""
@@ -67,7 +71,7 @@ class Formula:
         return text + span * (self.shape != "constant")
 
 
-def as_schedule(formula: Formula, total: int) -> Schedule | None:
+def as_schedule(formula: Formula, total: int) -> NamedSchedule | None:
     """The schedule with a name that has the formula's rates, within ``NEARLY`` at every update; None where none has."""
     warmup = round(formula.warmup)
     rest = {"warmup_steps": warmup, "init_lr": formula.init if warmup else 0.0}
@@ -78,7 +82,7 @@ def as_schedule(formula: Formula, total: int) -> Schedule | None:
     return None
 
 
-def _named(formula: Formula, total: int, rest: dict[str, float]) -> Iterator[tuple[Schedule, Formula]]:
+def _named(formula: Formula, total: int, rest: dict[str, float]) -> Iterator[tuple[NamedSchedule, Formula]]:
     """Schedules that may be the formula's, each with its rates in NumPy."""
     warmup = float(rest["warmup_steps"])
     whole = replace(formula, warmup=warmup, init=float(rest["init_lr"]), end=float(total))

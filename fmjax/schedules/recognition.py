@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -95,7 +95,7 @@ def recognise(step: ArrayLike, lr: ArrayLike, *, total_steps: int | None = None,
     return Recognised(schedule, error, offset, tuple(note for note, is_true in notes.items() if is_true))
 
 
-def _may_hide_warmup(schedule: Any, log: RateLog, offset: int) -> bool:
+def _may_hide_warmup(schedule: Schedule, log: RateLog, offset: int) -> bool:
     """Whether the rates are flat from the first row on, and that is not the first update."""
     flat = isinstance(schedule, Constant | Step) or (isinstance(schedule, WSD) and schedule.anneal_ratio < 1)
     soon = log.step[0] + offset > 1 and log.step[0] <= log.interval
@@ -105,7 +105,7 @@ def _may_hide_warmup(schedule: Any, log: RateLog, offset: int) -> bool:
 class _Answer(NamedTuple):
     """A schedule of the rows."""
 
-    schedule: Any
+    schedule: Schedule
     error: float
     offset: int
     notes: tuple[str, ...]
@@ -165,7 +165,7 @@ def _by_shape(log: RateLog, tolerance: float) -> _Answer:
     return _Answer(_tabulated(log), 0.0, 0, tuple(notes))
 
 
-def _guesses(schedule: Any, log: RateLog) -> Iterator[str]:
+def _guesses(schedule: Schedule, log: RateLog) -> Iterator[str]:
     """What rows that fit no formula to their last digit leave open."""
     few = log.rate.size - 1 - log.last
     if hasattr(schedule, "final_lr") and few < _FEW:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -157,7 +157,12 @@ class _Fits(NamedTuple):
 
 
 def _fits(
-    shape: FormulaShape, count: np.ndarray, rate: np.ndarray, start: np.ndarray, end: Any, peak: Any = None
+    shape: FormulaShape,
+    count: np.ndarray,
+    rate: np.ndarray,
+    start: np.ndarray,
+    end: float | np.ndarray,
+    peak: float | np.ndarray | None = None,
 ) -> _Fits:
     """Peak and final rate for each start, or the final rate alone where the peak is given, and the squares left."""
     done = (count - start[:, None]) / np.broadcast_to(end - start, start.shape)[:, None]

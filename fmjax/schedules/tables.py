@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fmjax._checks import choose, finite, require, whole, within
+from fmjax._types import HostNumbers
 from fmjax.schedules.checks import check_schedule
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated
 from fmjax.schedules.knots import thinned
@@ -25,13 +26,14 @@ MOST_UPDATES = 10**8
 """Updates from which on a run is taken for a mistake."""
 
 
-def table_fields(table: Any, required: Sequence[str], optional: Sequence[str], what: str) -> dict[str, Any]:
+def table_fields(table: object, required: Sequence[str], optional: Sequence[str], what: str) -> dict[str, Any]:
     """The fields of a table, each read as its key asks; ``what`` is what its keys are called.
 
     Raises:
       ValueError: no table, an unknown key, one that is missing, or a value of another type.
     """
-    require(isinstance(table, Mapping), f"expected a table, got {table!r}")
+    if not isinstance(table, Mapping):
+        raise ValueError(f"expected a table, got {table!r}")
     for key in table:
         choose(key, (*required, *optional), what)
     for key in required:
@@ -39,30 +41,31 @@ def table_fields(table: Any, required: Sequence[str], optional: Sequence[str], w
     return {key: _READERS[key](value, key) if key in _READERS else _number(value, key) for key, value in table.items()}
 
 
-def _text(value: Any, what: str) -> str:
+def _text(value: object, what: str) -> str:
     require(isinstance(value, str) and value, f"{what}: expected a text in quotes, got {value!r}")
     return str(value)
 
 
-def _number(value: Any, what: str) -> float:
+def _number(value: object, what: str) -> float:
     require(type(value) in (int, float), f"{what}: expected a number, got {value!r}")  # true and false are ints too
     return finite(value, what)
 
 
-def _count(value: Any, what: str) -> int:
+def _count(value: object, what: str) -> int:
     return whole(_number(value, what), what)
 
 
-def _rates(value: Any, what: str) -> Any:
+def _rates(value: object, what: str) -> HostNumbers:
     return value if isinstance(value, np.ndarray) else _numbers(value, what)
 
 
-def _numbers(value: Any, what: str) -> tuple[float, ...]:
-    require(isinstance(value, list), f"{what}: expected a list of numbers, got {value!r}")
+def _numbers(value: object, what: str) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{what}: expected a list of numbers, got {value!r}")
     return tuple(_number(item, what) for item in value)
 
 
-def schedule_from(table: Any, what: str = "schedule") -> Schedule:
+def schedule_from(table: object, what: str = "schedule") -> Schedule:
     """The schedule of a manifest's table, or of JSON: ``kind`` and the fields of its class.
 
     Raises:
@@ -72,7 +75,8 @@ def schedule_from(table: Any, what: str = "schedule") -> Schedule:
     Constant(peak_lr=0.001, total_steps=10, warmup_steps=0, init_lr=0.0)
     """
     with within(what):
-        require(isinstance(table, Mapping), f"expected a table with kind and its fields, got {table!r}")
+        if not isinstance(table, Mapping):
+            raise ValueError(f"expected a table with kind and its fields, got {table!r}")
         require("kind" in table, f"missing key 'kind' (known kinds: {', '.join(KINDS)})")
         kind = KINDS[choose(table["kind"], KINDS, "schedule kind")]
         if kind is Tabulated and "steps" in table:
@@ -86,7 +90,7 @@ def schedule_from(table: Any, what: str = "schedule") -> Schedule:
     return schedule
 
 
-def knots_table(schedule: Tabulated, within: float = 1e-6) -> dict[str, Any]:
+def knots_table(schedule: Tabulated, within: float = 1e-6) -> dict[str, object]:
     """The table of a tabulated schedule as a few updates with straight lines between them, within a share of the peak.
 
     >>> knots_table(Tabulated(np.linspace(1.0, 0.0, 101)))
@@ -98,7 +102,7 @@ def knots_table(schedule: Tabulated, within: float = 1e-6) -> dict[str, Any]:
     return {"kind": "tabulated", **knots, "warmup_steps": int(schedule.warmup_steps)}
 
 
-def _between_knots(table: Mapping[str, Any]) -> dict[str, Any]:
+def _between_knots(table: Mapping[str, object]) -> dict[str, object]:
     """The table with the rate of every update up to the last of ``steps``."""
     steps, rates = (np.array(_numbers(table.get(key), key)) for key in ("steps", "lrs"))
     require(steps.size == rates.size > 0, f"expected a rate for each of {steps.size} steps, got {rates.size}")
@@ -109,7 +113,7 @@ def _between_knots(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in table.items() if key != "steps"} | {"lrs": every}
 
 
-def schedule_table(schedule: Schedule) -> dict[str, Any]:
+def schedule_table(schedule: Schedule) -> dict[str, object]:
     """The table that ``schedule_from`` makes a schedule with concrete fields of; plain values for TOML and JSON.
 
     >>> schedule_table(Constant(peak_lr=0.001, total_steps=10))
@@ -143,7 +147,7 @@ def _with_anneal_ratio(given: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in given.items() if k != "anneal_steps"} | {"anneal_ratio": steps / total}
 
 
-_READERS: dict[str, Callable[[Any, str], Any]] = {
+_READERS: dict[str, Callable[[object, str], object]] = {
     "name": _text,
     "file": _text,
     "split": _text,

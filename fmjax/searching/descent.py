@@ -17,6 +17,7 @@ import optax
 
 from fmjax._types import Array, Real
 from fmjax.laws import Law
+from fmjax.schedules.anneals import ramp
 
 GAIN, PATIENCE = 1e-8, 8
 """A descent has settled when so many steps running each lower the loss by less than this share of it."""
@@ -111,7 +112,7 @@ def _shape_loss(
     """Predicted loss of a shape; ``places`` are those of the updates if knots do not move."""
     steps, rates = _knots(ground, lane, shape)
     knot, share = places or _places(steps, count)
-    warm = ground.init_lr + (lane.peak_lr - ground.init_lr) * count / jnp.maximum(ground.warmup_steps, 1.0)
+    warm = ramp(count, ground.warmup_steps, ground.init_lr, lane.peak_lr)
     fallen = rates[knot] + share * (rates[knot + 1] - rates[knot])
     return ground.loss(jnp.asarray(lane.last, jnp.int32), jnp.where(count < ground.warmup_steps, warm, fallen))
 

@@ -20,7 +20,7 @@ from fmjax._types import HostNumbers, Real
 from fmjax.fitting.fitted_runs import PlanShape
 from fmjax.fitting.records import FitResult
 from fmjax.laws import Law
-from fmjax.schedules.anneals import DECAYS
+from fmjax.schedules.anneals import DECAYS, ramp
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Tabulated
 from fmjax.schedules.knots import thinned
 from fmjax.searching.descent import Descent, Ground, Start, descend
@@ -265,17 +265,17 @@ class _Target(NamedTuple):
     @classmethod
     def of(cls, ground: Ground, total: int, peak: float, *, decays: Sequence[str], longest: int) -> "_Target":
         """Finds the best WSD and predicts the others."""
-        ramp: dict[str, Any] = {"warmup_steps": ground.warmup_steps, "init_lr": ground.init_lr}
+        warm: dict[str, Any] = {"warmup_steps": ground.warmup_steps, "init_lr": ground.init_lr}
         final, ratios = ground.final_lr, np.array(SEARCHED_RATIOS)
-        others = [Cosine(peak, total, lowest, **ramp) for lowest in (final, max(final, peak / 10))]
-        schedules = [WSD(peak, total, ratio, decay, final, **ramp) for decay in decays for ratio in SEARCHED_RATIOS]
-        losses = _losses(ground, total, [*schedules, *others, Constant(peak, total, **ramp)], longest)
+        others = [Cosine(peak, total, lowest, **warm) for lowest in (final, max(final, peak / 10))]
+        schedules = [WSD(peak, total, ratio, decay, final, **warm) for decay in decays for ratio in SEARCHED_RATIOS]
+        losses = _losses(ground, total, [*schedules, *others, Constant(peak, total, **warm)], longest)
         require(np.isfinite(losses).all(), f"the fit predicts a loss that is not finite for peak_lr {peak:g}")
         kinds = zip(decays, losses[: len(schedules)].reshape(-1, ratios.size), strict=True)
         cells = [Cell.of((total, peak, decay, final), ratios, of_decay[None]) for decay, of_decay in kinds]
         wsd = min(cells, key=attrgetter("loss"))
         rest = losses[len(schedules) :].tolist()
-        return cls(total, peak, wsd, (wsd.schedule(**ramp), *others, Constant(peak, total, **ramp)), (wsd.loss, *rest))
+        return cls(total, peak, wsd, (wsd.schedule(**warm), *others, Constant(peak, total, **warm)), (wsd.loss, *rest))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -320,10 +320,10 @@ def _design(ground: Ground, target: _Target, drawn: Descent, wanted: int | None,
         every = np.arange(total)
         steps, rates = thinned(every, _rates(target.rivals[best], every), within=1e-12)
     else:
-        ramp = np.unique([0, warmup - 1]) if warmup else np.empty(0)
-        rise = ground.init_lr + (peak - ground.init_lr) * ramp / max(1, warmup)
+        ends = np.unique([0, warmup - 1]) if warmup else np.empty(0)
+        rise = np.asarray(ramp(ends, warmup, ground.init_lr, peak))
         fixed = drawn.steps if (drawn.steps == np.floor(drawn.steps)).all() else np.arange(warmup, total)
-        steps, rates = np.append(ramp, fixed), np.append(rise, np.interp(fixed, drawn.steps, drawn.rates))
+        steps, rates = np.append(ends, fixed), np.append(rise, np.interp(fixed, drawn.steps, drawn.rates))
     design = Design(
         total_steps=total,
         peak_lr=peak,

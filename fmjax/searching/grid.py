@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -126,17 +126,29 @@ class Grid(NamedTuple):
         """Final rates of pairs of places on the axes of peak and final rates."""
         return self.final_lr[final] * (self.peak_lr[peak] if self.final_is_share else 1.0)
 
+    def count_parts(self, rows: int) -> int:
+        """Number of parts of at most ``rows`` cells."""
+        steps, peaks, decays, finals = self.shape
+        return steps * decays * -(-peaks * finals // rows)
+
+    def count_rows(self, number: int, rows: int) -> int:
+        """Number of cells of one of these parts."""
+        pairs = self.peak_lr.size * self.final_lr.size
+        return min(rows, pairs - number % -(-pairs // rows) * rows)
+
+    def part(self, number: int, rows: int) -> Part:
+        """One of the parts of at most ``rows`` cells."""
+        _, peaks, decays, finals = self.shape
+        pairs = peaks * finals
+        outer, run = divmod(number, -(-pairs // rows))
+        t, d = divmod(outer, decays)
+        p, f = np.divmod(np.arange(run * rows, min((run + 1) * rows, pairs)), finals)
+        cells = np.ravel_multi_index((np.full_like(p, t), p, np.full_like(p, d), f), self.shape)
+        return Part(number, int(self.total_steps[t]), self.decay[d], self.peak_lr[p], self._final(p, f), cells)
+
     def parts(self, rows: int) -> Iterator[Part]:
         """The grid in parts of at most ``rows`` cells."""
-        (steps, peaks, decays, finals), number = self.shape, 0
-        for t in range(steps):
-            for d in range(decays):
-                for start in range(0, peaks * finals, rows):
-                    p, f = np.divmod(np.arange(start, min(start + rows, peaks * finals)), finals)
-                    cells = np.ravel_multi_index((np.full_like(p, t), p, np.full_like(p, d), f), self.shape)
-                    final = self._final(p, f)
-                    yield Part(number, int(self.total_steps[t]), self.decay[d], self.peak_lr[p], final, cells)
-                    number += 1
+        return (self.part(number, rows) for number in range(self.count_parts(rows)))
 
     def to_dict(self) -> dict[str, object]:
         """The axes as plain values; long ones as their length, ends and digest."""
@@ -163,7 +175,7 @@ def _every(axis: np.ndarray, good: np.ndarray, check: Callable[[float, str], obj
         check(value.item(), name)
 
 
-def _described(value: Any) -> Any:
+def _described(value: object) -> object:
     if not isinstance(value, np.ndarray):
         return list(value) if isinstance(value, tuple) else value
     if value.size <= 1000:

@@ -1,29 +1,32 @@
-"""The folder of a search: finished parts, each written whole or not at all, to go on from when interrupted."""
+"""The folder of a search: finished parts, each written whole or not at all, to go on from when interrupted.
 
+Any number of processes, also on different machines, may write parts of one search into one folder. A part has the same
+bytes whoever writes it, and takes its place in one step, so that no process needs to wait for another.
+"""
+
+import io
 import json
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
-from fmjax._checks import require
+from fmjax._checks import require, within
 from fmjax._files import write_whole, writing
+from fmjax._workers import Workers
 from fmjax.searching.grid import Grid, Part
+from fmjax.searching.parts import Computed, Reduced, Sweep
 
 FOLDER_FORMAT = 1
 """Version of the files in the folder."""
 
+NAMED_RUNS = 4
+"""Runs of missing parts that a notice names."""
 
-class Reduced(NamedTuple):
-    """What a search keeps of a part."""
-
-    columns: np.ndarray
-    """``[rows]`` best ratio of each cell, and what goes with it."""
-    top: np.ndarray
-    """``[top]`` index in the grid and loss of the part's best candidates."""
-    intervals: np.ndarray
-    """``[rows, 4]`` bootstrap intervals of the best ratio and of the loss; no rows without samples."""
+_PART = re.compile(r"\d{8,}\.npz")
 
 
 class Folder(NamedTuple):
@@ -45,10 +48,12 @@ class Folder(NamedTuple):
         with writing(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
             found = folder.path / "search.json"
+            # listed before the record is looked for: another process may open the folder at the same moment, and
+            # whoever sees its files then sees its record, which is written first
+            strange = [entry.name for entry in folder.path.iterdir() if not entry.name.startswith(".")]
             if found.exists():
                 folder._check(found, about)
             else:
-                strange = [entry.name for entry in folder.path.iterdir() if not entry.name.startswith(".")]
                 require(not strange, f"{folder.path}: expected an empty folder or one of a search, found {strange[:1]}")
             text = json.dumps(about, indent=1, allow_nan=False) + "\n"
             write_whole(
@@ -72,17 +77,25 @@ class Folder(NamedTuple):
     def _rows(self, index: int) -> Path:
         return self.path / "table" / f"{index:08d}.parquet"
 
+    def numbers(self) -> set[int]:
+        """Numbers of the parts that have a file."""
+        with within(self.path):
+            return {int(file.stem) for file in (self.path / "parts").iterdir() if _PART.fullmatch(file.name)}
+
     def load(self, index: int) -> Reduced | None:
         """What was kept of a part; None where it is not there or damaged."""
         if self.table and not self._rows(index).exists():
             return None
+        path = self._part(index)
+        with within(path):
+            data = path.read_bytes() if path.exists() else b""
         try:
-            with np.load(self._part(index), allow_pickle=False) as stored:
+            with np.load(io.BytesIO(data), allow_pickle=False) as stored:
                 return Reduced(*(stored[name] for name in Reduced._fields))
         except Exception:  # whatever the damage
             return None
 
-    def save(self, part: Part, reduced: Reduced, losses: np.ndarray, grid: Grid) -> None:
+    def save(self, part: Part, computed: Computed, grid: Grid) -> None:
         """Writes what is kept of a part, after its rows of the table.
 
         Raises:
@@ -90,8 +103,48 @@ class Folder(NamedTuple):
         """
         with writing(self.path):
             if self.table:
-                write_whole(self._rows(part.number), lambda file: _write_rows(file, part, losses, grid))
-            write_whole(self._part(part.number), lambda file: _save_arrays(file, reduced))
+                write_whole(self._rows(part.number), lambda file: _write_rows(file, part, computed.losses[0], grid))
+            write_whole(self._part(part.number), lambda file: _save_arrays(file, computed.reduced))
+
+
+class Stored(NamedTuple):
+    """Workers that take from a folder what is there, have others compute the rest, and keep it."""
+
+    folder: Folder
+    behind: Workers[Sweep, Computed]
+    notice: Callable[[str], None] | None = None
+    """Called with a line where some parts of a search were there and others were not."""
+
+    @property
+    def platform(self) -> str:
+        """Kind of device of those that compute."""
+        return self.behind.platform
+
+    def results(self, work: Sweep, numbers: Sequence[int]) -> Iterator[tuple[int, Computed]]:
+        """Yields the parts of the folder, then the others as they come, each once it is kept."""
+        missing = []
+        for number in numbers:
+            reduced = self.folder.load(number)
+            if reduced is not None and work.is_of(number, reduced):
+                yield number, work.stored(reduced)
+            else:
+                missing.append(number)
+        if self.notice is not None and 0 < len(missing) < len(numbers):
+            these = f"{len(missing)} of {len(numbers)} parts ({ranges(missing)})"
+            self.notice(f"{self.folder.path}: {these} are missing or damaged, and computed now")
+        for number, computed in self.behind.results(work, missing):
+            self.folder.save(work.part(number), computed, work.kernel.grid)
+            yield number, computed
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Rising numbers in words: runs of them by their ends, the first few."""
+    if not numbers:
+        return "none"
+    breaks = [i for i in range(1, len(numbers)) if numbers[i] != numbers[i - 1] + 1]
+    ends = zip([0, *breaks], [*breaks, len(numbers)], strict=True)
+    runs = [f"{numbers[a]} ... {numbers[b - 1]}" if b - a > 1 else str(numbers[a]) for a, b in ends]
+    return ", ".join(runs[:NAMED_RUNS]) + (" and others" if len(runs) > NAMED_RUNS else "")
 
 
 def _save_arrays(file: Path, reduced: Reduced) -> None:

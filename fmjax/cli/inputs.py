@@ -1,0 +1,54 @@
+"""What the options of verbs stand for: laws, fits, options of fits, clusters."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmjax._checks import require, within
+from fmjax._dask import dask_client
+from fmjax.cli.parameters import Assigned
+from fmjax.fitting.options import FitOptions
+from fmjax.fitting.records import FitResult
+from fmjax.laws import Law, make_law
+
+
+def candidates(grid: Mapping[str, Any]) -> int:
+    """Number of schedules that the options of a search ask for."""
+    axes = ("total_steps", "peak_lr", "decay", "final_lr", "anneal_ratio")
+    return math.prod(np.size(grid[axis]) for axis in axes)  # no final rate told is one
+
+
+def chosen_law(name: str, options: Sequence[Assigned]) -> Law:
+    """The law of --law and --law-option."""
+    chosen = dict(options)
+    require("sizes" not in chosen, "the option sizes is set by the fit, from the runs")
+    return make_law(name, **chosen)
+
+
+def planning_law(name: str | None, options: Sequence[Assigned]) -> Law | str | None:
+    """The law of --law and --law-option for verbs that can choose it, or its effects' coefficients, on the runs."""
+    require(name is not None or not options, "--law-option: needs --law")
+    return chosen_law(name, options) if name is not None and options else name
+
+
+def with_fits(given: Mapping[str, Any], usual: FitOptions) -> dict[str, Any]:
+    """Options of a verb, those of its fits made into one; what is not given is as usual."""
+    names = {field.name for field in dataclasses.fields(FitOptions)} & given.keys()
+    rest = {name: value for name, value in given.items() if name not in names}
+    return {**rest, "options": dataclasses.replace(usual, **{name: given[name] for name in names})}
+
+
+def read_fit(path: Path) -> FitResult:
+    """The fit in a file."""
+    with within(path):
+        return FitResult.from_json(path.read_text(encoding="utf-8"))
+
+
+def workers_of(scheduler: str | None) -> AbstractContextManager[Any]:
+    """The client of --scheduler for a ``with`` block; None where this process computes."""
+    return nullcontext() if scheduler is None else dask_client(scheduler)

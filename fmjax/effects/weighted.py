@@ -1,0 +1,199 @@
+r"""Weighted updates: a few updates that stand for all of a schedule wherever effects are sums over updates.
+
+Away from kinks the rate is smooth, and a sum over a panel of updates is a weighted sum over a few of them (``gauss``).
+What updates leave in a memory fades backwards from the row that reads it, at a pace that may be anything from an update
+to the whole run. So panels shrink towards each row. They grow from each kink on, since powers of a rate that starts
+from zero, or falls as a square root, are steep there::
+
+    rate        _____________________
+               /                     \
+              /                        \
+            |||16| 32 |32|16|||||||16|32|16|||
+            kink              kink         row
+
+The updates next to kinks and rows are taken one by one, so that each row has an update of its own. Sizes of panels are
+powers of two, so that few panels have to be known. Rates given as a table have no smooth pieces: every update counts.
+"""
+
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmjax._types import Array, Real
+from fmjax.schedules.host_rates import host_rates
+from fmjax.schedules.kinds import WSD, Schedule, Tabulated
+
+PANEL_NODES = 10
+"""Updates that stand for a panel; sums are exact where they are polynomials up to degree 19."""
+
+SMALLEST_PANEL = 16
+"""Updates of the smallest panel."""
+
+PANELS_A_PIECE = 8
+"""A panel is at most this part of a smooth piece."""
+
+
+SPAN = 1024
+"""Updates of a long schedule at which ``rate_span`` looks, beside those at its kinks."""
+
+
+class WeightedUpdates(NamedTuple):
+    """Updates of one schedule, ``[updates]`` each, or of several, ``[runs, updates]``."""
+
+    update: Array
+    """Which update of the schedule it is; one that stands for a panel may lie between two."""
+    lr: Array
+    drop: Array
+    """Rate of the update before minus its own; 0 for the first."""
+    forward: Array
+    """S after it."""
+    weight: Array
+    """How many updates it stands for."""
+
+    @classmethod
+    def every(cls, lr: Real, drop: Real) -> "WeightedUpdates":
+        """All updates of a schedule, each standing for itself."""
+        lr, drop = jnp.asarray(lr), jnp.asarray(drop)
+        return cls(jnp.arange(lr.size, dtype=lr.dtype), lr, drop, jnp.cumsum(lr), jnp.ones_like(lr))
+
+    def total(self, values: Real) -> jax.Array:
+        """Sums of the values of all updates until each one; of a panel's, only the last is such a sum."""
+        return jnp.cumsum(self.weight * values)
+
+    @property
+    def clock(self) -> "WeightedUpdates":
+        """The same with the number of updates in place of S: for what is forgotten from update to update."""
+        return self._replace(lr=jnp.ones_like(self.lr), forward=self.update + 1)
+
+    def without_rise(self, warmup_steps: int) -> "WeightedUpdates":
+        """The same with drops counted from the end of warmup on."""
+        return self._replace(drop=np.where(self.update > warmup_steps, self.drop, 0.0))
+
+    def held(self, warmup_steps: int) -> "WeightedUpdates":
+        """The same with warmup counted as if at the rate of the warmup's end, which must be among the updates."""
+        end = min(warmup_steps, float(self.update[-1]))
+        place = int(np.searchsorted(self.update, end))
+        peak, before = self.lr[place], self.forward[place] - self.lr[place]
+        rising = self.update < end
+        forward = np.where(rising, (self.update + 1) * peak, self.forward + (end * peak - before))
+        lr, drop = np.where(rising, peak, self.lr), np.where(self.update > end, self.drop, 0.0)
+        return self._replace(lr=lr, drop=drop, forward=forward)
+
+
+def weighted_updates(schedule: Schedule, rows: Sequence[int] | np.ndarray) -> WeightedUpdates:
+    """Updates that stand for all of a schedule with concrete fields until the last row; each row's is among them.
+
+    Args:
+      schedule: the schedule.
+      rows: ``[rows]`` updates after which effects are read, rising.
+
+    >>> from fmjax.schedules.kinds import WSD
+    >>> updates = weighted_updates(WSD(peak_lr=1e-3, total_steps=100_000), [999, 99_999])
+    >>> updates.lr.size < 1000, round(float(updates.weight.sum()), 6), 999.0 in updates.update
+    (True, 100000.0, True)
+    """
+    rows = np.asarray(rows, int)
+    if isinstance(schedule, Tabulated):
+        return every_update(schedule, int(rows[-1]) + 1)
+    first, size = _panels(schedule, rows)
+    starts, node = np.cumsum(_counts(size)) - _counts(size), np.zeros(int(_counts(size).sum()))
+    weight, forward, index = np.ones(node.size), np.zeros(node.size), {}
+    node[starts] = first
+    for of in np.unique(size[size > 1]).tolist():
+        at, weights, _ = gauss(of)
+        index[of] = starts[size == of][:, None] + np.arange(PANEL_NODES)
+        node[index[of]], weight[index[of]] = first[size == of][:, None] + at, weights
+    lr = host_rates(schedule, node)
+    drop = np.where(node > 0, host_rates(schedule, np.maximum(node - 1, 0)) - lr, 0.0)
+    forward = np.cumsum(weight * lr)
+    before = forward - weight * lr
+    for of, here in index.items():
+        forward[here] = before[here[:, :1]] + lr[here] @ gauss(of)[2].T
+    return WeightedUpdates(node, lr, drop, forward, weight)
+
+
+def every_update(schedule: Schedule, count: int) -> WeightedUpdates:
+    """The first updates of a schedule with concrete fields, each standing for itself."""
+    lrs = host_rates(schedule, np.arange(count))
+    drops = np.concatenate([lrs[:1], lrs[:-1]]) - lrs
+    return WeightedUpdates(np.arange(float(count)), lrs, drops, np.cumsum(lrs), np.ones(count))
+
+
+def rate_span(schedule: Schedule, begin: int, end: int) -> tuple[float, float]:
+    """Largest drop of the rate over one of the updates ``begin + 1 ... end``, and lowest rate from ``begin`` on."""
+    at = np.arange(begin, end + 1)
+    if at.size > SPAN and not isinstance(schedule, Tabulated):
+        beside = _breaks(schedule)[:, None] + np.arange(-1, 3)
+        at = np.append(np.linspace(begin, end, SPAN).astype(int), beside[(beside >= begin) & (beside <= end)])
+    rates, before = host_rates(schedule, at), host_rates(schedule, np.maximum(at - 1, begin))
+    return float(np.max(before - rates)), float(rates.min())
+
+
+def _counts(size: np.ndarray) -> np.ndarray:
+    """Updates that stand for panels of these sizes."""
+    return np.where(size > 1, PANEL_NODES, 1)
+
+
+def _panels(schedule: Schedule, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First update and size of each panel, which end at kinks and after rows; a single update has size 1."""
+    stop, kinks = int(rows[-1]) + 1, _breaks(schedule)
+    ends = np.unique(np.concatenate([rows + 1, kinks[kinks < stop]]))
+    begins = np.concatenate([[0], ends[:-1]])
+    piece = np.searchsorted(kinks, begins, side="right") - 1
+    lengths = np.append(kinks[1:], int(schedule.total_steps)) - kinks
+    most = np.maximum(lengths[piece] // PANELS_A_PIECE, 1)
+    since = np.minimum(begins - kinks[piece], ends - begins)
+    parts = [_sizes(*part) for part in zip(*(x.tolist() for x in (ends - begins, since, most)), strict=True)]
+    size = np.concatenate(parts)
+    return np.cumsum(size) - size, size
+
+
+def _breaks(schedule: Schedule) -> np.ndarray:
+    """Updates at which smooth pieces begin, 0 among them."""
+    warmup, total = int(schedule.warmup_steps), int(schedule.total_steps)
+    start = total - float(schedule.anneal_ratio) * total if isinstance(schedule, WSD) else -1.0
+    kinks = (warmup, start) if start >= warmup else schedule.kinks  # of a WSD, also where warmup and anneal cross
+    assert kinks is not None
+    floors = [0, *(int(np.floor(np.asarray(kink, float))) for kink in kinks)]
+    return np.unique([at for at in floors if 0 <= at < total])
+
+
+@lru_cache(maxsize=100_000)
+def _sizes(length: int, since: int, most: int) -> np.ndarray:
+    """Sizes of the panels of a stretch that begins ``since`` updates after a kink and ends after a row."""
+    found, at = [], 0
+    while at < length:
+        room = min(since + at, (length - at) // 2, most)
+        size = 1 << (room.bit_length() - 1) if room >= SMALLEST_PANEL else 1
+        found.append(size)
+        at += size
+    return np.array(found)
+
+
+@cache
+def gauss(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes and weights for a sum over the updates 0 ... size - 1, and ``[nodes, nodes]`` for sums up to each node.
+
+    Golub and Welsch for equal weights on whole numbers, whose orthogonal polynomials are those of Chebyshev and Gram.
+    A sum up to a node is that of the polynomial through the nodes. It is the polynomial Q with Q(k) - Q(k-1) = f(k)
+    and Q(-1) = 0, which has a value between two updates as well.
+    """
+    n = np.arange(1.0, PANEL_NODES)
+    beside = np.sqrt(n**2 * (size**2 - n**2) / (4 * (4 * n**2 - 1)))
+    away, vectors = np.linalg.eigh(np.diag(beside, 1) + np.diag(beside, -1))
+    place, gap = 2 * away / size, 2 / size  # updates lie in (-1, 1)
+    power, order = np.arange(PANEL_NODES + 1), np.arange(1, PANEL_NODES + 1)
+    difference = np.stack([_difference(int(p), gap) for p in order], axis=1)
+    values = np.linalg.inv(np.vander(place, PANEL_NODES, increasing=True))  # values at nodes -> powers of the place
+    totals = place[:, None] ** power - (-1 - gap / 2) ** power
+    return away + (size - 1) / 2, size * vectors[0] ** 2, totals[:, 1:] @ np.linalg.solve(difference, values)
+
+
+def _difference(power: int, gap: float) -> np.ndarray:
+    """``[nodes]`` coefficients of x^power - (x - gap)^power."""
+    one = np.polynomial.polynomial.polypow([-gap, 1.0], power)
+    return np.pad(-one[:power], (0, PANEL_NODES - power))

@@ -1,0 +1,115 @@
+"""Effects at the rows of many runs: runs of like length go side by side, and few updates stand for all."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmjax._types import Array
+from fmjax.curves.loss_curve import CurveBatch, bucket
+from fmjax.effects.weighted import WeightedUpdates
+from fmjax.laws import Law, Row
+
+LIKE = 4
+"""Runs are alike in length within this factor, and padded to the longest of them."""
+
+
+class LikeRuns(NamedTuple):
+    """Runs of like length as a law counts their updates."""
+
+    updates: WeightedUpdates
+    """``[runs, updates]``."""
+    at: Array
+    """``[runs, rows]`` place among them of each row's update."""
+
+
+class RowUpdates(NamedTuple):
+    """What effects at all rows of a batch follow from."""
+
+    parts: tuple[LikeRuns, ...]
+    places: np.ndarray
+    """``[runs, rows]`` where each row of the batch stands among the rows of all parts, in their order."""
+
+    @classmethod
+    def of(cls, law: Law, batch: CurveBatch, warmup: str) -> "RowUpdates":
+        """The updates of a batch with warmup counted in a given way."""
+        runs = [_counted(*run, warmup) for run in zip(_seen(law, batch), batch.warmup_steps.tolist(), strict=True)]
+        sizes = np.array([run.lr.size for run in runs])
+        parts, places, begin = [], np.zeros(batch.at.shape, int), 0
+        for alike in _alike(sizes):
+            width = batch.rows_of(alike)
+            at = [np.searchsorted(runs[i].update, batch.at[i, :width]) for i in alike]
+            chosen = np.resize(alike, bucket(alike.size))  # further runs repeat the first ones
+            parts.append(LikeRuns(_padded([runs[i] for i in chosen]), np.resize(at, (chosen.size, width))))
+            row = np.minimum(np.arange(batch.at.shape[1]), width - 1)  # rows that pad are the last
+            places[alike] = begin + np.arange(alike.size)[:, None] * width + row
+            begin += chosen.size * width
+        return cls(tuple(parts), places)
+
+
+def _seen(law: Law, batch: CurveBatch) -> Sequence[WeightedUpdates]:
+    return batch.weighted if law.weighted else batch.every
+
+
+def _counted(updates: WeightedUpdates, warmup_steps: int, warmup: str) -> WeightedUpdates:
+    if warmup == "as-peak":
+        return updates.held(warmup_steps)
+    return updates.without_rise(warmup_steps) if warmup == "without-rise" else updates
+
+
+def _alike(sizes: np.ndarray) -> Iterator[np.ndarray]:
+    """Indices of runs of like length, the short ones first."""
+    left = np.argsort(sizes, kind="stable")
+    while left.size:
+        count = int(np.sum(sizes[left] > sizes[left[-1]] // LIKE))
+        yield np.sort(left[-count:])
+        left = left[:-count]
+
+
+def _padded(runs: Sequence[WeightedUpdates]) -> WeightedUpdates:
+    """Runs side by side; updates that pad stand for none, and have the last one's rate."""
+    width = bucket(max(run.lr.size for run in runs))
+    ends = [np.minimum(np.arange(width), run.lr.size - 1) for run in runs]
+    fields = zip(*([field[end] for field in run] for run, end in zip(runs, ends, strict=True)), strict=True)
+    found = WeightedUpdates(*(np.stack(field) for field in fields))
+    real = np.arange(width) < np.array([run.lr.size for run in runs])[:, None]
+    return found._replace(weight=np.where(real, found.weight, 0.0))
+
+
+def in_batch_order(parts: Sequence[Row], places: Array) -> Row:
+    """Effects of all parts ``[runs, rows]``, each row's at its place."""
+    return {key: jnp.concatenate([_flat(jnp.asarray(part[key])) for part in parts])[places] for key in parts[0]}
+
+
+def _flat(values: Array) -> Array:
+    return values.reshape(-1, *values.shape[2:])
+
+
+def effects_of(law: Law, runs: LikeRuns) -> Row:
+    """Effects ``[runs, rows]``, under ``jit``; warmup has been counted."""
+    return jax.vmap(law.row_effects)(runs.updates, runs.at)
+
+
+_effects = jax.jit(effects_of)
+
+
+def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> dict[str, np.ndarray]:
+    """Effects at every row, ``[runs, rows]`` each, with ``log_N`` and, where the law needs it, ``log_B``.
+
+    Warmup counts as the law says, unless told.
+    """
+    found = RowUpdates.of(law, batch, warmup or law.warmup)
+    parts = [jax.tree.map(np.asarray, _effects(as_counted(law), part)) for part in found.parts]
+    flat = {key: np.concatenate([_flat(part[key]) for part in parts]) for key in parts[0]}
+    log_n = np.log(np.where(np.isnan(batch.model_size), 1.0, batch.model_size))
+    sizes = {"log_N": log_n} | ({"log_B": np.log(batch.tokens_per_step)} if law.spans_batches else {})
+    effects = {key: values[found.places] for key, values in flat.items()}
+    return effects | {key: np.broadcast_to(value[:, None], batch.at.shape) for key, value in sizes.items()}
+
+
+def as_counted(law: Law) -> Law:
+    """The law for updates that have been counted as it says: one program for all ways to count warmup."""
+    return dataclasses.replace(law, warmup="as-scheduled")
