@@ -39,21 +39,23 @@ from fmjax.cli.verbs import verb
     click.option("--tokens-per-step", type=float, help="Tokens per update; steps in tokens are divided by it."),
     click.option("--model-size", type=float, help="Parameters of the model, where all runs have the same."),
     click.option("--join", is_flag=True, help="Give runs logged only from their branch on the rows of their stem."),
-    output=click.option(
-        "-o", "--output", "target", type=click.Path(path_type=Path), required=True, help="Folder to make."
-    ),
+    click.option("--check", is_flag=True, help="Write nothing; show what was read, recognised, dropped and guessed."),
+    output=click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Folder to make."),
 )
 def import_() -> None:
     """Make runs of what another tool logged.
 
     Writes a folder with the manifest runs.toml and a CSV file for each run, and prints which columns were taken and
-    which schedule the rates tell of, with the largest error of any logged rate.
+    which schedule the rates tell of, with the largest error of any logged rate. A table with one row a run becomes runs
+    of one row each; --schedule then has the fields that all of them share.
 
     \b
     Example:
+      fmjax import logs/ --check
       fmjax import wandb_export.csv -o runs/
       fmjax import trainer_state.json -o runs/ --validation
       fmjax import levanter logs/*.jsonl -o runs/ --tokens-per-step 4194304
+      fmjax import sweep.csv --schedule 'kind = "cosine", warmup_steps = 2000, final_lr = 1e-5' -o runs/
       fmjax import logs/ --from nanochat --schedule 'kind = "wsd", peak_lr = 0.02, ...' -o runs/
     """
 

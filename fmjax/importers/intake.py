@@ -35,6 +35,15 @@ class Imported:
     recognised: Recognised | None
     """How the logged rates were recognised; None where the schedule was given."""
     notes: tuple[str, ...]
+    """What was found, dropped and guessed, a sentence each."""
+    step: str = ""
+    """Column of the steps."""
+    tool: str = ""
+    """The name of the source."""
+    files: tuple[str, ...] = ()
+    """The files that the rows come from."""
+    dropped: int = 0
+    """Rows with a loss that are not in the curve."""
 
 
 def import_logs(
@@ -93,7 +102,7 @@ def import_logs(
         tables = [part for table in tables for part in _by_label(reader, table, refused, len(tables) > 1)]
         logs = list(_logs(reader, tables, refused))
         del tables
-        runs = list(_imported_each(logs, schedule, total_steps, join, refused))
+        runs = [replace(run, tool=tool.name) for run in _each(logs, schedule, total_steps, join, refused)]
         require(runs, next(iter(refused), "expected runs, found none"))
     for reason in refused:
         warnings.warn(f"{reason}: left out", stacklevel=2)
@@ -155,7 +164,7 @@ def _logs(reader: Reader, tables: Sequence[Table], refused: list[str]) -> Iterat
                 yield reader.log(table, name, rows)
 
 
-def _imported_each(
+def _each(
     logs: Sequence[Log], schedule: Schedule | None, total_steps: int | None, join: bool, refused: list[str]
 ) -> Iterator[Imported]:
     for log in logs:
@@ -174,7 +183,10 @@ def _imported(log: Log, schedule: Schedule | None, total_steps: int | None) -> I
     if log.begins_late:
         notes = (*notes, f"losses start at step {log.loss.step[0]}; a branch may be joined to its stem")
     curve = LossCurve(log.name, loss.step, loss.value, known)
-    return Imported(curve, log.loss_key, log.rate_key, recognised, notes)
+    dropped = log.dropped + int(after.sum())
+    return Imported(
+        curve, log.loss_key, log.rate_key, recognised, notes, log.step_key, files=log.files, dropped=dropped
+    )
 
 
 def _recognised(log: Log, total_steps: int | None) -> Recognised:

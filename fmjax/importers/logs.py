@@ -73,6 +73,10 @@ class Log(NamedTuple):
     notes: tuple[str, ...]
     total_steps: int | None = None
     """Planned number of updates, where the file has it."""
+    step_key: str = ""
+    files: tuple[str, ...] = ()
+    dropped: int = 0
+    """Rows with a loss that do not count."""
 
     @property
     def begins_late(self) -> bool:
@@ -163,13 +167,15 @@ class Reader:
             *self._notes_on_losses(loss_key, others, loss),
             *_notes_on_steps(step, losses, loss),
         )
+        known = np.isfinite(losses) & run.all_rows(losses.size)
+        log = Log(name, loss, None, loss_key, None, notes, table.total_steps, self._step_key(table), table.files)
+        log = log._replace(dropped=int(known.sum()) - loss.step.size)
         if not self.needs_rate:
-            return Log(name, loss, None, loss_key, None, notes, table.total_steps)
+            return log
         rate_key, rate, more = self._rate(table, kept)
         require(not has_rival_rates(step, rate), f"{rate_key!r}: steps have several rates, as of runs that are mixed")
         rates = LoggedRows.of(step, rate)
-        notes = (*notes, *more, *_notes_on_the_end(loss, rates))
-        return Log(name, loss, rates, loss_key, rate_key, notes, table.total_steps)
+        return log._replace(rate=rates, rate_key=rate_key, notes=(*notes, *more, *_notes_on_the_end(loss, rates)))
 
     def _steps(self, table: Table) -> np.ndarray:
         """``[rows]`` the last update that each row has seen."""

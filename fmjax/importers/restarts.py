@@ -45,6 +45,13 @@ class RunRows(NamedTuple):
             kept[first:end] = ~(step[first:end] >= below)
         return kept
 
+    def all_rows(self, count: int) -> np.ndarray:
+        """``[rows]`` which rows are of its starts, whether they count or not."""
+        found = np.zeros(count, bool)
+        for first, end, _ in self.spans:
+            found[first:end] = True
+        return found
+
     def ended_by(self, step: float, first: int, end: int, note: str) -> "RunRows":
         """The run as a later start goes on with it from a step."""
         before = (span._replace(below=min(span.below, step)) for span in self.spans)

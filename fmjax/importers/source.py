@@ -95,7 +95,8 @@ def _together(name: str, parts: Sequence[Table]) -> Table:
     others = tuple(dict.fromkeys(key for part in parts for key in part.others))
     notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
     total = max((part.total_steps for part in parts if part.total_steps), default=None)
-    return Table(name, columns, others, total, notes)
+    files = tuple(dict.fromkeys(file for part in parts for file in part.files))
+    return Table(name, columns, others, total, notes, files=files)
 
 
 def _below(name: str, parts: Sequence[Table]) -> Table:
@@ -109,7 +110,8 @@ def _below(name: str, parts: Sequence[Table]) -> Table:
     others = tuple(dict.fromkeys(key for part in parts for key in part.others))
     notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
     total = max((part.total_steps for part in parts if part.total_steps), default=None)
-    return Table(name, columns, others, total, notes)
+    files = tuple(dict.fromkeys(file for part in parts for file in part.files))
+    return Table(name, columns, others, total, notes, files=files)
 
 
 def only(name: str) -> tuple[str]:
@@ -167,7 +169,8 @@ def read_files(source: Source, files: Sequence[tuple[Path, Path]], columns: Colu
     for place, (file, _) in zip(places, accepted, strict=True):
         with refusing(failed), within(file):
             read = source.read(file) if source.read_named is None else source.read_named(file, named)
-            tables += [_needed(source, table._replace(name=table.name or names[place]), columns) for table in read]
+            named_tables = (table._replace(name=table.name or names[place], files=(str(file),)) for table in read)
+            tables += [_needed(source, table, columns) for table in named_tables]
     require(tables, next(iter(failed), f"expected logs of {source.title}, found none"))
     refused += failed
     return merged(_longest(source, tables) if source.has_whole_history else tables)

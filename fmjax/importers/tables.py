@@ -38,6 +38,8 @@ class Table(NamedTuple):
     """What was found on the way."""
     labels: Mapping[str, np.ndarray] = MappingProxyType({})
     """``[rows]`` cells, text or numbers, of columns that may tell runs apart."""
+    files: tuple[str, ...] = ()
+    """The files that it was read from."""
 
 
 def csv_columns(path: Path, *, but: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
