@@ -125,7 +125,7 @@ def fit_groups(problem: Problem, groups: ArrayLike, options: FitOptions) -> list
 
     def minimised(jobs: lanes.Jobs, scale: np.ndarray) -> lanes.Lanes:
         own = objective._replace(prior=prior.pull(np.repeat(scale, each)))
-        return lanes.minimise(law, rows, jobs, own, residual=residual, max_iterations=limit)
+        return lanes.minimise(law, rows, jobs, own, residual=residual, max_iterations=limit, client=options.client)
 
     scale = least_scale(weights, run)
     found = minimised(jobs, scale)
