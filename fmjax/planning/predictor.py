@@ -85,16 +85,16 @@ class Predictor:
         assert found.sample_losses is not None
         size = grid.get("model_size") or self.curves[0].model_size  # of several sizes, the search has asked for one
         losses = np.concatenate([found.losses[None], found.sample_losses])
-        cells = enumerate(found.cells)
-        return [self._corrected(cell, found.anneal_ratio, losses[:, i], size, seed) for i, cell in cells]
+        tokens = grid.get("tokens_per_step") if self.fit.law.spans_batches else None
+        cells = [(Points.of_cell(found.anneal_ratio, cell, size, tokens), cell) for cell in found.cells]
+        return [self._corrected(*cell, found.anneal_ratio, losses[:, i], size, seed) for i, cell in enumerate(cells)]
 
     def _corrected(
-        self, cell: Cell, ratios: np.ndarray, losses: np.ndarray, model_size: float | None, seed: int
+        self, targets: Points, cell: Cell, ratios: np.ndarray, losses: np.ndarray, model_size: float | None, seed: int
     ) -> Prediction:
         """The prediction of a cell, from the law's losses ``[1 + samples, ratios]``."""
         law_ratio, rng = float(ratios[np.argmin(losses[0])]), np.random.default_rng(seed)
         if self.runs.decay:
-            targets = Points.of_cell(ratios, cell, model_size)
             correction = Correction.of(self.runs, self.residuals[0], targets, self.prior)
             mean, draws = correction.mean(self.residuals[0]), correction.draw(self.residuals[1:], rng)
             losses = losses * np.exp(np.vstack([mean, draws]))
@@ -166,7 +166,9 @@ class _Fit(NamedTuple):
 
 
 def _usable(fits: Sequence[_Fit]) -> list[_Fit]:
-    return [fit for fit in fits if fit.result.ok]
+    """The fits that can predict; of runs of several batch sizes those with the batch size in them, if there are any."""
+    usable = [fit for fit in fits if fit.result.ok]
+    return [fit for fit in usable if fit.result.law.spans_batches] or usable
 
 
 def _error(fit: _Fit) -> float:
@@ -276,7 +278,7 @@ def _predictor(fit: _Fit, options: FitOptions, samples: int, seed: int, progress
         curves=tuple(curve for curve, is_in in zip(problem.curves, fit.group, strict=True) if is_in),
         held_out=fit.held_out,
         samples=drawn,
-        runs=Points.of(chosen),
+        runs=Points.of(chosen, batches=result.law.spans_batches),
         residuals=np.log([curve.final_loss_measured for curve in chosen]) - np.log(predicted),
         prior=CorrectionPrior(
             COMMON_OFFSET if apart else 0.0, FINAL_LOSS_NOISES if apart else (_row_noise(result),), HOLDS[fit.chosen]

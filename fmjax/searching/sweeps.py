@@ -45,6 +45,7 @@ def search(
     warmup_steps: int | None = None,
     init_lr: float | None = None,
     model_size: float | None = None,
+    tokens_per_step: float | None = None,
     samples: np.ndarray | None = None,
     top: int = 10,
     keep_losses: bool = False,
@@ -70,6 +71,7 @@ def search(
       warmup_steps: updates of linear warmup; by default as many as the fitted runs had.
       init_lr: rate of update 0; by default the fitted runs'.
       model_size: number of parameters, for laws fitted over several sizes.
+      tokens_per_step: tokens an update, for laws fitted over several batch sizes.
       samples: ``[samples, parameters]`` bootstrap samples (``Bootstrap.params``), for intervals.
       top: how many of the best candidates to return.
       keep_losses: whether to return the loss of every candidate, also under each sample; takes 8 bytes each.
@@ -104,11 +106,12 @@ def search(
     choose(dtype, DTYPES, "dtype")
     require(dtype == "float64" or grid.total_steps.max() <= 2**24, "runs of more than 2^24 updates need float64")
     require(folder is not None or not table, "a table of every candidate needs a folder to write it to")
+    law = result.law_for(tokens_per_step)
     if samples is None:
-        law, vector = result.law.settled(result.vector)
+        law, vector = law.settled(result.vector)
         vectors = vector[None]
     else:
-        law, vectors = result.law, np.concatenate([result.vector[None], samples])
+        vectors = np.concatenate([result.vector[None], samples])
     layout = Layout.of(grid, len(vectors), jax.local_devices()[0].platform)
     log_n = result.log_size(model_size)
     kernel = Kernel(law, vectors, grid, log_n, dtype, layout, share_stem=True)
