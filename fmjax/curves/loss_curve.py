@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax._checks import positive, require, within
+from fmjax.curves.row_noise import ends_in_spike
 from fmjax.schedules.checks import check_schedule
 
 
@@ -101,8 +103,17 @@ class LossCurve:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the final loss is known: given, or the last row lies in the last hundredth of the schedule."""
-        return self.final_loss is not None or bool(self.step[-1] >= 0.99 * int(self.schedule.total_steps))
+        """Whether the final loss is known: given, or the last row lies in the last hundredth of the schedule.
+
+        A last row that is a spike does not tell the final loss.
+        """
+        ended = bool(self.step[-1] >= 0.99 * int(self.schedule.total_steps))
+        return self.final_loss is not None or (ended and not self.ends_in_spike)
+
+    @cached_property
+    def ends_in_spike(self) -> bool:
+        """Whether the last row lies far above the rows before it."""
+        return ends_in_spike(self.step, self.loss)
 
 
 def _column(values: Any, name: str) -> np.ndarray:

@@ -9,13 +9,13 @@ import numpy as np
 
 from fmjax._checks import choose, known_options, positive, require, whole
 from fmjax.curves.loss_curve import LossCurve, bucket, pad
+from fmjax.curves.row_noise import robust_size
 from fmjax.fitting import lanes, metrics
 from fmjax.fitting.fitted_runs import FittedRuns
 from fmjax.fitting.objective import RESIDUALS, Objective, bounds, closed_form_starts, exponent_grid, linearise
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
 from fmjax.fitting.problem import Problem, batch_effects, predict_batch, prepare, with_rows
 from fmjax.fitting.records import Evaluation, FitResult, FittedRange, RunMetrics
-from fmjax.fitting.row_noise import robust_size
 from fmjax.laws import Law, Row
 
 UNDETERMINED_BELOW = 1e-6
