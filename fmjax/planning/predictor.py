@@ -23,8 +23,8 @@ from fmjax.searching.results import Cell, SearchResult
 from fmjax.searching.sweeps import search
 
 HOLDS = {False: 0.9, True: 0.65}
-"""How far a law is trusted to err alike at all ratios: less where its options were chosen on the runs, which then fit it
-better than it is (``benchmarks/coverage.py``, with a law that is slightly wrong)."""
+"""How far a law is trusted to err alike at all ratios: less where its options were chosen on the runs, which it then
+fits better than others (``benchmarks/coverage.py``, with a law that is slightly wrong)."""
 
 CHOICES_DRAWN = 20
 """Choices of a law's options that bootstrap samples are shared out among."""
