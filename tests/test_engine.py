@@ -167,7 +167,7 @@ def test_chunks_and_blocks_of_another_size(rows, jobs, clean, monkeypatch):
     sizes, chunk = [], lanes._chunk_size  # a chunk of 96 lanes is compiled here alone, with blocks of this size
     monkeypatch.setattr(lanes, "_chunk_size", lambda *shape: sizes.append(chunk(*shape)) or sizes[-1])
     monkeypatch.setattr(lanes, "BLOCK_ELEMENTS", 32 * 120)
-    monkeypatch.setattr(lanes, "CHUNK_ELEMENTS", 96 * 120)
+    monkeypatch.setattr(lanes, "CHUNK_BLOCKS", 3)
     found = minimise(rows, jobs)
     assert sizes == [96]
     assert_same(found, clean)

@@ -179,7 +179,7 @@ def test_lanes_in_several_chunks(rows, starts, monkeypatch):
     weights = weights_like(starts)
     one_chunk = minimise(rows, starts, weights)
     monkeypatch.setattr(lanes, "BLOCK_ELEMENTS", 240)
-    monkeypatch.setattr(lanes, "CHUNK_ELEMENTS", 480)
+    monkeypatch.setattr(lanes, "CHUNK_BLOCKS", 2)
     told = []
     few = minimise(rows, starts[:7], weights[:7], progress=lambda done, total: told.append((done, total)))
     np.testing.assert_allclose(few.objective, one_chunk.objective[:7], rtol=1e-9)

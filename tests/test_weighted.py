@@ -81,6 +81,21 @@ def test_every_update_of_a_table_counts():
     np.testing.assert_array_equal(weighted_updates(table, [9, 30]).update, np.arange(31))
 
 
+class Sawtooth(WSD):
+    """A kind of a user's, whose rate is that of another formula."""
+
+    def __call__(self, count):
+        return super().__call__(count) * (0.5 + (count % 7) / 14)
+
+
+def test_every_update_of_a_kind_without_a_known_formula_counts():
+    schedule = Sawtooth(peak_lr=1e-3, total_steps=500)
+    found = weighted_updates(schedule, [499])
+    np.testing.assert_array_equal(found.update, np.arange(500))
+    np.testing.assert_allclose(found.lr, lrs(schedule, 500), rtol=1e-5)
+    assert rate_span(schedule, 0, 499)[0] > 3e-4
+
+
 @each_kind
 def test_memories_of_powers_of_the_rate_are_those_of_every_update(kind):
     schedule, row = families(60_000, 700)[kind], 59_999

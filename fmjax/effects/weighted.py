@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax._types import Array, Real
-from fmjax.schedules.host_rates import host_rates
-from fmjax.schedules.kinds import WSD, Schedule, Tabulated
+from fmjax.schedules.host_rates import has_formula, host_rates
+from fmjax.schedules.kinds import WSD, Schedule
 
 PANEL_NODES = 10
 """Updates that stand for a panel; sums are exact where they are polynomials up to degree 19."""
@@ -97,7 +97,7 @@ def weighted_updates(schedule: Schedule, rows: Sequence[int] | np.ndarray) -> We
     (True, 100000.0, True)
     """
     rows = np.asarray(rows, int)
-    if isinstance(schedule, Tabulated):
+    if not has_formula(schedule):
         return every_update(schedule, int(rows[-1]) + 1)
     first, size = _panels(schedule, rows)
     starts, node = np.cumsum(_counts(size)) - _counts(size), np.zeros(int(_counts(size).sum()))
@@ -126,7 +126,7 @@ def every_update(schedule: Schedule, count: int) -> WeightedUpdates:
 def rate_span(schedule: Schedule, begin: int, end: int) -> tuple[float, float]:
     """Largest drop of the rate over one of the updates ``begin + 1 ... end``, and lowest rate from ``begin`` on."""
     at = np.arange(begin, end + 1)
-    if at.size > SPAN and not isinstance(schedule, Tabulated):
+    if at.size > SPAN and has_formula(schedule):
         beside = _breaks(schedule)[:, None] + np.arange(-1, 3)
         at = np.append(np.linspace(begin, end, SPAN).astype(int), beside[(beside >= begin) & (beside <= end)])
     rates, before = host_rates(schedule, at), host_rates(schedule, np.maximum(at - 1, begin))

@@ -74,8 +74,8 @@ class Jobs(NamedTuple):
 BLOCK_ELEMENTS = 32_768
 """Lanes x rows worked on at once, so that a block stays in the cache."""
 
-CHUNK_ELEMENTS = 2**22
-"""Lanes x rows handed to a device at once; memory is bounded by this, whatever the number of lanes."""
+CHUNK_BLOCKS = 8
+"""Blocks handed to a device at once where there are many; memory is bounded by this, whatever the number of lanes."""
 
 FIRST_ROUND = 12
 """Evaluations after which the lanes still running are gathered into new blocks."""
@@ -234,10 +234,14 @@ class _Runner:
         if objective.prior is not None:
             objective = objective._replace(prior=objective.prior.each(len(jobs.start)))
         self.law, self.jobs, self.objective, self.residual = law, jobs, objective, residual
-        self.devices = workers()
-        placed = {device: jax.device_put(rows, device) for device in set(self.devices)}
+        self.devices, self.all_rows = workers(), rows
+        self.size = size or _chunk_size(len(jobs.start), rows.loss.shape[1])
+        # Where all lanes share their effects, each chunk is handed the losses of its lanes. So the number of sets is in
+        # no shape: a fit, fits without each run and bootstrap samples of one law take one program.
+        self.losses = np.asarray(rows.loss) if all(len(values) == 1 for values in rows.effects.values()) else None
+        shared = rows if self.losses is None else rows._replace(loss=self.losses[:1])
+        placed = {device: jax.device_put(shared, device) for device in set(self.devices)}
         self.rows = [placed[device] for device in self.devices]
-        self.size = size or _chunk_size(len(jobs.start), rows.loss.shape[1], len(self.devices))
 
     def run(
         self, active: np.ndarray, start: np.ndarray, limit: int, client: "Client | None" = None
@@ -253,8 +257,8 @@ class _Runner:
         self, cluster: OnDask, active: np.ndarray, start: np.ndarray, limit: int
     ) -> Iterator[tuple[np.ndarray, Lanes]]:
         """The same on a cluster. Chunks are as small as can be; their blocks, and so their bytes, are those of here."""
-        rows, prior = jax.tree.map(np.asarray, self.rows[0]), self.objective.prior
-        size = _chunk_size(len(start), rows.loss.shape[1], len(start))
+        rows, prior = jax.tree.map(np.asarray, self.all_rows), self.objective.prior
+        size = _block_lanes(len(start), rows.loss.shape[1])
         weights = self.jobs.weights(active) if callable(self.jobs.weights) else self.jobs.weights[active]
         jobs = Jobs(np.asarray(self.jobs.set)[active], np.asarray(weights), start[active])
         prior = None if prior is None else jax.tree.map(lambda x: np.asarray(x)[active], prior)
@@ -280,12 +284,17 @@ class _Runner:
     def _chunk(self, index: np.ndarray, start: np.ndarray, limit: int, worker: int) -> Lanes:
         padded = np.resize(index, self.size) if index.size else np.zeros(self.size, int)
         weights = self.jobs.weights(padded) if callable(self.jobs.weights) else self.jobs.weights[padded]
-        jobs = Jobs(np.asarray(self.jobs.set)[padded], weights, start[padded])
+        sets, rows = np.asarray(self.jobs.set)[padded], self.rows[worker]
+        if self.losses is not None:
+            own = self.losses[sets if len(self.losses) > 1 else np.zeros(self.size, int)]
+            rows = rows._replace(loss=jax.device_put(own, self.devices[worker]))
+            sets = np.arange(self.size)
+        jobs = Jobs(sets, weights, start[padded])
         prior = None if self.objective.prior is None else jax.tree.map(lambda x: x[padded], self.objective.prior)
         live = np.arange(self.size) < index.size
         jobs, live, prior = jax.device_put((jobs, live, prior), self.devices[worker])
         objective = self.objective._replace(prior=prior)
-        found = _minimise(self.law, self.rows[worker], jobs, live, objective, np.int32(limit), residual=self.residual)
+        found = _minimise(self.law, rows, jobs, live, objective, np.int32(limit), residual=self.residual)
         return jax.tree.map(lambda x: np.asarray(x)[: index.size], found)
 
 
@@ -312,13 +321,17 @@ class LaneChunks(NamedTuple):
         yield from found
 
 
-def _chunk_size(lanes: int, rows: int, workers: int) -> int:
-    """Lanes per chunk: even shares of the work in whole blocks, at most ``CHUNK_ELEMENTS`` in all."""
+def _block_lanes(lanes: int, rows: int) -> int:
+    """Lanes of a block: as many as ``BLOCK_ELEMENTS`` hold, and no more than there are."""
     block = 1
     while 2 * block * rows <= BLOCK_ELEMENTS and 2 * block <= lanes:
         block *= 2
-    share = -(-lanes // workers) if lanes * rows > BLOCK_ELEMENTS else lanes
-    return block * max(1, min(-(-share // block), CHUNK_ELEMENTS // (rows * block)))
+    return block
+
+
+def _chunk_size(lanes: int, rows: int) -> int:
+    """Lanes per chunk: one block, or ``CHUNK_BLOCKS`` where there are more; so few shapes that verbs share programs."""
+    return _block_lanes(lanes, rows) * (1 if lanes * rows <= CHUNK_BLOCKS * BLOCK_ELEMENTS else CHUNK_BLOCKS)
 
 
 def best(found: Lanes) -> int:

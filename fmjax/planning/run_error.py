@@ -18,7 +18,7 @@ from fmjax.fitting.resampling import Bootstrap, bootstrap
 from fmjax.fitting.row_effects import batch_effects
 from fmjax.laws import Law
 from fmjax.planning.gaussian import conditioned, probabilities, roots
-from fmjax.schedules.host_rates import host_rates
+from fmjax.schedules.host_rates import has_formula, host_rates
 from fmjax.schedules.kinds import Constant, Schedule, Step, Tabulated, Warmed
 
 BINS = 128
@@ -199,7 +199,7 @@ _predicted = jax.jit(jax.vmap(predict_batch, in_axes=(None, None, 0)))
 
 
 def _never_falling(schedule: Schedule) -> Schedule:
-    kinks = () if isinstance(schedule, Tabulated | Step) else schedule.kinks or ()
+    kinks = schedule.kinks if has_formula(schedule) and not isinstance(schedule, Step) else ()
     if kinks and min(float(kink) for kink in kinks) >= schedule.warmup_steps:  # the peak rate is reached, and held
         warmed = cast(Warmed, schedule)
         return Constant(warmed.peak_lr, schedule.total_steps, schedule.warmup_steps, warmed.init_lr)

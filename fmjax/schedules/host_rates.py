@@ -1,11 +1,18 @@
-"""Rates of a schedule with concrete fields in NumPy: always in float64, and without a program to compile."""
+"""Rates of a schedule with concrete fields in float64, without a program to compile."""
 
 from typing import cast
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fmjax.schedules.anneals import DECAYS, ramp
-from fmjax.schedules.kinds import WSD, Cosine, Schedule, Step, Tabulated, Warmed
+from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated, Warmed
+
+
+def has_formula(schedule: Schedule) -> bool:
+    """Whether the rate has a formula known here, smooth between kinks; a table has none, nor has a kind of a user."""
+    return type(schedule) in (Constant, Cosine, Step, WSD)
 
 
 def host_rates(schedule: Schedule, count: np.ndarray) -> np.ndarray:
@@ -22,6 +29,9 @@ def host_rates(schedule: Schedule, count: np.ndarray) -> np.ndarray:
     count = np.asarray(count, float)
     if isinstance(schedule, Tabulated):
         return np.asarray(schedule.lrs, float)[np.clip(count, 0, schedule.total_steps - 1).astype(int)]
+    if not has_formula(schedule):
+        with jax.enable_x64(True):
+            return np.broadcast_to(np.asarray(schedule(jnp.asarray(count)), float), count.shape)
     warmed = cast(Warmed, schedule)
     rate = np.asarray(ramp(count, warmed.warmup_steps, float(warmed.init_lr), float(warmed.peak_lr)))
     if isinstance(schedule, Step):
