@@ -51,12 +51,14 @@ def solved(
 
 
 def final_errors(problem: Problem, fit: fmjax.FitResult, tested: np.ndarray) -> np.ndarray:
-    """Relative errors of the final losses of the runs marked in ``tested``; NaN where the fit leaves something open."""
+    """Relative errors of the last rows of the runs marked in ``tested``; NaN where the fit leaves something open.
+
+    Not of ``final_loss``, which some runs measure on other data than their rows.
+    """
     if not fit.ok:
         return np.full(int(tested.sum()), np.nan)
-    runs = measure(problem, fit.vector, usable=tested)
-    found = [run.final_loss_predicted / run.final_loss - 1 for run, is_in in zip(runs, tested, strict=True) if is_in]
-    return np.array(found)
+    ends = np.array([run.final_loss_predicted for run in measure(problem, fit.vector, usable=tested)])
+    return ends[tested] / np.array([curve.loss[-1] for curve in problem.curves])[tested] - 1
 
 
 def without_each(labels: Sequence[Any]) -> tuple[list[Any], np.ndarray]:

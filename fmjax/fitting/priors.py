@@ -15,7 +15,7 @@ Reference: Huber (1967), the behavior of maximum likelihood estimates under nons
 and Zeger (1986) for the sum over runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,14 +93,21 @@ class LawPrior(NamedTuple):
         given = {name: _gaussian(name, value) for name, value in (told or {}).items()}
         return cls(tuple(given.get(exponent.name) for exponent in law.exponents))
 
+    @classmethod
+    def of_fit(cls, law: Law, learned: Sequence[LearnedExponent]) -> "LawPrior":
+        """The prior that a fit was made with."""
+        return cls.of(law, {one.name: (one.mean, one.sd) for one in learned})
+
     def __bool__(self) -> bool:
         """Whether any exponent has a prior."""
         return any(self.known)
 
     def pull(self, scale: np.ndarray) -> PriorPull | None:
-        """The pull of each of several objectives of these scales ``[lanes]``."""
-        if not self:
-            return None
+        """The pull of each of several objectives of these scales ``[lanes]``; none without a prior."""
+        return self.pulling(scale) if self else None
+
+    def pulling(self, scale: np.ndarray) -> PriorPull:
+        """The same, of no stiffness without a prior."""
         centre = np.array([0.0 if known is None else known.mean for known in self.known])
         free = np.array([known is None for known in self.known])
         stiffness = np.where(free, 0.0, 1 / np.square(np.maximum(self.sds, HELD)))

@@ -21,6 +21,9 @@ FIT_FORMAT = 1
 """Version of the JSON of a fit."""
 
 
+UNTOLD = 0.5
+"""Share of the precision of an exponent below which the data did not decide it."""
+
 SAME_PEAK = 1e-3
 """Relative difference up to which two peak rates count as one."""
 
@@ -150,7 +153,9 @@ class FitResult(Record):
     def notes(self) -> tuple[str, ...]:
         """Notes on the fitted runs, for every verb that uses the fit."""
         silent = self.trained_with is None or self.law.spans_batches
-        return self.left_out + (() if silent else self.trained_with.notes)  # type: ignore[union-attr]
+        unsure = ", ".join(learned.name for learned in self.prior if learned.told < UNTOLD)
+        said = (f"the prior decides more than the data on: {unsure}",) if unsure else ()
+        return self.left_out + said + (() if silent else self.trained_with.notes)  # type: ignore[union-attr]
 
     def plan_notes(self, total_steps: int, peak_lr: float) -> tuple[str, ...]:
         """Notes on where a plan lies outside the fitted runs."""

@@ -11,7 +11,7 @@ from fmjax._checks import require, whole
 from fmjax.fitting import lanes
 from fmjax.fitting.evidence import Evidence
 from fmjax.fitting.noise_model import ChainNoise, NoiseChain, measured_rows
-from fmjax.fitting.objective import Objective, Rows
+from fmjax.fitting.objective import Objective, PriorPull, Rows
 from fmjax.fitting.options import FitOptions
 from fmjax.fitting.priors import LEVEL_ERROR, LawPrior
 from fmjax.fitting.problem import Problem
@@ -53,6 +53,8 @@ class Setting(NamedTuple):
     """``[groups, rows]``."""
     start: np.ndarray
     """``[groups, parameters]``."""
+    priors: tuple[LawPrior, ...]
+    """``[groups]``."""
     scale: np.ndarray
     """``[groups]`` scale of the objective beside the prior, if there is one."""
     options: FitOptions
@@ -81,20 +83,26 @@ class Setting(NamedTuple):
             run,
             weights,
             start,
+            tuple(LawPrior.of_fit(problem.law, fit.prior) for fit in fits),
             scale,
             options,
             whole(block, "block", least=1),
             report,
         )
 
-    @property
-    def prior(self) -> LawPrior:
-        """The prior of the fits."""
-        return LawPrior.of(self.problem.law, self.options.prior)
+    def _pull(self, count: int, rng: np.random.Generator | None) -> PriorPull | None:
+        """The pull of ``count`` lanes a group; none where no group has a prior."""
+        if not any(self.priors):
+            return None
+        scale = np.nan_to_num(self.scale)  # groups without a prior have none
+        each = [prior.pulling(np.full(count, own)) for prior, own in zip(self.priors, scale, strict=True)]
+        centre, stiffness = (np.concatenate(parts) for parts in zip(*each, strict=True))
+        sds = np.repeat([prior.sds for prior in self.priors], count, axis=0)
+        return PriorPull(centre + (0.0 if rng is None else sds * rng.standard_normal(centre.shape)), stiffness)
 
     def levels(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """``[count, rows]`` errors in the log loss that all runs of a model size make alike; none without a prior."""
-        if not (self.prior and self.problem.law.sizes):
+        if not (any(self.priors) and self.problem.law.sizes):
             return np.zeros((count, self.run.size))
         _, size = np.unique(np.asarray(self.rows.effects["log_N"][0]), return_inverse=True)
         return LEVEL_ERROR * rng.standard_normal((count, size.max() + 1))[:, size]
@@ -120,10 +128,7 @@ class Setting(NamedTuple):
         nothing of an exponent its samples are then spread as the prior is.
         """
         total, start = count * len(self.start), np.repeat(self.start, count, axis=0)
-        pull = self.prior.pull(np.repeat(self.scale, count))
-        if pull is not None and rng is not None:
-            pull = pull._replace(centre=pull.centre + self.prior.sds * rng.standard_normal(pull.centre.shape))
-        objective = Objective(self.options.delta, self.options.over_weight, pull)
+        objective = Objective(self.options.delta, self.options.over_weight, self._pull(count, rng))
         jobs = lanes.Jobs(np.arange(total), weights, start)
         return lanes.minimise(
             self.problem.law,
