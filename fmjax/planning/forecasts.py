@@ -11,12 +11,12 @@ from fmjax._checks import positive, require, whole, within
 from fmjax._json import Record, plain
 from fmjax._names import LEVEL
 from fmjax.curves.loss_curve import LossCurve
+from fmjax.curves.row_noise import RowNoise
 from fmjax.fitting.fitted_runs import FittedRuns, of_batches
 from fmjax.fitting.metrics import percentile_interval
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap
-from fmjax.fitting.row_noise import RowNoise
 from fmjax.laws import Law
 from fmjax.planning.run_error import Averages, Bins, ForecastPrior, View, posterior
 from fmjax.schedules.checks import check_schedule

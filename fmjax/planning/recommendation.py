@@ -232,6 +232,9 @@ def _notes(found: Prediction, by: Predictor) -> tuple[str, ...]:
     if abs(cell.best_ratio - found.law_ratio) > 1e-9:
         count = len(by.runs.decay)
         notes.append(f"{by.fit.law.name} alone says {found.law_ratio:.3g}; {count} measured final losses correct it")
+    spiked = [repr(curve.name) for curve in by.curves if curve.final_loss is None and curve.ends_in_spike]
+    if spiked:
+        notes.append(f"the last row of {', '.join(spiked)} is a spike and tells no final loss")
     if cell.at_edge:
         notes.append("the best ratio lies at the edge of those searched")
     if by.fit.status == "at-bound":
