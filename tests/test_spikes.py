@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic import DECAY, curve
 
-from fmjax.curves.loss_curve import LossCurve, pad
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.curves.row_noise import ends_in_spike
 from fmjax.fitting.option_choice import choose_options
 from fmjax.fitting.options import MANY_FITS, precision
@@ -150,7 +150,7 @@ def test_the_critical_batch_size(clean, batches, where):
 
 
 def test_smoothing(batches, where):
-    run, rates = batches[1], pad(batches).lrs[1]
+    run, rates = batches[1], np.full(2000, 1e-3)
     found, before = smooth(spiked(run, where), rates), smooth(run, rates)
     at = np.linspace(found.at[0], min(found.at[-1], before.at[-1]), 50)
     loss, was = (np.interp(at, one.at, one.loss) for one in (found, before))
