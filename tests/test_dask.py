@@ -168,6 +168,21 @@ def test_fits_on_a_cluster_are_those_here(client, monkeypatch):
     assert there.to_json() == here.to_json()
 
 
+RUNS = os.path.join(os.path.dirname(fmjax.datasets.__file__), "proxy_runs", "demo.toml")
+VERBS = {
+    "bootstrap": ("--samples", "20"),
+    "select": ("--grid", "decay=0.99,0.995", "--no-refine"),
+    "evaluate": ("--train", "split:train"),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verbs_that_fit_on_a_cluster(verb, client, command_line):
+    line = (verb, RUNS, *VERBS[verb], "--json")
+    _, expected, _ = command_line(*line)
+    assert command_line(*line, "--scheduler", client.scheduler.address) == (0, expected, "")
+
+
 # ------------------------------------------------------------------------------------------------ what dies
 
 
