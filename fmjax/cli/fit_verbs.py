@@ -20,7 +20,7 @@ from fmjax.cli.options import (
     RUNS,
     SCHEDULER,
     SEED,
-    SHARE,
+    SHARE_OF,
     SIZE,
     STEPS,
     TRAIN,
@@ -91,7 +91,7 @@ def evaluate() -> None:
     ),
     click.option("--table", is_flag=True, help="Write every candidate and its loss to Parquet files in the folder."),
     SCHEDULER,
-    SHARE,
+    SHARE_OF,
     plot="loss against annealing ratio and peak rate",
 )
 def search() -> None:

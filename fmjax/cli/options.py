@@ -107,4 +107,4 @@ OUTPUT = click.option("-o", "--output", "target", type=FILE, callback=writable, 
 SCHEDULER = click.option(
     "--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers compute, such as tcp://HOST:8786; see search."
 )
-SHARE = click.option("--share", metavar="I/N", help="Compute only share I of N into the folder, and end.")
+SHARE_OF = click.option("--share", metavar="I/N", help="Compute only share I of N into the folder, and end.")
