@@ -138,9 +138,9 @@ def test_lots_take_the_time_and_the_bytes_they_should():
     assert len(lots.take(4).numbers) == 100
     lots.measured(1, 60.0, 1)
     assert len(lots.take(4).numbers) == 1
-    few = _dask._Lots(range(16))
-    few.measured(8, 0.0, 1)
-    assert [len(lot.numbers) for lot in iter(lambda: few.take(2), None)] == [4, 3, 2, 1, 1, 1, 1, 1, 1, 1]
+    few = _dask._Lots(range(32))
+    few.measured(4, 0.0, 1)
+    assert [len(lot.numbers) for lot in iter(lambda: few.take(2), None)] == [8, 6, 4, 3, 2, 2, 2, 2, 2, 1]
 
 
 def test_the_command_line(client, tmp_path, command_line):
