@@ -15,7 +15,7 @@ import argparse
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import distributed
@@ -52,16 +52,16 @@ def cluster(workers: int, processes: bool) -> Iterator[distributed.Client]:
         yield client
 
 
-def scaling(seconds: float, part: float) -> None:
+def scaling(seconds: float, part: float, counts: Sequence[int], lots: Sequence[float]) -> None:
     """Prints how busy simulated workers are, by their number and by the length of lots."""
     print(f"simulated parts of {1000 * part:g} ms, {seconds:g} s for each worker")
     print("workers   lot s    parts   tasks   busy %   processor ms a task  tasks/s at most")
     _dask._one_at_a_time = contextlib.nullcontext()  # type: ignore[assignment]  # these workers share a process
-    for workers in WORKERS:
+    for workers in counts:
         with cluster(workers, processes=False) as client:
             on_dask = _dask.OnDask(client)
             assert on_dask.platform
-            for lot in LOTS:
+            for lot in lots:
                 _dask.LOT_SECONDS = lot
                 count, tasks = int(workers * seconds / part), []
                 with counted(client, tasks):
@@ -119,13 +119,15 @@ def main() -> None:
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--overhead", action="store_true")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each simulated worker")
+    parser.add_argument("--workers", type=int, nargs="+", default=WORKERS, help="numbers of simulated workers")
+    parser.add_argument("--lots", type=float, nargs="+", default=LOTS, help="seconds that a lot should take")
     parser.add_argument("--part", type=float, default=0.02, help="seconds of a simulated part")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peaks", type=int, default=200_000, help="peak rates of the search")
     given = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     if given.scaling or not given.overhead:
-        scaling(given.seconds, given.part)
+        scaling(given.seconds, given.part, given.workers, given.lots)
     if given.overhead or not given.scaling:
         overhead(given.rounds, given.peaks)
 

@@ -44,6 +44,10 @@ LOT_SECONDS = 2.0
 GROWTH = 4
 """How much larger than the last a lot may be."""
 
+LAST = 8
+"""How many times smaller lots get towards the end: then workers wait a moment for the last, which costs less than tasks
+that are over in no time."""
+
 LOT_BYTES = 2**25
 """Bytes that a lot should send back at most, if its parts allow it."""
 
@@ -142,7 +146,8 @@ class _Lots:
         left = len(self._numbers) - self._next
         if not left:
             return None
-        begin, size = self._next, max(1, min(self._size, left // (2 * max(1, workers))))
+        even = max(left // (2 * max(1, workers)), self._size // LAST, 1)
+        begin, size = self._next, min(self._size, even, left)
         self._next += size
         return _Lot(self._numbers[begin : begin + size])
 

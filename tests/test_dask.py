@@ -138,9 +138,9 @@ def test_lots_take_the_time_and_the_bytes_they_should():
     assert len(lots.take(4).numbers) == 100
     lots.measured(1, 60.0, 1)
     assert len(lots.take(4).numbers) == 1
-    few = _dask._Lots(range(16))
-    few.measured(8, 0.0, 1)
-    assert [len(lot.numbers) for lot in iter(lambda: few.take(2), None)] == [4, 3, 2, 1, 1, 1, 1, 1, 1, 1]
+    few = _dask._Lots(range(32))
+    few.measured(4, 0.0, 1)
+    assert [len(lot.numbers) for lot in iter(lambda: few.take(2), None)] == [8, 6, 4, 3, 2, 2, 2, 2, 2, 1]
 
 
 def test_the_command_line(client, tmp_path, command_line):
@@ -166,6 +166,21 @@ def test_fits_on_a_cluster_are_those_here(client, monkeypatch):
     assert len(submitted) > 1
     assert there.params.tobytes() == here.params.tobytes()
     assert there.to_json() == here.to_json()
+
+
+RUNS = os.path.join(os.path.dirname(fmjax.datasets.__file__), "proxy_runs", "demo.toml")
+VERBS = {
+    "bootstrap": ("--samples", "20"),
+    "select": ("--grid", "decay=0.99,0.995", "--no-refine"),
+    "evaluate": ("--train", "split:train"),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verbs_that_fit_on_a_cluster(verb, client, command_line):
+    line = (verb, RUNS, *VERBS[verb], "--json")
+    _, expected, _ = command_line(*line)
+    assert command_line(*line, "--scheduler", client.scheduler.address) == (0, expected, "")
 
 
 # ------------------------------------------------------------------------------------------------ what dies

@@ -7,7 +7,6 @@ import click
 from fmjax._names import CRITERIA, DTYPES, METHODS
 from fmjax.cli.options import (
     BATCH,
-    CLUSTER,
     DECAY,
     FILE,
     FINALS,
@@ -19,7 +18,9 @@ from fmjax.cli.options import (
     PEAK,
     RATIO,
     RUNS,
+    SCHEDULER,
     SEED,
+    SHARE_OF,
     SIZE,
     STEPS,
     TRAIN,
@@ -49,6 +50,7 @@ def fit() -> None:
     RUNS,
     law_option("Law to fit, or all to compare them", ("all",)),
     *FITTING,
+    SCHEDULER,
     plot="errors and residuals of each run",
 )
 def evaluate() -> None:
@@ -88,7 +90,8 @@ def evaluate() -> None:
         "--folder", type=click.Path(path_type=Path), help="Folder to keep finished parts in, and to resume from."
     ),
     click.option("--table", is_flag=True, help="Write every candidate and its loss to Parquet files in the folder."),
-    *CLUSTER,
+    SCHEDULER,
+    SHARE_OF,
     plot="loss against annealing ratio and peak rate",
 )
 def search() -> None:
@@ -150,6 +153,7 @@ def bench() -> None:
     click.option(
         "--refine/--no-refine", default=True, show_default=True, help="Refine the best of the grid by gradient."
     ),
+    SCHEDULER,
     output=click.option(
         "-o", "--output", "target", type=FILE, callback=writable, help="File to write the chosen fit to."
     ),
@@ -183,6 +187,7 @@ def select_() -> None:
     ),
     click.option("--block", type=int, default=10, show_default=True, help="Rows of a block."),
     SEED,
+    SCHEDULER,
     plot="the samples of each parameter",
 )
 def bootstrap() -> None:

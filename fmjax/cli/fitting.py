@@ -50,22 +50,26 @@ def fit(runs: Path, law_name: str, law_options: Sequence[Assigned], train: str, 
     return Answer(found, lambda: output.print_fit(found), lambda part: plotting.save_fit(found, curves, part))
 
 
-def evaluate(runs: Path, law_name: str, law_options: Sequence[Assigned], train: str, **options: Any) -> Answer:
+def evaluate(
+    runs: Path, law_name: str, law_options: Sequence[Assigned], train: str, scheduler: str | None, **options: Any
+) -> Answer:
     """A law, or every law, fitted to some runs and compared with all."""
     everything = law_name == "all"
     require(not (everything and law_options), "--law-option: needs one law, found --law all")
     law = None if everything else chosen_law(law_name, law_options)
     curves = load_runs(runs)
-    chosen, fits = select_runs(curves, train), with_fits(options, ONE_FIT)
+    chosen = select_runs(curves, train)
     if law is None:
-        with output.progress(f"fitting {len(LAWS)} laws") as report:
+        with workers_of(scheduler) as client, output.progress(f"fitting {len(LAWS)} laws") as report:
+            fits = with_fits({**options, "client": client}, ONE_FIT)
             found = fmjax.compare(curves, train=chosen, laws=list(LAWS), progress=report, **fits)
         return Answer(
             found,
             lambda: output.print_comparison(found),
             lambda part: plotting.save_evaluations(found.evaluations, curves, part),
         )
-    with output.stages(f"fitting, and predicting {len(curves)} runs"):
+    with workers_of(scheduler) as client, output.stages(f"fitting, and predicting {len(curves)} runs"):
+        fits = with_fits({**options, "client": client}, ONE_FIT)
         evaluation = fmjax.evaluate(law, curves, train=chosen, **fits)
     return Answer(
         evaluation,
@@ -117,22 +121,26 @@ def select_(
     grid: Sequence[Trials],
     by: str,
     refine: bool,
+    scheduler: str | None,
     target: Path | None,
 ) -> Answer:
     """A law's options, chosen on the runs to fit."""
     law, curves = chosen_law(law_name, law_options), load_runs(runs)
     chosen = select_runs(curves, train)
-    with output.progress(f"choosing on {len(chosen)} runs") as report:
-        found = fmjax.select(law, chosen, grid=dict(grid) or None, by=by, refine=refine, progress=report)
+    with workers_of(scheduler) as client, output.progress(f"choosing on {len(chosen)} runs") as report:
+        fits = with_fits({"client": client}, ONE_FIT)
+        found = fmjax.select(law, chosen, grid=dict(grid) or None, by=by, refine=refine, progress=report, **fits)
     evaluation = fmjax.evaluate(found.law, curves, train=chosen)
     if target is not None:
         write_file(target, lambda part: write_text(part, found.fit.to_json()))
     return Answer(found, lambda: output.print_selection(found, evaluation))
 
 
-def bootstrap(runs: Path, law_name: str, law_options: Sequence[Assigned], train: str, **options: Any) -> Answer:
+def bootstrap(
+    runs: Path, law_name: str, law_options: Sequence[Assigned], train: str, scheduler: str | None, **options: Any
+) -> Answer:
     """Intervals of a law's parameters."""
     law, curves = chosen_law(law_name, law_options), select_runs(load_runs(runs), train)
-    with output.progress(f"fitting {options['samples']} samples") as report:
-        found = fmjax.bootstrap(law, curves, progress=report, **options)
+    with workers_of(scheduler) as client, output.progress(f"fitting {options['samples']} samples") as report:
+        found = fmjax.bootstrap(law, curves, progress=report, **with_fits({**options, "client": client}, ONE_FIT))
     return Answer(found, lambda: output.print_bootstrap(found), lambda part: plotting.save_bootstrap(found, part))

@@ -104,10 +104,7 @@ SIZE = click.option("--model-size", type=float, help="Parameters of the target, 
 BATCH = click.option("--tokens-per-step", type=float, help="Tokens an update, for fits over several batch sizes.")
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 OUTPUT = click.option("-o", "--output", "target", type=FILE, callback=writable, help="File to write the JSON to.")
-CLUSTER = (
-    click.option(
-        "--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers compute, such as tcp://HOST:8786."
-    ),
-    click.option("--share", metavar="I/N", help="Compute only share I of N into the folder, and end."),
+SCHEDULER = click.option(
+    "--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers compute, such as tcp://HOST:8786; see search."
 )
-"""What other machines have to do with a search."""
+SHARE_OF = click.option("--share", metavar="I/N", help="Compute only share I of N into the folder, and end.")

@@ -17,6 +17,7 @@ from fmjax.cli.options import (
     PLAN_FITTING,
     RATIO,
     RUNS,
+    SCHEDULER,
     SEED,
     SIZE,
     STEPS,
@@ -62,6 +63,7 @@ def recommend() -> None:
     ),
     click.option("--samples", type=int, default=200, show_default=True, help="Bootstrap samples behind intervals."),
     SEED,
+    SCHEDULER,
     plot="optima, their power laws, and regret against ratio",
 )
 def transfer() -> None:
