@@ -6,11 +6,15 @@ Without a manifest: the shipped curves. Runs are grouped by model size, peak rat
 runs of a group is forecast from its first 25, 50 and 75 % with two priors: the law fitted to the other runs of the
 group, or only to shorter ones. Beside it: the same law without the run's rows ("law alone"), and the last loss logged
 ("no change"). Errors are of the last logged loss, in percent.
+
+A second table, of the first prior: the same with the rows of the run rounded to two decimals, with a spike that it has
+recovered from (the losses of 5 % of the rows four higher, the last ones normal again), and with every fourth row kept.
 """
 
 import argparse
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +38,36 @@ class Score(NamedTuple):
     width: float
 
 
-def scores(curves: Sequence[fmjax.LossCurve], law: str, shares: Sequence[float], *, others: bool) -> Iterator[Score]:
+def rounded(run: fmjax.LossCurve) -> fmjax.LossCurve:
+    """The run with two decimals."""
+    return replace(run, loss=np.round(run.loss, 2))
+
+
+def with_spike(run: fmjax.LossCurve) -> fmjax.LossCurve:
+    """The run with a spike that it has recovered from."""
+    loss, rows = run.loss.copy(), run.loss.size
+    width, after = max(1, rows // 20), max(1, rows // 50)
+    loss[rows - after - width : rows - after] += 4
+    return replace(run, loss=loss)
+
+
+def thinned(run: fmjax.LossCurve) -> fmjax.LossCurve:
+    """Every fourth row of the run, the last one among them."""
+    return replace(run, step=run.step[::-1][::4][::-1], loss=run.loss[::-1][::4][::-1])
+
+
+SPOILT: dict[str, Callable[[fmjax.LossCurve], fmjax.LossCurve]] = {
+    "as logged": lambda run: run,
+    "two decimals": rounded,
+    "a spike": with_spike,
+    "every fourth row": thinned,
+}
+"""What is done to the rows of a run that are seen."""
+
+
+def scores(
+    curves: Sequence[fmjax.LossCurve], law: str, shares: Sequence[float], *, others: bool, spoilt: str = "as logged"
+) -> Iterator[Score]:
     """A score for each of the longest runs of each group and each share of it.
 
     Args:
@@ -42,6 +75,7 @@ def scores(curves: Sequence[fmjax.LossCurve], law: str, shares: Sequence[float],
       law: name of the law.
       shares: parts of a run that are seen.
       others: whether the prior is fitted to all other runs of the group, or only to the shorter ones.
+      spoilt: one of ``SPOILT``.
     """
     for group in _groups(curves):
         longest = max(int(curve.schedule.total_steps) for curve in group)
@@ -52,7 +86,7 @@ def scores(curves: Sequence[fmjax.LossCurve], law: str, shares: Sequence[float],
             if others:
                 prior = fmjax.fit(law, [curve for curve in group if curve is not run], starts=3)
             if prior.ok:
-                yield from (_score(run, prior, share) for share in shares)
+                yield from (_score(run, prior, share, SPOILT[spoilt]) for share in shares)
 
 
 def _groups(curves: Sequence[fmjax.LossCurve]) -> list[list[fmjax.LossCurve]]:
@@ -62,9 +96,9 @@ def _groups(curves: Sequence[fmjax.LossCurve]) -> list[list[fmjax.LossCurve]]:
     return list(groups.values())
 
 
-def _score(run: fmjax.LossCurve, prior: fmjax.FitResult, share: float) -> Score:
+def _score(run: fmjax.LossCurve, prior: fmjax.FitResult, share: float, spoil: Callable[..., fmjax.LossCurve]) -> Score:
     end = float(run.loss[-1])
-    seen = run.until(int(share * int(run.schedule.total_steps)))
+    seen = spoil(run.until(int(share * int(run.schedule.total_steps))))
     found = fmjax.forecast(seen, prior=prior, alternatives={}).planned
     guesses = (found.loss, float(fmjax.predict(prior, [run])[0][-1]), float(seen.loss[-1]))
     errors = [100 * (guess / end - 1) for guess in guesses]
@@ -81,6 +115,13 @@ def main() -> None:
         found = list(scores(curves, arguments.law, shares, others=others))
         print(f"{arguments.law} fitted to {'the other' if others else 'the shorter'} runs of each group")
         print(table([HEADER, *(line([score for score in found if score.share == share]) for share in shares)]) + "\n")
+    print("the rows of the run spoilt, with the first prior: median error %, and in 90 % interval")
+    rows = []
+    for name in SPOILT:
+        found = list(scores(curves, arguments.law, shares, others=True, spoilt=name))
+        lines = [line([score for score in found if score.share == share]) for share in shares]
+        rows.append([name, *(f"{one[1]}, {one[3]}" for one in lines)])
+    print(table([["rows", *(f"{share:.0%} seen" for share in shares)], *rows]))
 
 
 def line(found: Sequence[Score]) -> list[str]:

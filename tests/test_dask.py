@@ -150,6 +150,24 @@ def test_the_command_line(client, tmp_path, command_line):
     assert command_line(*line, "--scheduler", client.scheduler.address) == (0, expected, "")
 
 
+# ------------------------------------------------------------------------------------------------ fits
+
+
+def test_fits_on_a_cluster_are_those_here(client, monkeypatch):
+    runs, law = fmjax.datasets.demo_runs()[:4], fmjax.LRAnnealing(decay=0.99)
+    rows = sum(run.step.size for run in runs)
+    samples, submitted, submit = max(8, 3 * 32_768 // rows), [], client.map
+    options = {"samples": samples, "method": "blocks"}
+    here = fmjax.bootstrap(law, runs, **options)
+    monkeypatch.setattr(
+        client, "map", lambda call, lots, **named: submitted.extend(lots) or submit(call, lots, **named)
+    )
+    there = fmjax.bootstrap(law, runs, **options, options=fmjax.FitOptions(client=client))
+    assert len(submitted) > 1
+    assert there.params.tobytes() == here.params.tobytes()
+    assert there.to_json() == here.to_json()
+
+
 # ------------------------------------------------------------------------------------------------ what dies
 
 

@@ -9,7 +9,8 @@ import pytest
 from synthetic import rates
 
 import fmjax
-from fmjax import FitOptions, FitResult, LossCurve, bootstrap, evaluate, fit, predict
+from fmjax import FitOptions, FitResult, LossCurve, bootstrap, evaluate, fit, predict, search
+from fmjax.cli.commands import run as cli
 from fmjax.fitting.priors import LawPrior, found_scale, least_scale
 from fmjax.laws import IntrinsicMomentum, make_law
 from fmjax.laws.intrinsic_momentum import FORGETTING_RATES
@@ -215,3 +216,85 @@ def test_gradients_pass_through_the_batch():
         assert slope == pytest.approx(float(loss(2.001e5) - loss(1.999e5)) / 200, rel=1e-3)
         with pytest.raises(ValueError, match="tokens_per_step is needed"):
             law.final_loss(lrs, params, warmup_steps=30)
+
+
+# ------------------------------------------------------------------------------------------------ plans
+
+PLAN = {"total_steps": 800, "peak_lr": [1e-3, 3e-3], "warmup_steps": 30, "final_lr": 0.0}
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return fit(PLAIN, grid(noise=1e-5))
+
+
+@pytest.mark.parametrize("size_and_batch", [(1e7, 5e4), (4e7, 2e5)])
+def test_a_search_predicts_for_its_batch(fitted, size_and_batch):
+    size, batch = size_and_batch
+    found = search(fitted, **PLAN, anneal_ratio=[0.2], model_size=size, tokens_per_step=batch)
+    for cell in found.cells:
+        expected = truth(WSD(cell.peak_lr, 800, 0.2, warmup_steps=30), size / SIZE, batch / BATCH)[-1]
+        assert cell.loss == pytest.approx(expected, rel=2e-3)
+
+
+def test_plans_say_that_they_need_a_batch(fitted):
+    needed = "the fit spans several batch sizes, so tokens_per_step is needed"
+    with pytest.raises(ValueError, match=needed):
+        search(fitted, **PLAN, model_size=1e7)
+    with pytest.raises(ValueError, match=needed):
+        fmjax.optimize(fitted, total_steps=60, peak_lr=1e-3, model_size=1e7)
+    run_now = dataclasses.replace(grid()[0], name="now", tokens_per_step=None).until(300)
+    with pytest.raises(ValueError, match=f"run 'now': {needed}"):
+        fmjax.forecast(run_now, prior=fitted)
+
+
+def test_a_law_without_batch_sizes_plans_for_that_of_its_runs_only():
+    curves = grid(sizes=(1e7,), batches=(1e5,))
+    result = fit("lr-annealing", curves)
+    plan = {"total_steps": 800, "peak_lr": 1e-3, "anneal_ratio": [0.2]}
+    assert search(result, **plan, tokens_per_step=1e5).cells[0] == search(result, **plan).cells[0]
+    with pytest.raises(ValueError, match="lr-annealing as fitted has no batch size in it; expected that of the fitted"):
+        search(result, **plan, tokens_per_step=2e5)
+
+
+def test_samples_are_searched_for_the_batch_too(fitted):
+    samples = np.stack([fitted.vector] * 2)
+    plan = {**PLAN, "anneal_ratio": [0.1, 0.3], "model_size": 1e7, "tokens_per_step": 2e5}
+    found = search(fitted, **plan, samples=samples, keep_losses=True)
+    np.testing.assert_allclose(found.sample_losses[0], found.losses, rtol=1e-6)
+    assert not np.allclose(found.losses, search(fitted, **{**plan, "tokens_per_step": 5e4}, keep_losses=True).losses)
+
+
+def test_an_optimised_schedule_is_for_the_batch(fitted):
+    plan = {"total_steps": 200, "peak_lr": 3e-3, "warmup_steps": 10, "final_lr": 0.0, "model_size": 1e7}
+    for batch in (5e4, 2e5):
+        found = fmjax.optimize(fitted, **plan, tokens_per_step=batch, max_iterations=3).best
+        expected = truth(Cosine(3e-3, 200, warmup_steps=10), 1e7 / SIZE, batch / BATCH)[-1]
+        assert found.cosine_loss == pytest.approx(expected, rel=2e-3)
+
+
+def test_a_recommendation_over_batches_takes_the_law_that_has_them():
+    curves = [
+        run(WSD(lr, 400, ratio, warmup_steps=30), 1e7, batch, 1e-5)
+        for batch in (5e4, 2e5)
+        for lr in (1e-3, 3e-3)
+        for ratio in (0.1, 0.5)
+    ]
+    curves = [dataclasses.replace(curve, name=str(i)) for i, curve in enumerate(curves)]
+    plan = {"total_steps": 400, "peak_lr": 3e-3, "samples": 0, "options": FitOptions(starts=1)}
+    best = fmjax.recommend(curves, **plan, tokens_per_step=2e5).best
+    assert best.fit.law.name == "intrinsic-momentum"
+    expected = truth(WSD(3e-3, 400, best.cell.best_ratio, warmup_steps=30), 1e7 / SIZE, 2e5 / BATCH)[-1]
+    assert best.cell.loss == pytest.approx(expected, rel=3e-3)
+    with pytest.raises(ValueError, match="so tokens_per_step is needed"):
+        fmjax.recommend(curves, **plan)
+
+
+def test_the_command_line_plans_for_a_batch(fitted, tmp_path, capsys):
+    (tmp_path / "fit.json").write_text(fitted.to_json(), encoding="utf-8")
+    words = ["search", str(tmp_path / "fit.json"), "--total-steps", "800", "--peak-lr", "1e-3", "--model-size", "1e7"]
+    assert cli(words) == 2
+    assert "tokens_per_step is needed" in capsys.readouterr().err
+    assert cli([*words, "--tokens-per-step", "5e4", "--json"]) == 0
+    expected = search(fitted, total_steps=800, peak_lr=1e-3, model_size=1e7, tokens_per_step=5e4).cells[0]
+    assert json.loads(capsys.readouterr().out)["cells"][0]["loss"] == pytest.approx(expected.loss, rel=1e-9)

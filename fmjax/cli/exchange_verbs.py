@@ -8,6 +8,7 @@ import click
 from fmjax._names import DECAY_NAMES, TOOLS, TRAINERS
 from fmjax.cli.manners import Verb
 from fmjax.cli.options import (
+    BATCH,
     DECAY,
     FILE,
     FINALS,
@@ -109,6 +110,7 @@ class _AsGiven(Verb):
     WARMUP,
     INIT,
     SIZE,
+    BATCH,
     output=click.option(
         "-o", "--output", "target", type=FILE, callback=writable, required=True, help="HTML file to write."
     ),

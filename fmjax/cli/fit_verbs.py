@@ -6,6 +6,7 @@ import click
 
 from fmjax._names import CRITERIA, DTYPES, METHODS
 from fmjax.cli.options import (
+    BATCH,
     CLUSTER,
     DECAY,
     FILE,
@@ -74,6 +75,7 @@ def evaluate() -> None:
     WARMUP,
     INIT,
     SIZE,
+    BATCH,
     click.option("--top", type=int, default=10, show_default=True, help="Best candidates of all to report."),
     click.option(
         "--dtype",

@@ -101,6 +101,7 @@ INIT = click.option("--init-lr", type=float, show_default=FROM_RUNS, help="Rate 
 FINAL = click.option("--final-lr", type=float, show_default=FROM_RUNS, help="Rate the anneal ends at.")
 FINALS = click.option("--final-lr", type=NUMBERS, show_default=FROM_RUNS, help="Rates the anneal ends at.")
 SIZE = click.option("--model-size", type=float, help="Parameters of the target, for fits over several sizes.")
+BATCH = click.option("--tokens-per-step", type=float, help="Tokens an update, for fits over several batch sizes.")
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 OUTPUT = click.option("-o", "--output", "target", type=FILE, callback=writable, help="File to write the JSON to.")
 CLUSTER = (

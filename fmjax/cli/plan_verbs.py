@@ -6,6 +6,7 @@ import click
 
 from fmjax._names import LEVEL, PREFERRED_LAWS
 from fmjax.cli.options import (
+    BATCH,
     DECAY,
     FILE,
     FINAL,
@@ -37,6 +38,7 @@ from fmjax.cli.verbs import verb
     WARMUP,
     INIT,
     SIZE,
+    BATCH,
     plot="curves, fits and loss against ratio",
 )
 def recommend() -> None:
@@ -85,6 +87,7 @@ def transfer() -> None:
     WARMUP,
     INIT,
     SIZE,
+    BATCH,
     click.option("--csv", type=FILE, callback=writable, help="File to write the best schedule to: step,lr."),
     plot="the schedules beside WSD and cosine",
 )

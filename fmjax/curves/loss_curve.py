@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fmjax._checks import positive, require, within
+from fmjax.curves.row_noise import ends_in_spike
 from fmjax.effects.weighted import WeightedUpdates, every_update, weighted_updates
 from fmjax.schedules.checks import check_schedule
 from fmjax.schedules.kinds import Schedule
@@ -103,8 +104,17 @@ class LossCurve:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the final loss is known: given, or the last row lies in the last hundredth of the schedule."""
-        return self.final_loss is not None or bool(self.step[-1] >= 0.99 * int(self.schedule.total_steps))
+        """Whether the final loss is known: given, or the last row lies in the last hundredth of the schedule.
+
+        A last row that is a spike does not tell the final loss.
+        """
+        ended = bool(self.step[-1] >= 0.99 * int(self.schedule.total_steps))
+        return self.final_loss is not None or (ended and not self.ends_in_spike)
+
+    @cached_property
+    def ends_in_spike(self) -> bool:
+        """Whether the last row lies far above the rows before it."""
+        return ends_in_spike(self.step, self.loss)
 
 
 def _column(values: ArrayLike, name: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from fmjax._checks import choose, known_options, positive, require, whole
 from fmjax._names import RESIDUALS
 from fmjax.curves.loss_curve import LossCurve, bucket, pad
+from fmjax.curves.row_noise import robust_size
 from fmjax.effects.weighted import rate_span
 from fmjax.fitting import lanes, metrics
 from fmjax.fitting.evidence import Evidence
@@ -20,7 +21,6 @@ from fmjax.fitting.priors import LawPrior, Priors, found_scale, least_scale
 from fmjax.fitting.problem import Problem, predict_batch, prepare, with_rows
 from fmjax.fitting.records import Evaluation, FitResult, FittedRange, RunMetrics
 from fmjax.fitting.row_effects import batch_effects
-from fmjax.fitting.row_noise import robust_size
 from fmjax.laws import Law, Row
 
 RESCALED = 1.1
@@ -125,7 +125,7 @@ def fit_groups(problem: Problem, groups: ArrayLike, options: FitOptions) -> list
 
     def minimised(jobs: lanes.Jobs, scale: np.ndarray) -> lanes.Lanes:
         own = objective._replace(prior=prior.pull(np.repeat(scale, each)))
-        return lanes.minimise(law, rows, jobs, own, residual=residual, max_iterations=limit)
+        return lanes.minimise(law, rows, jobs, own, residual=residual, max_iterations=limit, client=options.client)
 
     scale = least_scale(weights, run)
     found = minimised(jobs, scale)

@@ -1,19 +1,23 @@
 """The batch engine: the Optax loop over many lanes, in chunks over all local devices."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fmjax._dask import OnDask
 from fmjax._devices import Pool, workers
 from fmjax._types import Array, Dtype
 from fmjax.fitting.newton import DampedNewtonState, damped_newton
 from fmjax.fitting.objective import Objective, PriorPull, Rows, bounds, closed_form_starts, exponent_grid, model
 from fmjax.laws import Law
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 MAX_ITERATIONS = 200
 TOLERANCE = 1e-13
@@ -181,6 +185,7 @@ def minimise(
     residual: str = "log",
     max_iterations: int = MAX_ITERATIONS,
     progress: Callable[[int, int], None] | None = None,
+    client: "Client | None" = None,
 ) -> Lanes:
     """Minimises the objective of every lane; a lane that fails says so by status and changes no other lane's bits.
 
@@ -195,6 +200,8 @@ def minimise(
       residual: "log" for log predicted - log loss, "raw" for predicted - loss.
       max_iterations: evaluations after which a lane is given up.
       progress: called with (lanes done, lanes in all).
+      client: a ``distributed.Client``; where there is more than a block of lanes, the workers of its cluster run them,
+        to the same bytes.
 
     Returns:
       The outcome of each lane, as NumPy arrays.
@@ -206,7 +213,7 @@ def minimise(
     active = np.arange(lanes)
     for limit in (min(FIRST_ROUND, max_iterations), max_iterations - FIRST_ROUND):
         if limit > 0 and active.size:
-            for index, values in runner.run(active, found.params, limit):
+            for index, values in runner.run(active, found.params, limit, client):
                 values = values._replace(iterations=values.iterations + found.iterations[index])
                 for mine, new in zip(found, values, strict=True):
                     mine[index] = new
@@ -219,20 +226,49 @@ def minimise(
 
 
 class _Runner:
-    """Runs chunks of lanes on the local devices, each in a thread of its own."""
+    """Runs chunks of lanes on the local devices, each in a thread of its own, or on the workers of a cluster."""
 
-    def __init__(self, law: Law, rows: Rows, jobs: Jobs, objective: Objective, residual: str) -> None:
+    def __init__(
+        self, law: Law, rows: Rows, jobs: Jobs, objective: Objective, residual: str, size: int | None = None
+    ) -> None:
         if objective.prior is not None:
             objective = objective._replace(prior=objective.prior.each(len(jobs.start)))
         self.law, self.jobs, self.objective, self.residual = law, jobs, objective, residual
         self.devices = workers()
         placed = {device: jax.device_put(rows, device) for device in set(self.devices)}
         self.rows = [placed[device] for device in self.devices]
-        self.size = _chunk_size(len(jobs.start), rows.loss.shape[1], len(self.devices))
+        self.size = size or _chunk_size(len(jobs.start), rows.loss.shape[1], len(self.devices))
 
-    def run(self, active: np.ndarray, start: np.ndarray, limit: int) -> Iterator[tuple[np.ndarray, Lanes]]:
-        """Yields (lane indices, outcomes) chunk by chunk, in order."""
+    def run(
+        self, active: np.ndarray, start: np.ndarray, limit: int, client: "Client | None" = None
+    ) -> Iterator[tuple[np.ndarray, Lanes]]:
+        """Yields (lane indices, outcomes) chunk by chunk."""
+        if client is not None and len(start) * self.rows[0].loss.shape[1] > BLOCK_ELEMENTS:
+            yield from self._run_on(OnDask(client), active, start, limit)
+            return
         parts = [active[i : i + self.size] for i in range(0, active.size, self.size)]
+        yield from self.run_chunks(parts, start, limit)
+
+    def _run_on(
+        self, cluster: OnDask, active: np.ndarray, start: np.ndarray, limit: int
+    ) -> Iterator[tuple[np.ndarray, Lanes]]:
+        """The same on a cluster. Chunks are as small as can be; their blocks, and so their bytes, are those of here."""
+        rows, prior = jax.tree.map(np.asarray, self.rows[0]), self.objective.prior
+        size = _chunk_size(len(start), rows.loss.shape[1], len(start))
+        weights = self.jobs.weights(active) if callable(self.jobs.weights) else self.jobs.weights[active]
+        jobs = Jobs(np.asarray(self.jobs.set)[active], np.asarray(weights), start[active])
+        prior = None if prior is None else jax.tree.map(lambda x: np.asarray(x)[active], prior)
+        x64 = jnp.result_type(float) == jnp.float64
+        work = LaneChunks(
+            self.law, rows, jobs, self.objective._replace(prior=prior), self.residual, int(limit), size, x64
+        )
+        for number, values in cluster.results(work, range(-(-active.size // size))):
+            yield active[number * size : (number + 1) * size], values
+
+    def run_chunks(
+        self, parts: Sequence[np.ndarray], start: np.ndarray, limit: int
+    ) -> Iterator[tuple[np.ndarray, Lanes]]:
+        """Yields (lane indices, outcomes) of chunks of lanes, in order, from the local devices."""
         if len(parts) == 1:
             yield parts[0], self._chunk(parts[0], start, limit, 0)
             return
@@ -251,6 +287,29 @@ class _Runner:
         objective = self.objective._replace(prior=prior)
         found = _minimise(self.law, self.rows[worker], jobs, live, objective, np.int32(limit), residual=self.residual)
         return jax.tree.map(lambda x: np.asarray(x)[: index.size], found)
+
+
+class LaneChunks(NamedTuple):
+    """Lanes as the work of other processes, cut into chunks of ``size``."""
+
+    law: Law
+    rows: Rows
+    jobs: Jobs
+    """Of these lanes, with an array of weights."""
+    objective: Objective
+    residual: str
+    limit: int
+    size: int
+    x64: bool
+
+    def results(self, numbers: Iterable[int]) -> Iterator[Lanes]:
+        """The outcome of each chunk, in the given order, on all devices of this process."""
+        lanes, size = np.arange(len(self.jobs.start)), self.size
+        with jax.enable_x64(self.x64):
+            runner = _Runner(self.law, self.rows, self.jobs, self.objective, self.residual, size)
+            chunks = [lanes[number * size : (number + 1) * size] for number in numbers]
+            found = [values for _, values in runner.run_chunks(chunks, self.jobs.start, self.limit)]
+        yield from found
 
 
 def _chunk_size(lanes: int, rows: int, workers: int) -> int:

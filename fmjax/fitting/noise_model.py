@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fmjax.curves.row_noise import RowNoise, far_values
 from fmjax.fitting.objective import Rows
-from fmjax.fitting.row_noise import RowNoise, far_values
 
 MOST_SPIKES = 0.3
 """Share of a run's rows that spikes can be: where more lie far off, the law misses them."""

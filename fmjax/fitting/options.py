@@ -2,7 +2,8 @@
 
 import dataclasses
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import jax
 
@@ -10,6 +11,9 @@ from fmjax._checks import Call, choose, known_options
 from fmjax._names import DTYPES
 from fmjax.fitting import lanes
 from fmjax.fitting.priors import Priors
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 @known_options("a fit")
@@ -34,6 +38,8 @@ class FitOptions:
     max_iterations: int = lanes.MAX_ITERATIONS
     dtype: str = "float64"
     prior: Priors = "default"
+    client: "Client | None" = field(default=None, compare=False, repr=False)
+    """A ``distributed.Client``: the workers of its cluster do what is many fits at once, to the same bytes."""
 
 
 ONE_FIT = FitOptions()

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from fmjax._checks import positive, require, whole
+from fmjax.curves.divergence import without_diverged
 from fmjax.curves.loss_curve import CurveBatch, LossCurve, bucket, pad
 from fmjax.fitting.objective import Rows
 from fmjax.fitting.options import FitOptions
@@ -71,7 +72,7 @@ def prepare(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[boo
 
 
 def with_rows(curves: Sequence[LossCurve], options: FitOptions) -> tuple[tuple[LossCurve, ...], tuple[str, ...]]:
-    """The runs that have a row to fit, and a note on each run that has none.
+    """The runs that have a row to fit and did not diverge, a note on each without rows, one on those that diverged.
 
     Raises:
       ValueError: no run has one.
@@ -79,7 +80,8 @@ def with_rows(curves: Sequence[LossCurve], options: FitOptions) -> tuple[tuple[L
     kept = tuple(curve for curve in curves if has_rows(curve, options))
     empty = [curve for curve in curves if not has_rows(curve, options)]
     require(kept, f"no row is left to fit of {[curve.name for curve in curves]}: {_EMPTY}")
-    return kept, tuple(no_rows(curve.name) for curve in empty)
+    sound, diverged = without_diverged(kept)
+    return tuple(sound), (*(no_rows(curve.name) for curve in empty), *diverged)
 
 
 _EMPTY = "every row was logged before the end of warmup or drop_before"

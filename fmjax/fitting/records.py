@@ -15,6 +15,7 @@ from fmjax.fitting import lanes
 from fmjax.fitting.fitted_runs import FittedRuns
 from fmjax.fitting.priors import LearnedExponent
 from fmjax.laws import Law, make_law
+from fmjax.laws.base import NEEDS_BATCH, ONE_BATCH
 
 FIT_FORMAT = 1
 """Version of the JSON of a fit."""
@@ -123,6 +124,27 @@ class FitResult(Record):
         needed = getattr(self.law, "sizes", False)
         require(not needed or model_size is not None, "the fit spans several model sizes, so model_size is needed")
         return float(np.log(positive(model_size, "model_size"))) if model_size is not None else 0.0
+
+    def law_for(self, tokens_per_step: float | None) -> Law:
+        """The law that predicts plans of this batch size, which a fit over several batch sizes needs.
+
+        Raises:
+          ValueError: no batch size where it is needed; or another than that of the fitted runs, under a law without it.
+        """
+        if self.law.spans_batches:
+            require(tokens_per_step is not None, NEEDS_BATCH)
+            return self.law.for_batch(positive(tokens_per_step, "tokens_per_step"))
+        if tokens_per_step is not None:
+            wanted, runs = positive(tokens_per_step, "tokens_per_step"), self.trained_with
+            known = {tokens for tokens in runs.tokens_per_step if tokens is not None} if runs else set()
+            same = known and max(abs(tokens / wanted - 1) for tokens in known) <= ONE_BATCH
+            had = " and ".join(f"{tokens:g}" for tokens in sorted({min(known), max(known)})) if known else "unknown"
+            require(
+                same,
+                f"tokens_per_step: {self.law.name} as fitted has no batch size in it; "
+                f"expected that of the fitted runs, {had}, got {wanted:g}",
+            )
+        return self.law
 
     @property
     def notes(self) -> tuple[str, ...]:

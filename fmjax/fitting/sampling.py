@@ -133,6 +133,7 @@ class Setting(NamedTuple):
             residual=self.options.residual,
             max_iterations=self.options.max_iterations,
             progress=self.progress,
+            client=self.options.client,
         )
 
 

@@ -223,7 +223,8 @@ def fit_candidates(
     jobs = lanes.Jobs(
         np.repeat(sets, each), lambda i: tiled[i // each], np.asarray(starts).reshape(-1, starts.shape[2])
     )
-    found = lanes.minimise(law, rows, jobs, objective, residual=options.residual, progress=progress)
+    told: dict[str, Any] = {"residual": options.residual, "progress": progress, "client": options.client}
+    found = lanes.minimise(law, rows, jobs, objective, **told)
     values = np.where(found.status == lanes.NON_FINITE, np.inf, found.objective).reshape(-1, each)
     best, shape = values.argmin(axis=1), (len(combinations), len(weights))
     params = found.params.reshape(len(sets), each, -1)[np.arange(len(sets)), best]

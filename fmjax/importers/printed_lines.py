@@ -22,7 +22,7 @@ ENDINGS = re.compile(r"\.(?:txt|log|out|err|stdout|stderr|[oe]\d+)(?:\.gz)?|(?:\
 HEAD = 2**20
 """Bytes at the beginning of a file in which its format is looked for."""
 
-_SAMPLE = 1000
+_SAMPLE = 200
 """Rows in which columns are looked for."""
 
 
@@ -88,14 +88,15 @@ def _columns_of(lines: Sequence[str], form: LineFormat, named: Sequence[str] = (
     """Numbers by column, a row for each line that is one; ``line`` is its place."""
     compute = arrow_module("compute")
     texts = arrow_module("array")(lines, "string")
-    marks = [compute.match_substring_regex(texts, _unnamed(row)).to_numpy(zero_copy_only=False) for row in form.rows]
+    matches = [compute.extract_regex(texts, row) for row in form.rows]
+    marks = [match.is_valid().to_numpy(zero_copy_only=False) for match in matches]
     found = np.flatnonzero(np.any(marks, axis=0))
     if not found.size:
         return {}
     rows = texts.take(found)
     columns = {"line": found.astype(float)}
-    for row in form.rows:
-        for key, column in _groups(rows, row).items():
+    for row, match in zip(form.rows, matches, strict=True):
+        for key, column in _in_groups(match.take(found), row).items():
             columns[key] = np.where(np.isnan(columns.get(key, column)), column, columns.get(key, column))
     if form.is_block:
         columns |= _values_below(texts, found, form, named)
@@ -111,15 +112,19 @@ def _unnamed(pattern: str) -> str:
 
 def _groups(texts: Any, pattern: str) -> dict[str, np.ndarray]:
     """Numbers in the named groups of a pattern, NaN where a text has none."""
+    return _in_groups(arrow_module("compute").extract_regex(texts, pattern), pattern)
+
+
+def _in_groups(matches: Any, pattern: str) -> dict[str, np.ndarray]:
     compute = arrow_module("compute")
-    found = compute.extract_regex(texts, pattern)
     names = re.compile(pattern).groupindex
-    return {name: _as_numbers(compute.struct_field(found, [i])) for i, name in enumerate(names)}
+    return {name: _as_numbers(compute.struct_field(matches, [i])) for i, name in enumerate(names)}
 
 
 def _as_numbers(texts: Any) -> np.ndarray:
     compute = arrow_module("compute")
-    plain = compute.replace_substring(texts, ",", "")
+    has_commas = compute.any(compute.match_substring(texts, ",")).as_py()
+    plain = compute.replace_substring(texts, ",", "") if has_commas else texts
     known = compute.if_else(compute.equal(plain, ""), None, plain)
     return compute.cast(known, "float64").to_numpy(zero_copy_only=False)
 

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
-
-from fmjax._checks import require
 from fmjax.importers.column_names import HELD_OUT, LOSSES, RATES
+from fmjax.importers.contents import bytes_of
+from fmjax.importers.event_records import scalars
 from fmjax.importers.source import Source
 from fmjax.importers.tables import Table
 
@@ -18,31 +17,8 @@ def is_event_file(path: Path) -> bool:
 
 
 def read(path: Path) -> list[Table]:
-    """The scalars of one event file; the run is its folder."""
-    try:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    except ImportError:
-        raise ValueError("reading event files needs tensorboard: pip install 'fmjax[tensorboard]'") from None
-    events = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})
-    events.Reload()
-    scalars = [_rows(tag, events.Scalars(tag), "value") for tag in events.Tags()["scalars"]]
-    tensors = [_rows(tag, events.Tensors(tag), "tensor_proto") for tag in events.Tags()["tensors"]]
-    found = [columns for columns in (*scalars, *tensors) if columns]
-    require(found, "expected scalars in the event file, found none")
-    return [Table("", columns) for columns in found]
-
-
-def _rows(tag: str, events: list, field: str) -> dict[str, np.ndarray]:
-    """Step and value of a tag's events; nothing for a tag of other things than numbers."""
-    from tensorboard.util import tensor_util
-
-    values = [getattr(event, field) for event in events]
-    if field == "tensor_proto":
-        arrays = [tensor_util.make_ndarray(value) for value in values]
-        if any(array.size != 1 or array.dtype.kind not in "fiu" for array in arrays):
-            return {}
-        values = [float(array.reshape(())) for array in arrays]
-    return {STEP: np.array([event.step for event in events], float), tag: np.array(values, float)}
+    """The scalars of one event file, a table a tag; none of a file that holds other things. The run is its folder."""
+    return [Table("", {STEP: step, tag: value}) for tag, (step, value) in scalars(bytes_of(path)).items()]
 
 
 SOURCE = Source(

@@ -102,7 +102,8 @@ class IntrinsicMomentum(Law):
     differentiate. ``RatePower`` is what an open exponent changes.
 
     Args:
-      rho: exponent on the rate in S; None fits it, or takes 1 where all runs have one peak rate.
+      rho: exponent on the rate in S; None fits it, or takes 1 where all runs have one peak rate, or several sizes or
+        batch sizes, among which it was 1 within its error.
       xi: exponent on the rate in E; None fits it.
       size_unit: N0; 1 where None. ``fit`` sets it.
       batch_unit: B0, likewise.
@@ -136,7 +137,7 @@ class IntrinsicMomentum(Law):
         return dataclasses.replace(self, tokens_per_step=tokens_per_step)
 
     def suited_to(self, peak_lrs: Set[float]) -> "IntrinsicMomentum":
-        one = len(peak_lrs) == 1 and self.rho is None
+        one = (len(peak_lrs) == 1 or self.sizes or self.batches) and self.rho is None
         return dataclasses.replace(self, rho=1.0) if one else self
 
     def settled(self, vector: np.ndarray) -> tuple["IntrinsicMomentum", np.ndarray]:

@@ -12,8 +12,8 @@ from fmjax.planning.gaussian import conditioned, probabilities, roots
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import Cell
 
-CORRECTION_REACH = (0.3, np.log(4.0), np.log(4.0), np.log(4.0))
-"""Distances over which what is left over stays alike: in sqrt(R), log T, log peak rate and log N."""
+CORRECTION_REACH = (0.3, np.log(4.0), np.log(4.0), np.log(4.0), np.log(4.0))
+"""Distances over which what is left over stays alike: in sqrt(R), log T, log peak rate, log N and log B."""
 
 CELL_ERRORS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Standard deviations tried for the relative error that all ratios of a cell share."""
@@ -43,27 +43,32 @@ class CorrectionPrior(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Where schedules lie, ``[points, 4]`` in the coordinates of ``CORRECTION_REACH``, and their decay shapes."""
+    """Where schedules lie, ``[points, 5]`` in the coordinates of ``CORRECTION_REACH``, and their decay shapes."""
 
     place: np.ndarray
     decay: tuple[str, ...]
 
     @classmethod
-    def of(cls, curves: Sequence[LossCurve]) -> "Points":
-        """Points of WSD runs."""
-        found = [(curve.schedule, curve.model_size) for curve in curves]
-        places = [_place(s.anneal_ratio, s.total_steps, s.peak_lr, size) for s, size in found]
-        return cls(np.array(places).reshape(-1, len(CORRECTION_REACH)), tuple(s.decay for s, _ in found))
+    def of(cls, curves: Sequence[LossCurve], *, batches: bool = False) -> "Points":
+        """Points of WSD runs; with ``batches`` those of different batch sizes lie apart."""
+        found = [(curve.schedule, curve.model_size, curve.tokens_per_step if batches else None) for curve in curves]
+        places = [_place(s.anneal_ratio, s.total_steps, s.peak_lr, *sizes) for s, *sizes in found]
+        return cls(np.array(places).reshape(-1, len(CORRECTION_REACH)), tuple(s.decay for s, *_ in found))
 
     @classmethod
-    def of_cell(cls, ratios: np.ndarray, cell: Cell, model_size: float | None) -> "Points":
+    def of_cell(
+        cls, ratios: np.ndarray, cell: Cell, model_size: float | None, tokens_per_step: float | None = None
+    ) -> "Points":
         """Points of a cell at each of ``ratios``."""
-        places = [_place(ratio, cell.total_steps, cell.peak_lr, model_size) for ratio in ratios]
+        places = [_place(ratio, cell.total_steps, cell.peak_lr, model_size, tokens_per_step) for ratio in ratios]
         return cls(np.array(places), (cell.decay,) * len(ratios))
 
 
-def _place(ratio: float, total_steps: float, peak_lr: float, model_size: float | None) -> tuple[float, ...]:
-    return (np.sqrt(ratio), np.log(total_steps), np.log(peak_lr), np.log(model_size or 1.0))
+def _place(
+    ratio: float, total_steps: float, peak_lr: float, model_size: float | None, tokens_per_step: float | None
+) -> tuple[float, ...]:
+    sizes = np.log(model_size or 1.0), np.log(tokens_per_step or 1.0)
+    return (np.sqrt(ratio), np.log(total_steps), np.log(peak_lr), *sizes)
 
 
 def correctable(curves: Sequence[LossCurve]) -> np.ndarray:

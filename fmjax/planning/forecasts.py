@@ -11,13 +11,14 @@ from fmjax._checks import positive, require, whole, within
 from fmjax._json import Record, plain
 from fmjax._names import LEVEL
 from fmjax.curves.loss_curve import LossCurve
+from fmjax.curves.row_noise import RowNoise
 from fmjax.fitting.fitted_runs import FittedRuns, of_batches
 from fmjax.fitting.metrics import percentile_interval
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap
-from fmjax.fitting.row_noise import RowNoise
 from fmjax.laws import Law
+from fmjax.laws.base import NEEDS_BATCH
 from fmjax.planning.run_error import Averages, Bins, ForecastPrior, View, posterior
 from fmjax.schedules.checks import check_schedule
 from fmjax.schedules.host_rates import host_rates
@@ -150,6 +151,7 @@ def forecast(
     bins = Bins.of(curve)
     by = ForecastPrior.of_the_run(law, curve, options) if prior is None else ForecastPrior.of(prior)
     by.fit.log_size(curve.model_size)
+    require(not by.fit.law.spans_batches or curve.tokens_per_step, f"run {curve.name!r}: {NEEDS_BATCH}")
     if by.fit.ok:
         with jax.enable_x64(True):
             rows, mean, draws = _log_losses(by, bins, list(targets.values()), np.random.default_rng(seed))
@@ -305,6 +307,7 @@ class Forecaster:
       schedule: the planned schedule.
       name: name of the run.
       model_size: number of parameters, where the prior spans several sizes.
+      tokens_per_step: tokens an update, where it spans several batch sizes.
       **options: ``prior`` and the other options of ``forecast``.
 
     >>> import fmjax
@@ -321,10 +324,12 @@ class Forecaster:
         *,
         name: str = "run",
         model_size: float | None = None,
+        tokens_per_step: float | None = None,
         **options: Unpack[ForecastOptions],
     ) -> None:
         check_schedule(schedule)
-        self._schedule, self._name, self._model_size = schedule, name, model_size
+        self._schedule, self._name = schedule, name
+        self._sizes = model_size, tokens_per_step
         self._options = options
         self._rows: dict[int, float] = {}
 
@@ -337,7 +342,7 @@ class Forecaster:
         """The rows so far."""
         steps = sorted(self._rows)
         losses = [self._rows[step] for step in steps]
-        return LossCurve(self._name, steps, losses, self._schedule, model_size=self._model_size)
+        return LossCurve(self._name, steps, losses, self._schedule, *self._sizes)
 
     def forecast(self, **options: Unpack[ForecastOptions]) -> Forecast:
         """``forecast`` from the rows so far; options as there."""

@@ -125,6 +125,7 @@ def recommend(
     warmup_steps: int | None = None,
     init_lr: float | None = None,
     model_size: float | None = None,
+    tokens_per_step: float | None = None,
     samples: int = 200,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -152,6 +153,8 @@ def recommend(
       warmup_steps: updates of warmup; by default the median of the runs'.
       init_lr: rate of update 0; by default the median of the runs'.
       model_size: number of parameters of the target, for runs of several sizes.
+      tokens_per_step: tokens an update of the target, for runs of several batch sizes, which only a law with the batch
+        size in it can then predict.
       samples: bootstrap samples behind the intervals; 0 for none.
       seed: seed of the samples.
       progress: called with a few words before each stage.
@@ -178,7 +181,7 @@ def recommend(
     fits = predictors(law, curves, peaks, options=options, samples=samples, seed=seed, progress=say)
     ratios = np.atleast_1d(np.asarray(anneal_ratio, float))
     target = {"total_steps": steps, "decay": decay, "warmup_steps": shape.warmup_steps}
-    target |= {"init_lr": shape.init_lr, "model_size": model_size}
+    target |= {"init_lr": shape.init_lr, "model_size": model_size, "tokens_per_step": tokens_per_step}
     choices: list[Choice] = []
     for peak in peaks:
         say(f"searching {ratios.size} ratios at peak rate {peak:g}")
@@ -232,6 +235,9 @@ def _notes(found: Prediction, by: Predictor) -> tuple[str, ...]:
     if abs(cell.best_ratio - found.law_ratio) > 1e-9:
         count = len(by.runs.decay)
         notes.append(f"{by.fit.law.name} alone says {found.law_ratio:.3g}; {count} measured final losses correct it")
+    spiked = [repr(curve.name) for curve in by.curves if curve.final_loss is None and curve.ends_in_spike]
+    if spiked:
+        notes.append(f"the last row of {', '.join(spiked)} is a spike and tells no final loss")
     if cell.at_edge:
         notes.append("the best ratio lies at the edge of those searched")
     if by.fit.status == "at-bound":

@@ -9,13 +9,13 @@ import numpy as np
 
 from fmjax._checks import require
 from fmjax.curves.loss_curve import LossCurve, pad
+from fmjax.curves.row_noise import RowNoise, without_far
 from fmjax.fitting.fits import evaluate
 from fmjax.fitting.options import FitOptions
 from fmjax.fitting.problem import predict_batch
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap, bootstrap
 from fmjax.fitting.row_effects import batch_effects
-from fmjax.fitting.row_noise import RowNoise, without_far
 from fmjax.laws import Law
 from fmjax.planning.gaussian import conditioned, probabilities, roots
 from fmjax.schedules.host_rates import host_rates

@@ -7,6 +7,7 @@ import numpy as np
 
 from fmjax._checks import require
 from fmjax.curves.loss_curve import LossCurve
+from fmjax.curves.row_noise import curve_rows
 
 LEAST_ROWS = 4
 """Rows that a run needs."""
@@ -45,7 +46,7 @@ class SmoothCurve(NamedTuple):
 
 
 def smooth(curve: LossCurve, rates: np.ndarray) -> SmoothCurve:
-    """Smooths a run by local quadratics of log loss in log updates, tricube weights.
+    """Smooths a run by local quadratics of log loss in log updates, tricube weights, without its spikes.
 
     Args:
       curve: the run; a row of step s has seen min(s, T - 1) + 1 updates.
@@ -63,6 +64,8 @@ def smooth(curve: LossCurve, rates: np.ndarray) -> SmoothCurve:
     58
     """
     row, anneals = _rows(curve, rates)
+    _require_rows(curve, int(row.sum()))
+    row[row] = curve_rows(curve.step[row], curve.loss[row]).kept
     _require_rows(curve, int(row.sum()))
     updates = np.log(np.minimum(curve.step[row], int(curve.schedule.total_steps) - 1) + 1.0)
     x, y, weight = _binned(updates, np.log(curve.loss[row]))

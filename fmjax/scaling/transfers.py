@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -193,7 +193,13 @@ def _at_edge(cell: CellTransfer) -> bool:
 def _predicted(by: Predicting, curves: Sequence[LossCurve], groups: Sequence[Tried]) -> list[Prediction | None]:
     """The best ratio of each cell, predicted from all runs."""
     fits = by(curves, [group.peak_lr for group in groups])
-    return [fits[group.peak_lr].predict(anneal_ratio=np.array(SEARCHED_RATIOS), **group.target)[0] for group in groups]
+    return [_foreseen(group, fits[group.peak_lr], np.array(SEARCHED_RATIOS)) for group in groups]
+
+
+def _foreseen(group: Tried, by: Predictor, ratios: np.ndarray) -> Prediction:
+    """What a predictor says of a cell; its batch size counts where the law has it."""
+    batch: dict[str, Any] = {"tokens_per_step": group.tokens_per_step} if by.fit.law.spans_batches else {}
+    return by.predict(anneal_ratio=ratios, **group.target, **batch)[0]
 
 
 def foretell(
@@ -232,7 +238,7 @@ def _ran(group: Tried, curves: Sequence[LossCurve]) -> bool:
 def _recommended(group: Tried, fits: Mapping[float, Predictor]) -> tuple[Chosen | None, Chosen | None]:
     if group.peak_lr not in fits:
         return None, None
-    (found,) = fits[group.peak_lr].predict(anneal_ratio=group.distinct, **group.target)
+    found = _foreseen(group, fits[group.peak_lr], group.distinct)
     best = found.cell.best_ratio
     return Chosen(best, group.regret(best), found.regret), Chosen(found.law_ratio, group.regret(found.law_ratio))
 

@@ -67,9 +67,11 @@ def _matches(
         for formula, hidden in formulas(shape, at[shown], rate[shown], within[shown], total):
             if not (formula.peak <= 3 * rate.max() and formula.final <= 0.98 * formula.peak):
                 continue  # too far beyond the rows, or a fall that is none
-            off = np.abs(formula(at) - rate) - within
-            nearest = min(nearest, float(off.max()))
-            if nearest <= 0 and (off <= 0).all():
+            off = float((np.abs(formula(at[shown]) - rate[shown]) - within[shown]).max())
+            if off <= 0:  # then it is worth the while to look at every row
+                off = float((np.abs(formula(at) - rate) - within).max())
+            nearest = min(nearest, off)
+            if off <= 0:
                 found = True
                 yield Found(formula, offset, hidden)
         if math.isfinite(nearest) and nearest > drift + 2 * float(within.max()):

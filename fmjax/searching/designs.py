@@ -137,6 +137,7 @@ def optimize(
     init_lr: float | None = None,
     final_lr: float | None = None,
     model_size: float | None = None,
+    tokens_per_step: float | None = None,
     max_iterations: int = MAX_DESCENT_STEPS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Designs:
@@ -157,6 +158,7 @@ def optimize(
       init_lr: rate of update 0 when there is a warmup; by default the fitted runs'.
       final_lr: lowest rate allowed after warmup; by default the fitted runs' final share of the lowest peak rate.
       model_size: number of parameters, for laws fitted over several sizes.
+      tokens_per_step: tokens an update, for laws fitted over several batch sizes.
       max_iterations: steps of the descent.
       progress: called with (targets done, targets in all).
 
@@ -194,7 +196,7 @@ def optimize(
     require(room >= 2, f"expected at least two updates after warmup, found {max(room, 0)}")
     wanted = None if knots is None else whole(knots, "knots", least=2)
     require(wanted is None or wanted <= room, f"{wanted} knots are too many for {room} updates after warmup")
-    law, vector = result.law.settled(result.vector)
+    law, vector = result.law_for(tokens_per_step).settled(result.vector)
     log_n = result.log_size(model_size)
     ground = Ground(jax.tree.map(float, law), vector, log_n, grid.warmup_steps, grid.init_lr, lowest)
     limit, longest = whole(max_iterations, "max_iterations", least=1), int(grid.total_steps.max())

@@ -41,6 +41,7 @@ def search(
     warmup_steps: int | None = None,
     init_lr: float | None = None,
     model_size: float | None = None,
+    tokens_per_step: float | None = None,
     samples: np.ndarray | None = None,
     top: int = 10,
     keep_losses: bool = False,
@@ -69,6 +70,7 @@ def search(
       warmup_steps: updates of linear warmup; by default as many as the fitted runs had.
       init_lr: rate of update 0; by default the fitted runs'.
       model_size: number of parameters, for laws fitted over several sizes.
+      tokens_per_step: tokens an update, for laws fitted over several batch sizes.
       samples: ``[samples, parameters]`` bootstrap samples (``Bootstrap.params``), for intervals.
       top: how many of the best candidates to return.
       keep_losses: whether to return the loss of every candidate, also under each sample; takes 8 bytes each.
@@ -105,6 +107,7 @@ def search(
         warmup_steps=warmup_steps,
         init_lr=init_lr,
         model_size=model_size,
+        tokens_per_step=tokens_per_step,
         samples=samples,
         top=top,
         keep_losses=keep_losses,
@@ -158,6 +161,7 @@ def planned_search(
     warmup_steps: int | None = None,
     init_lr: float | None = None,
     model_size: float | None = None,
+    tokens_per_step: float | None = None,
     samples: np.ndarray | None = None,
     top: int = 10,
     keep_losses: bool = False,
@@ -175,11 +179,12 @@ def planned_search(
     require(dtype == "float64" or grid.total_steps.max() <= 2**24, "runs of more than 2^24 updates need float64")
     require(folder is not None or not table, "a table of every candidate needs a folder to write it to")
     require(folder is None or not keep_losses, "a search with a folder does not keep losses; its table has them")
+    law = result.law_for(tokens_per_step)
     if samples is None:
-        law, vector = result.law.settled(result.vector)
+        law, vector = law.settled(result.vector)
         vectors = vector[None]
     else:
-        law, vectors = result.law, np.concatenate([result.vector[None], samples])
+        vectors = np.concatenate([result.vector[None], samples])
     workers: Workers[Sweep, Computed] = Alone() if client is None else OnDask(client)
     layout, log_n = Layout.of(grid, len(vectors), workers.platform), result.log_size(model_size)
     kernel = Kernel(law, vectors, grid, log_n, dtype, layout, share_stem=True)

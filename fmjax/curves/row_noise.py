@@ -22,6 +22,18 @@ LEAST_SPIKE = 2e-3
 TO_DEVIATION = 1.4826
 """Standard deviation of a normal over its median absolute deviation."""
 
+LEAST_LAST = 12
+"""Rows of a run among which its last one can be told for a spike."""
+
+FAR_OFF = 2e-2
+"""Relative deviation from a power law in updates up to which no row of a curve is a spike, without another law."""
+
+EARLY_SLACK = 5.0
+"""What that is multiplied by in the first e-fold of updates, where curves bend more than a power law."""
+
+POWERS = np.linspace(0.1, 1.5, 15)
+"""Exponents of that power law that are tried."""
+
 ROUNDING_STEPS = (*(10.0**-digits for digits in range(7)), *(2.0**-bits for bits in range(4, 13)))
 """Steps that losses may be rounded to: decimals, and the fractions of half precision."""
 
@@ -100,6 +112,35 @@ def far_values(values: np.ndarray, least: float = LEAST_SPIKE) -> np.ndarray:
     """
     off = np.abs(values - np.median(values))
     return off > max(SPIKE_LIMIT * TO_DEVIATION * float(np.median(off)), least)
+
+
+def ends_in_spike(step: np.ndarray, loss: np.ndarray) -> bool:
+    """Whether the last of the losses is a spike upwards, off the trend of the rows around it.
+
+    A sudden fall at the end of an anneal is none.
+
+    >>> ends_in_spike(np.arange(20), np.append(np.linspace(2.2, 2.1, 19), 4.0))
+    True
+    """
+    if loss.size < LEAST_LAST:
+        return False
+    found = RowNoise.of(np.log(step + 1.0), loss)
+    return bool(not found.kept[-1] and np.log(loss[-1]) > found.trend[-1] + FAR_OFF)
+
+
+def curve_rows(step: np.ndarray, loss: np.ndarray) -> RowNoise:
+    """The noise of the rows of a curve about a power law in updates, the one that is nearest in the middle."""
+    place = np.log(step + 1.0)
+    points = np.unique(np.linspace(0, loss.size - 1, min(loss.size, TREND_GROUPS)).astype(int))
+    found = []
+    for power in POWERS:
+        x = np.exp(-power * (place - place[0]))
+        level, slope = lines(x[None, points], loss[None, points], np.zeros(1))
+        expected = np.maximum(level + slope * x, 0.5 * loss.min())
+        found.append((float(np.median(np.abs(np.log(loss / expected)))), expected))
+    expected = min(found, key=lambda one: one[0])[1]
+    slack = np.where(place < place[0] + 1, EARLY_SLACK, 1.0) * FAR_OFF
+    return RowNoise.of(place, loss, np.log(expected), slack)
 
 
 def without_far(values: np.ndarray, least: float = LEAST_SPIKE) -> np.ndarray:

@@ -1,0 +1,161 @@
+"""Measures the law over size, batch and peak rate: how closely it fits, and what it says of runs it has not seen.
+
+    python benchmarks/size_and_batch.py ladder MANIFEST ... [--drop-before 2000]
+    python benchmarks/size_and_batch.py sweep TABLE.csv
+
+``ladder``: runs of several model sizes in one fit, by each law: the objective, and the error of the final losses of
+each size under a fit of the others. ``sweep``: one final loss a run, at many peak rates and batch sizes; each cell (a
+model size and a number of tokens) is predicted from the others: the mean error of its final losses, and the regret of
+the rate and batch of least predicted loss among those tried. Batch sizes above the median are then predicted from those
+at most half as large.
+"""
+
+import argparse
+import csv
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+import fmjax
+from fmjax.curves.divergence import cells_of, without_diverged
+from fmjax.fitting.fits import fit_groups, measure
+from fmjax.fitting.priors import Priors
+from fmjax.fitting.problem import Problem, prepare
+from fmjax.laws import Law, make_law
+
+TODAY = dict.fromkeys(("gamma", "q", "kappa", "phi"), (0.0, 0.0))
+"""A prior that takes size and batch out of all terms but C n^-beta."""
+
+FORMS: dict[str, tuple[str, dict[str, Any], Priors]] = {
+    "intrinsic-momentum": ("intrinsic-momentum", {}, "default"),
+    "  without priors": ("intrinsic-momentum", {}, None),
+    "  size as a sum only": ("intrinsic-momentum", {"rho": None}, TODAY),
+    "lr-annealing": ("lr-annealing", {}, "default"),
+    "multi-power": ("multi-power", {}, "default"),
+    "chinchilla": ("chinchilla", {}, "default"),
+}
+
+LEAST_UPDATES = 6000
+"""Runs of a sweep with fewer are mostly warmup."""
+
+
+def solved(
+    law: Law, curves: Sequence[fmjax.LossCurve], groups: np.ndarray, options: fmjax.FitOptions
+) -> tuple[Problem, list[fmjax.FitResult]]:
+    """A fit of each group of runs ``[groups, runs]``."""
+    problem = prepare(law, curves, fitted=[True] * len(curves), options=options)
+    return problem, fit_groups(problem, groups, options)
+
+
+def final_errors(problem: Problem, fit: fmjax.FitResult, tested: np.ndarray) -> np.ndarray:
+    """Relative errors of the final losses of the runs marked in ``tested``; NaN where the fit leaves something open."""
+    if not fit.ok:
+        return np.full(int(tested.sum()), np.nan)
+    runs = measure(problem, fit.vector, usable=tested)
+    found = [run.final_loss_predicted / run.final_loss - 1 for run, is_in in zip(runs, tested, strict=True) if is_in]
+    return np.array(found)
+
+
+def without_each(labels: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
+    """The distinct labels, and a group of all runs but those of each."""
+    distinct = sorted(set(labels))
+    return distinct, np.array([[label != out for label in labels] for out in distinct])
+
+
+def ladder(paths: Sequence[str], drop_before: int, forms: Sequence[str]) -> None:
+    """Prints objective and errors of left-out sizes for each form of law."""
+    curves = [
+        dataclasses.replace(curve, name=f"{path}:{curve.name}") for path in paths for curve in fmjax.load_runs(path)
+    ]
+    sizes, groups = without_each([curve.model_size for curve in curves])
+    said = "  ".join(f"{size / 1e6:.0f}M" for size in sizes)
+    print(f"{len(curves)} runs; drop_before {drop_before}")
+    print(f"{'law':24s} objective  |final error| % of each size left out: {said}")
+    for name in forms:
+        law, held, prior = FORMS[name]
+        options = fmjax.FitOptions(drop_before=drop_before, prior=prior, starts=3)
+        every = np.concatenate([np.ones((1, len(curves)), bool), groups])
+        problem, (fit, *others) = solved(make_law(law, **held), curves, every, options)
+        errors = [final_errors(problem, one, ~group) for one, group in zip(others, groups, strict=True)]
+        each = "  ".join(f"{100 * np.mean(np.abs(error)):.2f}" for error in errors)
+        print(f"{name:24s} {1e4 * fit.objective:6.2f}e-4  {each}   {fit.message}", flush=True)
+        for learned in fit.prior if name == "intrinsic-momentum" else ():
+            print(
+                f"    {learned.name:6s} prior {learned.mean:.2f} +- {learned.sd:.2f}, "
+                f"found {learned.estimate:.3f} +- {learned.estimate_sd:.3f}, told by the data {learned.told:.0%}"
+            )
+
+
+def sweep(path: str, forms: Sequence[str]) -> None:
+    """Prints errors and regrets of cells predicted from the others."""
+    curves = [curve for curve in read_sweep(path) if curve.schedule.total_steps >= LEAST_UPDATES]
+    curves, notes = without_diverged(curves)
+    print(*notes, sep="\n")
+    cells, groups = without_each(cells_of(curves))
+    losses = np.array([curve.final_loss_measured for curve in curves])
+    batches = np.array([curve.tokens_per_step for curve in curves])
+    half = np.median(batches) / 2
+    doubled = batches > 2 * half * (1 - 1e-6)
+    every = np.concatenate([np.ones((1, len(curves)), bool), groups, batches[None] <= half * (1 + 1e-6)])
+    print(f"{len(curves)} runs, {len(cells)} cells")
+    print(f"{'law':24s} fitted %  other cells %  regret %: mean, worst  larger batches %")
+    for name in forms:
+        law, held, prior = FORMS[name]
+        options = fmjax.FitOptions(drop_warmup=False, prior=prior, starts=2)
+        problem, (fit, *others, small) = solved(make_law(law, **held), curves, every, options)
+        everything = np.ones(len(curves), bool)
+        fitted = np.mean(np.abs(final_errors(problem, fit, everything)))
+        errors, regrets = [], []
+        for one, group in zip(others, groups, strict=True):
+            error, own = final_errors(problem, one, ~group), losses[~group]
+            errors.append(np.abs(error))
+            regrets.append(own[np.argmin(own * (1 + error))] / own.min() - 1)
+        larger = np.mean(np.abs(final_errors(problem, small, doubled)))
+        print(
+            f"{name:24s} {100 * fitted:.3f}   {100 * np.mean(np.concatenate(errors)):.3f}   "
+            f"{100 * np.mean(regrets):.3f}, {100 * np.max(regrets):.3f}   {100 * larger:.3f}   {fit.message}",
+            flush=True,
+        )
+        for learned in fit.prior if name == "intrinsic-momentum" else ():
+            print(
+                f"    {learned.name:6s} prior {learned.mean:.2f} +- {learned.sd:.2f}, "
+                f"found {learned.estimate:.3f} +- {learned.estimate_sd:.3f}, told by the data {learned.told:.0%}"
+            )
+
+
+def read_sweep(path: str) -> list[fmjax.LossCurve]:
+    """Runs of one row each, by cosine from 2 000 updates of warmup to 1e-5."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return [_run(number, row) for number, row in enumerate(csv.DictReader(file))]
+
+
+def _run(number: int, row: dict[str, str]) -> fmjax.LossCurve:
+    steps, size = int(row["total_steps"]), float(row["active_size"])
+    schedule = fmjax.Cosine(float(row["peak_lr"]), steps, final_lr=1e-5, warmup_steps=min(2000, steps - 1))
+    loss = [float(row["final_loss"])]
+    return fmjax.LossCurve(
+        f"{row['family']}-{number}", [steps - 1], loss, schedule, size, float(row["tokens_per_step"])
+    )
+
+
+def main() -> None:
+    """Runs what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("ladder", "sweep"))
+    parser.add_argument("paths", nargs="+")
+    parser.add_argument("--drop-before", type=int, default=0)
+    parser.add_argument("--form", action="append", choices=list(FORMS))
+    arguments = parser.parse_args()
+    forms = arguments.form or list(FORMS)
+    with jax.enable_x64(True):
+        if arguments.what == "ladder":
+            ladder(arguments.paths, arguments.drop_before, forms)
+        else:
+            sweep(arguments.paths[0], forms)
+
+
+if __name__ == "__main__":
+    main()
