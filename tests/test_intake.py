@@ -286,6 +286,13 @@ def test_steps_in_tokens(tmp_path):
         import_logs(path)
 
 
+def test_a_batch_that_begins_smaller_is_named(tmp_path):
+    path = table(tmp_path / "a.csv", [], [])
+    path.write_text("tokens,loss,lr\n2048,3.0,1e-3\n8192,2.9,1e-3\n")
+    with pytest.raises(ValueError, match="row 1: 2048 tokens are less than one update of 4096; the batch was smaller"):
+        import_logs(path, tokens_per_step=4096)
+
+
 def test_smoothed_losses_are_flagged(tmp_path):
     step, loss, rate = logged(0.3, every=2)
     noisy, smooth = loss + 0.02 * np.random.default_rng(0).standard_normal(loss.size), loss.copy()

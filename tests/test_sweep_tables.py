@@ -98,6 +98,10 @@ def test_curves_are_no_sweeps_and_sweeps_are_no_curves(tmp_path):
     steps = np.arange(0, 100, 10)
     columns = {"step": steps, "loss": 3 - steps / 100, "lr": [1e-3] * steps.size, "total_steps": [100] * steps.size}
     assert not is_sweep(written(tmp_path / "curve.csv", **columns))
+    tokens = {"tokens": (steps + 1) * 4096, "loss": columns["loss"], "lr": columns["lr"]}
+    assert not is_sweep(written(tmp_path / "tokens.csv", **tokens))
+    assert not is_sweep(written(tmp_path / "epochs.csv", epoch=steps, max_steps=[100] * 10, **tokens))
+    assert is_sweep(written(tmp_path / "other.csv", **(tokens | {"tokens": [1e6, 2e6] * 5})))
     assert not is_sweep(written(tmp_path / "runs.csv", run=["a"] * 5 + ["b"] * 5, **columns))
     assert is_sweep(sweep(tmp_path / "sweep.csv"))
     with pytest.raises(ValueError, match="expected a column of steps"):

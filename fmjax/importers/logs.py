@@ -183,7 +183,14 @@ class Reader:
         step = table.columns[key]
         if "token" in key.lower():
             require(self.tokens_per_step is not None, f"column {key!r} counts tokens: give the tokens per step")
-            step = np.rint(step / positive(self.tokens_per_step, "tokens_per_step")) - 1
+            batch = positive(self.tokens_per_step, "tokens_per_step")
+            few = (step > 0) & (step < batch)
+            row = int(np.argmax(few))
+            small = (
+                f"row {row + 1}: {step[row]:.15g} tokens are less than one update of {batch:g}; the batch was smaller"
+            )
+            require(not few.any(), f"{small} at first: give steps in updates")
+            step = np.rint(step / batch) - 1
         else:
             step = np.where(step == 0, 0, step - self.first)
         bad = ~np.isnan(step) & ((step < 0) | (step != np.floor(step)) | (step >= MOST_LOGGED_UPDATES))

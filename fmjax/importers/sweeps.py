@@ -36,6 +36,9 @@ SWEEP_COLUMNS: dict[str, tuple[str, ...]] = {
 """What a column holds, by names in plain form, the most telling first."""
 
 _COUNTERS = ("step", "iter", "iteration", "global_step", "train_global_step", "trainer_global_step", "update", "_step")
+_RISING = (*SWEEP_COLUMNS["tokens"], "num_steps", "n_steps", "train_steps", "epoch", "samples", "consumed_samples")
+"""Columns that count updates in a curve, and in a sweep are settings."""
+
 _FIELDS = {
     "constant": ("warmup_steps",),
     "cosine": ("warmup_steps", "final_lr"),
@@ -86,14 +89,24 @@ def is_sweep(path: Path) -> bool:
     lengths = plain.intersection((*SWEEP_COLUMNS["total_steps"], *SWEEP_COLUMNS["tokens"]))
     if not (lengths and plain.intersection(SWEEP_COLUMNS["peak_lr"]) and any("loss" in name for name in plain)):
         return False
-    return not plain.intersection(_COUNTERS) or _names_every_row(path)
-
-
-def _names_every_row(path: Path) -> bool:
     try:
         columns = READERS[ending(path)](path)
     except ValueError:
         return False
+    if any("final" in name and "loss" in name for name in plain) and not plain.intersection(_COUNTERS):
+        return True
+    if plain.intersection(_COUNTERS) or any(_rises(columns[key]) for key in columns if plain_name(key) in _RISING):
+        return _names_every_row(columns)
+    return True
+
+
+def _rises(values: np.ndarray) -> bool:
+    """Whether a column may count the updates of a curve."""
+    known = values[np.isfinite(values)]
+    return known.size > 1 and bool((np.diff(known) >= 0).all() and known[-1] > known[0])
+
+
+def _names_every_row(columns: Mapping[str, np.ndarray]) -> bool:
     found = {**columns, **getattr(columns, "texts", {})}
     named = (cells for key, cells in found.items() if plain_name(key) in IDENTITIES[:-1])
     return any(cells.size > 1 and len(set(cells.tolist())) == cells.size for cells in named)
