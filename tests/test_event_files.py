@@ -128,7 +128,7 @@ def test_files_without_scalars_stop_nothing(tmp_path):
     assert (one.curve.name, one.curve.step.tolist()) == ("run", list(range(9, T, 10)))
     with pytest.raises(ValueError, match="found none"):
         import_logs(tmp_path / "crashed")
-    with pytest.raises(ValueError, match="expected rows in the logs of TensorBoard, found none"):
+    with pytest.raises(ValueError, match="expected logs of TensorBoard, found none"):
         import_logs(tmp_path / "crashed", source="tensorboard")
 
 
