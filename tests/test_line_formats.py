@@ -135,6 +135,18 @@ def json_after_a_prefix(n, x, r):
     return f"07:08:09 metrics {json.dumps({'global_step': n, 'train_loss': round(x, 5), 'lr': float(f'{r:.5g}')})}"
 
 
+def batches(n, x, r):
+    return f"| epoch   1 | {n:5d}/{T:5d} batches | lr {r:.3e} | ms/batch 12.1 | loss {x:6.3f} | ppl {np.exp(x):8.2f}"
+
+
+def clu(n, x, r):
+    return f"I0506 07:08:09.1 140 logging_writer.py:48] [{n}] learning_rate={r:.5e}, loss={x:.5f}, steps_per_sec=8.1"
+
+
+def tqdm(n, x, r):
+    return f"  9%|9         | {n}/{T} [00:05<00:45, 19.9it/s, loss={x:.4f}, lr={r:.2e}]"
+
+
 def bare(n, x, r):
     return f"{n}\t{x:.6f}"
 
@@ -164,6 +176,9 @@ PRINTERS = {
     equals: ("lines", True),
     colons: ("lines", True),
     json_after_a_prefix: ("lines", True),
+    batches: ("lines", True),
+    clu: ("clu", True),
+    tqdm: ("progress-bar", True),
     bare: ("two-columns", False),
 }
 """What prints a row of the n-th update: the format, and whether the rate is printed."""
@@ -201,7 +216,7 @@ def test_every_format(printer, tmp_path):
 
 
 def test_every_format_of_the_table_has_a_log_here():
-    assert {form for form, _ in PRINTERS.values()} | {"nanochat", "lightning-bar"} == {form.name for form in FORMATS}
+    assert {form for form, _ in PRINTERS.values()} | {"nanochat"} == {form.name for form in FORMATS}
 
 
 @pytest.mark.parametrize("printer", [megatron, olmo, composer, llmc_stdout, nanotron], ids=lambda f: f.__name__)
@@ -277,7 +292,7 @@ def test_the_bar_of_lightning(tmp_path):
         return f"Epoch {(n - 1) // 200}:  10%|#  | {(n - 1) % 200 + 1}/200 [00:01<00:09, 9.1it/s, train_loss={x:.5f}]"
 
     path = printed(tmp_path / "a.log", row)
-    assert format_of(path).name == "lightning-bar"
+    assert format_of(path).name == "progress-bar"
     (one,) = import_logs(path, schedule=PLAN)
     np.testing.assert_array_equal(one.curve.step, UPDATES)
 

@@ -203,12 +203,19 @@ FORMATS = (
         is_counted_in_epochs=True,
     ),
     LineFormat(
-        "lightning-bar",
-        "Lightning's progress bar",
-        (rf"\bEpoch (?P<epoch>\d+):.*\| {_STEP}/(?P<total>\d+) \[",),
+        "clu",
+        "the metric writers of Flax's examples and T5X",
+        (rf"logging_writer\.py:\d+\] \[{_STEP}\] ",),
         EQUALS,
         keys=r"[\w/.-]+",
-        first=1,
+    ),
+    LineFormat(
+        "progress-bar",
+        "a progress bar with a loss, such as Lightning's",
+        (rf"(?i)(?:\bepoch\W+(?P<epoch>\d+)\b.*)?\|\s*{_STEP}/(?P<total>\d+) \[",),
+        rf"(?i){LOOSE}",
+        keys=KNOWN_WORDS,
+        is_general=True,
     ),
     LineFormat(
         "lines",
@@ -216,6 +223,7 @@ FORMATS = (
         (
             rf"(?i)(?:^|[^\w/]){_COUNTER}\b[\"']?\s*[:=#]?\s*[\"'\[(]?\s*{_STEP}"
             rf"(?:\s*(?:/|of)\s*(?P<total>\d[\d,]*))?(?:[^\w.]|\.?$)",
+            rf"(?i)(?:^|[^\w/]){_STEP}\s*/\s*(?P<total>\d[\d,]*) (?:batches|steps|iters|iterations|updates)\b",
         ),
         rf"(?i){LOOSE}",
         keys=KNOWN_WORDS,
