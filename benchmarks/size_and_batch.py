@@ -26,13 +26,13 @@ from fmjax.fitting.priors import Priors
 from fmjax.fitting.problem import Problem, prepare
 from fmjax.laws import Law, make_law
 
-TODAY = dict.fromkeys(("gamma", "q", "kappa", "phi"), (0.0, 0.0))
+SUM_ONLY = dict.fromkeys(("gamma", "q", "kappa", "phi"), (0.0, 0.0))
 """A prior that takes size and batch out of all terms but C n^-beta."""
 
 FORMS: dict[str, tuple[str, dict[str, Any], Priors]] = {
     "intrinsic-momentum": ("intrinsic-momentum", {}, "default"),
     "  without priors": ("intrinsic-momentum", {}, None),
-    "  size as a sum only": ("intrinsic-momentum", {"rho": None}, TODAY),
+    "  size as a sum only": ("intrinsic-momentum", {}, SUM_ONLY),
     "lr-annealing": ("lr-annealing", {}, "default"),
     "multi-power": ("multi-power", {}, "default"),
     "chinchilla": ("chinchilla", {}, "default"),

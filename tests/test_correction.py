@@ -11,7 +11,7 @@ from fmjax.searching.results import Cell
 
 PRIOR = CorrectionPrior(0.1, FINAL_LOSS_NOISES, 0.9)
 NO_OFFSET = PRIOR._replace(offset=0.0)
-REACH = (0.3, np.log(4.0), np.log(4.0), np.log(4.0))
+REACH = (0.3, np.log(4.0), np.log(4.0), np.log(4.0), np.log(4.0))
 
 
 def cell(total_steps=1000, peak_lr=1e-3, decay="linear"):
@@ -38,8 +38,8 @@ def covariance(a, b, offset=0.1, level=3e-3, shape=2e-3):
     out = np.empty((len(a.decay), len(b.decay)))
     for i, (x, decay) in enumerate(zip(a.place, a.decay, strict=True)):
         for j, (y, other) in enumerate(zip(b.place, b.decay, strict=True)):
-            d = [(x[k] - y[k]) / REACH[k] for k in range(4)]
-            near = np.exp(-(d[1] ** 2 + d[2] ** 2 + d[3] ** 2) / 2)
+            d = [(x[k] - y[k]) / REACH[k] for k in range(5)]
+            near = np.exp(-(d[1] ** 2 + d[2] ** 2 + d[3] ** 2 + d[4] ** 2) / 2)
             out[i, j] = offset**2 + level**2 * near + (decay == other) * shape**2 * near * np.exp(-(d[0] ** 2) / 2)
     return out
 
@@ -115,7 +115,16 @@ def test_points_of_runs_and_cells_agree():
     there = Points.of(runs)
     np.testing.assert_allclose(there.place, at([0.1, 0.2], model_size=1e6).place)
     assert there.decay == ("linear", "linear")
-    assert Points.of([]).place.shape == (0, 4)
+    assert Points.of([]).place.shape == (0, 5)
+
+
+def test_batch_sizes_lie_apart_where_they_count():
+    runs = [curve(f"{b}", WSD(1e-3, 1000, 0.2), size=1e6, tokens_per_step=b) for b in (1e4, 1e5)]
+    alike, apart = Points.of(runs), Points.of(runs, batches=True)
+    np.testing.assert_allclose(alike.place[0], alike.place[1])
+    assert apart.place[1, -1] - apart.place[0, -1] == pytest.approx(np.log(10))
+    cell = at([0.2], model_size=1e6).place[0, :-1]
+    np.testing.assert_allclose(apart.place[:, :-1], [cell, cell])
 
 
 def test_only_finished_runs_with_a_ratio_correct():
