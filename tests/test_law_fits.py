@@ -12,7 +12,9 @@ NAN = float("nan")
 
 def law(name, errors, *, ok=True):
     """A law with these errors on the runs left out."""
-    result = SimpleNamespace(ok=ok, law=SimpleNamespace(name=name), message="the data do not determine it")
+    result = SimpleNamespace(
+        ok=ok, law=SimpleNamespace(name=name, spans_batches=False), message="the data do not determine it"
+    )
     left_out = tuple(SimpleNamespace(mape_percent=error) for error in errors)
     return LawFit(None, None, 0, None, None, result, left_out, 0.0)
 
