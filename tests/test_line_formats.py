@@ -344,3 +344,10 @@ def test_a_packed_log_is_read_and_named_without_its_endings(tmp_path):
 def test_a_column_that_the_user_names_is_read(tmp_path):
     (one,) = import_logs(printed(tmp_path / "b.log", megatron), columns=Columns(loss="grad norm"))
     assert one.curve.loss.tolist() == [0.412] * UPDATES.size
+
+
+@pytest.mark.parametrize("text", ["\n", "1,", "{'loss': ", "completed step: 1, ", "epoch 1 ", "loss/", "| 1/1 ["])
+def test_no_text_makes_the_search_for_a_format_slow(text, tmp_path):
+    """A search that begins anew at each repetition would take hours."""
+    (tmp_path / "a.log").write_text(text * (2**20 // len(text)))
+    assert format_of(tmp_path / "a.log") is None

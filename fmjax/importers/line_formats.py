@@ -8,7 +8,8 @@ file, and what the format ``megatron`` takes from it::
                     ^step   ^total ^column: value             ^column: value
 
 In a format of blocks, a line with the step stands above the lines with its values. Expressions are of the common part
-of Python's and RE2's languages, which has no lookahead.
+of Python's and RE2's languages, which has no lookahead. What may repeat is bounded, or cannot begin anew inside itself,
+so that no text makes a search slow.
 """
 
 from typing import NamedTuple
@@ -17,8 +18,8 @@ from fmjax.importers.column_names import HELD_OUT, LOSSES, RATES, Preference
 
 NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _VALUE = rf"(?P<v>{NUMBER}|[Nn]a[Nn]|-?[Ii]nf)"
-_STEP = r"(?P<step>\d[\d,]*)"
-_OF_TOTAL = r"\s*/\s*(?P<total>\d[\d,]*)"
+_STEP = r"(?P<step>\d[\d,]{0,15})"
+_OF_TOTAL = r"[ ]{0,9}/[ ]{0,9}(?P<total>\d[\d,]{0,15})"
 
 COLON_IN_BARS = rf"\|\s*{{key}}:\s*{_VALUE}\s*(?:\||$)"
 COLON = rf"(?:^|[\s|,]){{key}}:\s*{_VALUE}(?:[\s,;|)%]|$)"
@@ -30,7 +31,7 @@ _KIND = (
     r"(?:train(?:ing)?|val(?:id(?:ation)?)?|eval(?:uation)?|test|dev|lm|ce|avg|average|mean|batch|step|total|current)"
 )
 _KNOWN = r"(?:loss|cross[_ -]?entropy(?:[_ ]?loss)?|nll|lrm?|learning[_ -]?rate|bpb|epoch)"
-KNOWN_WORDS = rf"(?:{_KIND}[ _])*[\w/.-]*{_KNOWN}[\w/.-]*(?: (?:train|val|step)\b)?"
+KNOWN_WORDS = rf"(?:{_KIND}[ _]){{0,4}}[\w/.-]{{0,40}}{_KNOWN}[\w/.-]{{0,40}}(?: (?:train|val|step)\b)?"
 """A name that ends in, or goes on from, a word for a loss or a rate."""
 
 _COUNTER = r"(?:global[_ -]?step|num[_ -]?updates?|(?:train(?:ing)?[_ -])?(?:step|iteration|iter|update|batch)s?|it)"
@@ -73,7 +74,7 @@ FORMATS = (
         "Megatron-LM, Megatron-DeepSpeed or GPT-NeoX",
         (
             rf"iteration\s+{_STEP}{_OF_TOTAL}\s*\|",
-            rf"validation (?:loss|results?) at iteration {_STEP} .*\blm[ _-]loss value: "
+            rf"validation (?:loss|results?) at iteration {_STEP} .{{0,100}}\blm[ _-]loss value: "
             rf"(?P<validation_lm_loss>{NUMBER})",
         ),
         COLON_IN_BARS,
@@ -85,14 +86,14 @@ FORMATS = (
     LineFormat(
         "nanotron",
         "nanotron",
-        (rf"\biteration: {_STEP} / (?P<total>\d[\d,]*) \|",),
+        (rf"\biteration: {_STEP} / (?P<total>\d+) \|",),
         COLON_IN_BARS,
         first=1,
     ),
     LineFormat(
         "olmo",
         "OLMo or OLMo-core",
-        (rf"\[step={_STEP}(?:/(?:(?P<total>\d[\d,]*)|\?+))?(?:,[^\]]*)?\]",),
+        (rf"\[step={_STEP}(?:/(?:(?P<total>\d+)|\?+))?(?:,[^\]]*)?\]",),
         rf"^\s+{{key}}=\s*{_VALUE}\s*$",
         is_block=True,
         first=1,
@@ -100,7 +101,7 @@ FORMATS = (
     LineFormat(
         "composer",
         "Composer",
-        (rf"^(?:\[epoch=(?P<epoch>\d+)(?:/\d+)?\])?\[batch={_STEP}(?:/(?P<total>\d[\d,]*))?\]",),
+        (rf"^(?:\[epoch=(?P<epoch>\d+)(?:/\d+)?\])?\[batch={_STEP}(?:/(?P<total>\d+))?\]",),
         rf"^\s+{{key}}: {_VALUE}\s*$",
         is_block=True,
         first=1,
@@ -109,7 +110,7 @@ FORMATS = (
         "maxtext-stdout",
         "the output of MaxText",
         (
-            rf"completed step: {_STEP}, .*, loss: (?P<loss>{NUMBER})",
+            rf"completed step: {_STEP}, .{{0,300}}, loss: (?P<loss>{NUMBER})",
             rf"eval metrics after step: {_STEP},\s*loss=(?P<eval_loss>{NUMBER})",
             rf"average loss after step=?\s*{_STEP}: eval_loss=(?P<eval_loss>{NUMBER})",
         ),
@@ -128,8 +129,8 @@ FORMATS = (
         "nanogpt",
         "nanoGPT",
         (
-            rf"^\s*iter {_STEP}: loss (?P<loss>{NUMBER})",
-            rf"^\s*step {_STEP}: train loss (?P<train_loss_of_evaluation>{NUMBER}), val loss (?P<val_loss>{NUMBER})",
+            rf"^[ \t]*iter {_STEP}: loss (?P<loss>{NUMBER})",
+            rf"^[ \t]*step {_STEP}: train loss (?P<train_loss_of_evaluation>{NUMBER}), val loss (?P<val_loss>{NUMBER})",
         ),
         first=0,
         loss=("loss", "train_loss_of_evaluation"),
@@ -137,7 +138,7 @@ FORMATS = (
     LineFormat(
         "build-nanogpt",
         "build-nanogpt",
-        (rf"^\s*{_STEP} train (?P<train_loss>{NUMBER})\s*$", rf"^\s*{_STEP} val (?P<val_loss>{NUMBER})\s*$"),
+        (rf"^[ \t]*{_STEP} train (?P<train_loss>{NUMBER})\s*$", rf"^[ \t]*{_STEP} val (?P<val_loss>{NUMBER})\s*$"),
         first=0,
     ),
     LineFormat(
@@ -153,8 +154,8 @@ FORMATS = (
         "nanochat",
         "nanochat",
         (
-            rf"(?i)^\s*step {_STEP}{_OF_TOTAL} \([^)]*\) \|.*\blrm: ",
-            rf"(?i)^\s*step {_STEP} \| validation bpb: (?P<validation_bpb>{NUMBER})",
+            rf"(?i)^[ \t]*step {_STEP}{_OF_TOTAL} \([^)]*\) \|.*\blrm: ",
+            rf"(?i)^[ \t]*step {_STEP} \| validation bpb: (?P<validation_bpb>{NUMBER})",
         ),
         COLON,
         first=0,
@@ -165,7 +166,7 @@ FORMATS = (
     LineFormat(
         "modded-nanogpt",
         "modded-nanogpt",
-        (rf"^\s*step:{_STEP}{_OF_TOTAL} (?:train_loss|val_loss):",),
+        (rf"^[ \t]*step:{_STEP}{_OF_TOTAL} (?:train_loss|val_loss):",),
         COLON,
         first=0,
     ),
@@ -181,8 +182,8 @@ FORMATS = (
         "fairseq",
         "fairseq",
         (
-            rf"""\| train_inner \|.*["']?\bnum_updates["']?\s*[=:]\s*["']?{_STEP}""",
-            rf"""\|\s*valid(?: on '\w+' subset)? \|.*["']?\b(?:valid_)?num_updates["']?\s*[=: ]\s*["']?{_STEP}""",
+            rf"""\| train_inner \|.{{0,600}}["']?\bnum_updates["']?\s*[=:]\s*["']?{_STEP}""",
+            rf"""\|\s*valid(?: on '\w+' subset)? \|.{{0,600}}\b(?:valid_)?num_updates["']?\s*[=: ]\s*["']?{_STEP}""",
         ),
         QUOTED,
         first=1,
@@ -193,7 +194,7 @@ FORMATS = (
     LineFormat(
         "huggingface-stdout",
         "the output of the Hugging Face Trainer",
-        (r"""\{['"](?:eval_)?loss['"]: .*['"]epoch['"]: ['"]?(?P<epoch>\d[\d.]*)""",),
+        (r"""\{['"](?:eval_)?loss['"]: [^{}]*['"]epoch['"]: ['"]?(?P<epoch>\d[\d.]*)""",),
         QUOTED,
         keys=r"\w+",
         first=1,
@@ -212,7 +213,7 @@ FORMATS = (
     LineFormat(
         "progress-bar",
         "a progress bar with a loss, such as Lightning's",
-        (rf"(?i)(?:\bepoch\W+(?P<epoch>\d+)\b.*)?\|\s*{_STEP}/(?P<total>\d+) \[",),
+        (rf"(?i)(?:\bepoch\W+(?P<epoch>\d+)\b[^|]{{0,200}}\|[^|]{{0,200}})?\|\s*{_STEP}/(?P<total>\d+) \[",),
         rf"(?i){LOOSE}",
         keys=KNOWN_WORDS,
         is_general=True,
@@ -222,8 +223,8 @@ FORMATS = (
         "lines with a step and a loss",
         (
             rf"(?i)(?:^|[^\w/]){_COUNTER}\b[\"']?\s*[:=#]?\s*[\"'\[(]?\s*{_STEP}"
-            rf"(?:\s*(?:/|of)\s*(?P<total>\d[\d,]*))?(?:[^\w.]|\.?$)",
-            rf"(?i)(?:^|[^\w/]){_STEP}\s*/\s*(?P<total>\d[\d,]*) (?:batches|steps|iters|iterations|updates)\b",
+            rf"(?:\s*(?:/|of)\s*(?P<total>\d+))?(?:[^\w.]|\.?$)",
+            rf"(?i)(?:^|[^\w/]){_STEP}\s*/\s*(?P<total>\d+) (?:batches|steps|iters|iterations|updates)\b",
         ),
         rf"(?i){LOOSE}",
         keys=KNOWN_WORDS,
@@ -232,7 +233,7 @@ FORMATS = (
     LineFormat(
         "two-columns",
         "two columns, step and loss",
-        (rf"^\s*{_STEP}[\s,;]\s*(?P<loss>{NUMBER})\s*$",),
+        (rf"^[ \t]*{_STEP}[\s,;]\s*(?P<loss>{NUMBER})\s*$",),
         share=0.9,
     ),
 )

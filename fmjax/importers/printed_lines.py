@@ -26,6 +26,10 @@ _SAMPLE = 200
 """Rows in which columns are looked for."""
 
 
+_WIDEST = 4000
+"""Characters of a row in which columns are looked for."""
+
+
 def format_of(path: Path) -> LineFormat | None:
     """The format of the rows printed in a file; None where there are none."""
     try:
@@ -178,7 +182,7 @@ def _keys(texts: Any, form: LineFormat, named: Sequence[str]) -> list[str]:
 def _pairs(text: str, form: LineFormat) -> Iterator[str]:
     """Names in a line; a name may begin where the number before ends."""
     pattern, at = re.compile(form.pairs.format(key=f"(?P<k>{form.keys})")), 0
-    while match := pattern.search(text, at):
+    while match := pattern.search(text, at, _WIDEST):
         yield match["k"].strip()
         at = match.end("v")
 
