@@ -1,6 +1,6 @@
 """Diverged runs of sweeps are told by their final losses, cell by cell."""
 
-from fmjax import Cosine, LossCurve, fit
+from fmjax import Constant, Cosine, LossCurve, fit
 from fmjax.curves.divergence import cells_of, without_diverged
 
 
@@ -25,6 +25,14 @@ def test_curves_and_sound_sweeps_are_kept():
     curve = LossCurve("curve", [50, 99], [4.0, 4.0], Cosine(1e-3, 100), model_size=1e7, tokens_per_step=1000.0)
     kept, notes = without_diverged([final("best", 2.5), curve])
     assert [run.name for run in kept] == ["best", "curve"]
+    assert notes == ()
+
+
+def test_runs_of_other_schedules_and_cut_runs_are_kept():
+    early = LossCurve("early", [9], [4.0], Cosine(1e-3, 100), model_size=1e7, tokens_per_step=1000.0)
+    constant = LossCurve("constant", [99], [2.9], Constant(1e-3, 100), model_size=1e7, tokens_per_step=1000.0)
+    kept, notes = without_diverged([final("best", 2.5), early, constant])
+    assert len(kept) == 3
     assert notes == ()
 
 
