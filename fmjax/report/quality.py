@@ -12,10 +12,14 @@ from fmjax.report.markup import NONE, Html, element, folded, in_sequence, number
 
 def fits_of(found: Recommendation) -> list[tuple[str, FitResult, tuple[RunMetrics, ...]]]:
     """Each fit behind a recommendation once, that of the best choice first, with what it is for."""
-    served: dict[float | None, list[Choice]] = {}  # peak rates without runs enough of their own share one fit, of all
+    served: list[list[Choice]] = []
     for choice in (found.best, *found.choices):
-        served.setdefault(choice.cell.peak_lr if choice.per_rate else None, []).append(choice)
-    return [(_title(choices), choices[0].fit, choices[0].held_out) for choices in served.values()]
+        alike = next((choices for choices in served if choices[0].fit is choice.fit), None)
+        if alike is None:
+            served.append([choice])
+        else:
+            alike.append(choice)
+    return [(_title(choices), choices[0].fit, choices[0].held_out) for choices in served]
 
 
 def _title(choices: Sequence[Choice]) -> str:
