@@ -97,6 +97,7 @@ def test_a_search_on_a_cluster_is_one_here(client, finished, tmp_path):  # noqa:
     assert (contents(tmp_path / "plain"), contents(tmp_path / "table")) == (plain, with_table)
 
 
+@pytest.mark.slow
 def test_intervals_and_progress(client):
     samples = {"samples": FIT.vector * np.random.default_rng(0).uniform(0.9, 1.1, (9, 3))}
     options, seen = GRID | samples | {"decay": "linear", "keep_losses": True}, []
@@ -176,6 +177,7 @@ VERBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_verbs_that_fit_on_a_cluster(verb, client, command_line):
     line = (verb, RUNS, *VERBS[verb], "--json")
@@ -210,6 +212,7 @@ def killing(client, kills, between):
         thread.join()
 
 
+@pytest.mark.slow
 def test_parts_of_a_killed_worker_run_elsewhere(client):
     with killing(client, 3, 0.3) as over:
         found = cubes(client, 200, 0.02)
@@ -249,6 +252,7 @@ def start(*command):
     return subprocess.Popen([sys.executable, "-m", "dask", *command], env=env, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_is_a_line_and_the_folder_goes_on(finished, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(sweeps, "Sweep", Slow)
     monkeypatch.setattr(_dask, "CONNECT", 30)  # it begins while we call

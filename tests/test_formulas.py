@@ -113,7 +113,7 @@ TOLD = (
 )
 
 
-@pytest.mark.parametrize("logs", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("logs", [30, pytest.param(200, marks=pytest.mark.slow)])
 def test_random_schedules_in_random_logs(logs):
     """Nearly all are right at every update, or say what is open."""
     silent = []
@@ -126,7 +126,7 @@ def test_random_schedules_in_random_logs(logs):
         off = worst(found.schedule, truth, peak, int(step[-1]))
         if off > 0.01 and not told:
             silent.append((seed, off))
-    assert len(silent) <= logs // 40, silent
+    assert len(silent) <= max(1, logs // 50), silent
 
 
 # ------------------------------------------------------------------------------------------------ Hugging Face

@@ -44,6 +44,7 @@ def drawn(found, count=40):
     return np.array([memory(found.options[k]) for k in found.draw(count, np.random.default_rng(0))])
 
 
+@pytest.mark.slow
 def test_a_value_between_those_declared_is_found():
     found = chosen(noisy(1e-5))
     assert memory(found.best) == pytest.approx(np.log(1 - DECAY), abs=0.03)
@@ -57,6 +58,7 @@ def test_values_drawn_spread_as_the_chosen_ones_do():
     assert 0.5 < said / spread < 2
 
 
+@pytest.mark.slow
 def test_correlated_noise_leaves_more_open():
     white, correlated = (
         np.median([drawn(chosen(noisy(2e-3, seed, phi))).std() for seed in range(6)]) for phi in (0, 0.8)
@@ -64,6 +66,7 @@ def test_correlated_noise_leaves_more_open():
     assert correlated > 1.2 * white
 
 
+@pytest.mark.slow
 def test_a_law_whose_memory_is_chosen_has_the_wider_interval():
     curves, target = noisy(2e-3), {"total_steps": 800, "peak_lr": 1e-3}
     named, known = (recommend(curves, law=law, **target).best for law in ("lr-annealing", LRAnnealing(decay=DECAY)))

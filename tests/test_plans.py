@@ -43,7 +43,10 @@ def held_truth(step, total, ratio):
     return synthetic.losses("lr-annealing", synthetic.TRUTH["lr-annealing"], synthetic.rates(schedule), None, W)[step]
 
 
-@pytest.mark.parametrize("law", OF_DROPS)
+SLOW_TO_COMPILE = [pytest.param(law, marks=pytest.mark.slow) for law in OF_DROPS[1:]]
+
+
+@pytest.mark.parametrize("law", [OF_DROPS[0], *SLOW_TO_COMPILE])
 def test_laws_of_drops_predict_alike_with_and_without_warmup(law):
     """A warmup of 20 updates takes 10 peak updates of 400 from S, which moves the loss by less than 0.01."""
     fit = fmjax.fit(law, runs("lr-annealing"))
@@ -61,6 +64,7 @@ def test_runs_with_and_without_warmup_are_comparable():
     assert errors["without-rise"] < 0.1 * min(errors["as-scheduled"], errors["as-peak"])
 
 
+@pytest.mark.slow
 def test_shipped_runs_predict_a_plan_without_warmup_near_what_was_measured_with_it():
     curves = fmjax.datasets.demo_runs()
     train = [curve for curve in curves if curve.split == "train"]
@@ -73,7 +77,9 @@ def test_shipped_runs_predict_a_plan_without_warmup_near_what_was_measured_with_
 
 
 @pytest.mark.parametrize("warmup", [0, W])
-@pytest.mark.parametrize("law", ["lr-annealing", "functional", "intrinsic-momentum"])
+@pytest.mark.parametrize(
+    "law", ["lr-annealing", pytest.param("functional", marks=pytest.mark.slow), "intrinsic-momentum"]
+)
 def test_the_pure_loss_of_rates_sees_their_warmup(law, warmup):
     fit = fmjax.fit(law, runs("lr-annealing"))
     found = fmjax.search(fit, total_steps=T, peak_lr=PEAK, anneal_ratio=0.3, warmup_steps=warmup)
@@ -271,6 +277,7 @@ def mixed_batches():
 NOTE = "batch sizes of the fitted runs differ, 8192 and 65536 tokens a step; the law does not have the batch size in it"
 
 
+@pytest.mark.slow
 def test_every_verb_notes_mixed_batch_sizes():
     curves, law = mixed_batches(), fmjax.LRAnnealing(decay=synthetic.DECAY)
     fit = fmjax.fit(law, curves)

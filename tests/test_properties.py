@@ -222,7 +222,7 @@ VERBS = {
 
 
 @pytest.mark.parametrize("verb", QUICK.values(), ids=QUICK.keys())
-@examples(4)
+@examples(3)
 @given(runs=drawn_runs())
 def test_a_verb_answers_within_bounds_or_refuses_in_a_line(verb, runs):
     held(verb, runs, "lr-annealing")
@@ -242,6 +242,7 @@ PLAIN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS.keys())
 def test_plain_runs_are_not_refused(verb):
     assert held(verb, PLAIN, "lr-annealing") is None

@@ -91,6 +91,7 @@ def test_some_unknown_batches_leave_the_law_without_terms_in_them():
     assert any("batch sizes of the fitted runs differ" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_mixed_batches_need_no_note_only_with_terms_in_them():
     curves = grid(sizes=(1e7,), peaks=(1e-3,))
     assert not any("batch sizes" in note for note in fit(PLAIN, curves).notes)
@@ -104,6 +105,7 @@ def test_unseen_runs_need_their_batch():
         evaluate(PLAIN, [*curves, unknown], train=curves)
 
 
+@pytest.mark.slow
 def test_an_unseen_size_and_batch_are_predicted():
     curves, larger = grid(noise=1e-4), run(Cosine(2e-3, 1200, warmup_steps=30), 8e7, 4e5)
     found = evaluate(PLAIN, [*curves, larger], train=curves).runs[-1]
@@ -113,6 +115,7 @@ def test_an_unseen_size_and_batch_are_predicted():
 # ------------------------------------------------------------------------------------------------ priors
 
 
+@pytest.mark.slow
 def test_a_prior_decides_what_the_data_cannot():
     """Size and batch move together, so that q and kappa show only in q - kappa."""
     curves = [
@@ -145,6 +148,7 @@ def test_many_runs_overrule_a_prior():
     assert learned.told > 0.8
 
 
+@pytest.mark.slow
 def test_bootstrap_samples_hold_the_width_of_the_prior():
     curves = grid(sizes=(1e7,), batches=(1e5, 1.3e5), peaks=(1e-3,), noise=1e-3)
     found = bootstrap(PLAIN, curves, samples=60, options=FitOptions(starts=2))
@@ -259,6 +263,7 @@ def test_a_law_without_batch_sizes_plans_for_that_of_its_runs_only():
         search(result, **plan, tokens_per_step=2e5)
 
 
+@pytest.mark.slow
 def test_samples_are_searched_for_the_batch_too(fitted):
     samples = np.stack([fitted.vector] * 2)
     plan = {**PLAN, "anneal_ratio": [0.1, 0.3], "model_size": 1e7, "tokens_per_step": 2e5}
@@ -267,6 +272,7 @@ def test_samples_are_searched_for_the_batch_too(fitted):
     assert not np.allclose(found.losses, search(fitted, **{**plan, "tokens_per_step": 5e4}, keep_losses=True).losses)
 
 
+@pytest.mark.slow
 def test_an_optimised_schedule_is_for_the_batch(fitted):
     plan = {"total_steps": 200, "peak_lr": 3e-3, "warmup_steps": 10, "final_lr": 0.0, "model_size": 1e7}
     for batch in (5e4, 2e5):
@@ -275,6 +281,7 @@ def test_an_optimised_schedule_is_for_the_batch(fitted):
         assert found.cosine_loss == pytest.approx(expected, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_a_recommendation_over_batches_takes_the_law_that_has_them():
     curves = [
         run(WSD(lr, 400, ratio, warmup_steps=30), 1e7, batch, 1e-5)
@@ -292,6 +299,7 @@ def test_a_recommendation_over_batches_takes_the_law_that_has_them():
         fmjax.recommend(curves, **plan)
 
 
+@pytest.mark.slow
 def test_the_command_line_plans_for_a_batch(fitted, tmp_path, capsys):
     (tmp_path / "fit.json").write_text(fitted.to_json(), encoding="utf-8")
     words = ["search", str(tmp_path / "fit.json"), "--total-steps", "800", "--peak-lr", "1e-3", "--model-size", "1e7"]

@@ -105,12 +105,14 @@ def agree(value, interval, expected, ends, within=0.7):
     assert 0.5 < (interval[1] - interval[0]) / width < 2
 
 
+@pytest.mark.slow
 def test_the_bootstrap(clean, annealed, where):
     found, before = bootstrap(LAW, one_spiked(annealed, where), samples=48), clean["bootstrap"]
     for name in LAW.parameter_names:
         agree(found.fit.params[name], found.interval(name), before.fit.params[name], before.interval(name))
 
 
+@pytest.mark.slow
 def test_a_recommendation_and_its_correction(clean, annealed, where):
     found = recommend(one_spiked(annealed, where), law=LAW, total_steps=400, peak_lr=1e-3, samples=48).best
     before = clean["recommend"]
@@ -118,6 +120,7 @@ def test_a_recommendation_and_its_correction(clean, annealed, where):
     agree(found.cell.best_ratio, found.cell.ratio_interval, before.cell.best_ratio, before.cell.ratio_interval, 1.0)
 
 
+@pytest.mark.slow
 def test_options_chosen(clean, annealed, where):
     found, before = choose(one_spiked(annealed, where)), clean["choice"]
     rng = np.random.default_rng(0)

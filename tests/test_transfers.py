@@ -11,6 +11,8 @@ from fmjax.laws import LRAnnealing
 from fmjax.scaling.transfers import PUBLISHED, transfer
 from fmjax.schedules.kinds import WSD, Constant
 
+pytestmark = pytest.mark.slow
+
 LAW = LRAnnealing(decay=DECAY)
 FINE = np.linspace(0.01, 0.99, 99)
 
@@ -65,7 +67,6 @@ def test_optima_follow_power_laws(found):
     assert found.measured.points == 6
 
 
-@pytest.mark.slow
 def test_a_law_of_no_use_recommends_nothing():
     constants = tuple(curve(f"c{i}", Constant(1e-3, 250, warmup_steps=20), noise=1e-4) for i in range(2))
     found = transfer((*constants, *cells(peak_lrs=(1e-3,), lengths=(300,))), law=LAW, samples=0)
@@ -74,7 +75,6 @@ def test_a_law_of_no_use_recommends_nothing():
     assert cell.predicted.cell.ratio_interval is None
 
 
-@pytest.mark.slow
 def test_two_ratios_have_no_measured_optimum():
     found = transfer(cells(peak_lrs=(1e-3,), lengths=(300, 400), ratios=(0.2, 0.6)), law=LAW, samples=0)
     assert [cell.measured for cell in found.cells] == [None, None]
@@ -103,7 +103,6 @@ def sized_runs():
             yield replace(run, step=steps, loss=loss, tokens_per_step=batch)
 
 
-@pytest.mark.slow
 def test_runs_at_several_batch_sizes_tell_the_critical_one():
     found = transfer(list(sized_runs()), law="forward-only", samples=0)
     assert found.batch_size.levels[-1].critical == pytest.approx(2e5, rel=0.01)

@@ -32,6 +32,8 @@ def families(total, warmup, ratio=0.3):
     } | {decay: WSD(**base, anneal_ratio=ratio, decay=decay, final_lr=final[decay]) for decay in DECAYS}
 
 
+SLOW_TO_COMPILE = ("multi-power", "functional", "forward-momentum")
+
 each_kind = pytest.mark.parametrize("kind", families(TOTAL, 0))
 
 
@@ -131,7 +133,9 @@ def runs(schedules):
 
 
 @pytest.mark.parametrize("warmup", ["as-scheduled", "without-rise", "as-peak"])
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE)) for name in LAWS]
+)
 def test_losses_at_rows_are_those_of_the_recursion(name, warmup, x64):
     law = dataclasses.replace(LAWS[name](), warmup=warmup)
     params = np.array([synthetic.TRUTH[name][parameter] for parameter in law.parameter_names])
