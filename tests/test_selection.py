@@ -15,7 +15,7 @@ from fmjax.curves.manifest import load_runs
 from fmjax.fitting.fits import evaluate, fit
 from fmjax.fitting.options import FitOptions
 from fmjax.fitting.selection import CRITERIA, FLAT, ROLLOUT, select
-from fmjax.laws import LRAnnealing, Option, check_options
+from fmjax.laws import ForwardMomentum, LRAnnealing, Option, check_options
 from fmjax.laws.base import register
 
 CHOSEN = {"decay": 0.99, "rho": 0.7}
@@ -303,6 +303,6 @@ def test_an_option_of_one_law_is_checked_and_chosen_by_what_the_law_declares():
 def test_chosen_on_real_curves_it_predicts_unseen_ones(shared, data, goal):
     made = load_runs(shared / "data" / data)
     train = [run for run in made if run.split == "train"]
-    found = select("forward-momentum", train)
+    found = select(ForwardMomentum(warmup="as-scheduled"), train)  # as published
     assert found.score <= found.candidates[0].score
     assert evaluate(found.law, made, train=train).test_mape_percent <= goal
