@@ -67,6 +67,13 @@ def test_correlated_noise_leaves_more_open():
 
 
 @pytest.mark.slow
+def test_samples_of_chosen_options_draw_a_prior_anew():
+    told = replace(MANY_FITS, prior={"alpha": (TRUTH["lr-annealing"]["alpha"], 0.1)})
+    target = {"total_steps": 800, "peak_lr": 1e-3, "samples": 4}
+    assert recommend(noisy(2e-3), law="lr-annealing", options=told, **target).best.samples == 4
+
+
+@pytest.mark.slow
 def test_a_law_whose_memory_is_chosen_has_the_wider_interval():
     curves, target = noisy(2e-3), {"total_steps": 800, "peak_lr": 1e-3}
     named, known = (recommend(curves, law=law, **target).best for law in ("lr-annealing", LRAnnealing(decay=DECAY)))

@@ -90,7 +90,7 @@ class Setting(NamedTuple):
             report,
         )
 
-    def _pull(self, count: int, rng: np.random.Generator | None) -> PriorPull | None:
+    def _pull(self, count: int, rng: np.random.Generator) -> PriorPull | None:
         """The pull of ``count`` lanes a group; none where no group has a prior."""
         if not any(self.priors):
             return None
@@ -98,7 +98,7 @@ class Setting(NamedTuple):
         each = [prior.pulling(np.full(count, own)) for prior, own in zip(self.priors, scale, strict=True)]
         centre, stiffness = (np.concatenate(parts) for parts in zip(*each, strict=True))
         sds = np.repeat([prior.sds for prior in self.priors], count, axis=0)
-        return PriorPull(centre + (0.0 if rng is None else sds * rng.standard_normal(centre.shape)), stiffness)
+        return PriorPull(centre + sds * rng.standard_normal(centre.shape), stiffness)
 
     def levels(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """``[count, rows]`` errors in the log loss that all runs of a model size make alike; none without a prior."""
@@ -120,14 +120,14 @@ class Setting(NamedTuple):
         return found
 
     def minimise(
-        self, rows: Rows, weights: lanes.Weights, count: int, rng: np.random.Generator | None = None
+        self, rows: Rows, weights: lanes.Weights, count: int, rng: np.random.Generator, start: np.ndarray | None = None
     ) -> lanes.Lanes:
-        """Fits ``count`` lanes a group, each started from the group's fit.
+        """Fits ``count`` lanes a group, each started from the group's fit if from nowhere else ``[lanes, ...]``.
 
-        With ``rng``, priors are drawn anew too: a lane's prior has a mean drawn from the prior. Where the rows say
-        nothing of an exponent its samples are then spread as the prior is.
+        Priors are drawn anew too: a lane's prior has a mean drawn from the prior. Where the rows say nothing of an
+        exponent its samples are then spread as the prior is.
         """
-        total, start = count * len(self.start), np.repeat(self.start, count, axis=0)
+        total, start = count * len(self.start), np.repeat(self.start, count, axis=0) if start is None else start
         objective = Objective(self.options.delta, self.options.over_weight, self._pull(count, rng))
         jobs = lanes.Jobs(np.arange(total), weights, start)
         return lanes.minimise(
@@ -200,10 +200,12 @@ def noise_samples(setting: Setting, count: int, rng: np.random.Generator, choice
     observed = chain.noise(np.log(loss) - np.log(predicted), trusted)
     noise = observed
 
-    def sample(noise: ChainNoise, count: int) -> tuple[lanes.Lanes, np.ndarray]:
+    def drawn(around: np.ndarray, noise: ChainNoise, count: int) -> np.ndarray:
         repeated = ChainNoise(*(np.repeat(x, count) for x in noise))
-        drawn = chain.draw(rng, repeated) + setting.levels(len(repeated.phi), rng)
-        losses = np.repeat(predicted, count, axis=0) * np.exp(drawn)
+        return around * np.exp(chain.draw(rng, repeated) + setting.levels(len(around), rng))
+
+    def sample(noise: ChainNoise, count: int) -> tuple[lanes.Lanes, np.ndarray]:
+        losses = drawn(np.repeat(predicted, count, axis=0), noise, count)
         return setting.minimise(setting.rows._replace(loss=losses), setting.repeated(count), count, rng), losses
 
     for _ in range(CORRECTIONS):
@@ -218,10 +220,8 @@ def noise_samples(setting: Setting, count: int, rng: np.random.Generator, choice
     which, group = np.tile(choices.of_samples(count), len(predicted)), np.repeat(np.arange(len(predicted)), count)
     start, law = choices.vectors[which, group], setting.problem.law
     effects = {key: value[which] for key, value in choices.effects.items()}
-    losses = np.asarray(_predict_each(law, effects, start)) * np.exp(
-        chain.draw(rng, ChainNoise(*(x[group] for x in noise)))
-    )
-    return Samples(setting.minimise(Rows(effects, losses), setting.repeated(count), count, start), outliers)
+    losses = drawn(np.asarray(_predict_each(law, effects, start)), noise, count)
+    return Samples(setting.minimise(Rows(effects, losses), setting.repeated(count), count, rng, start), outliers)
 
 
 def _predicted(setting: Setting, params: np.ndarray) -> np.ndarray:
