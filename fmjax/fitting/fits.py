@@ -18,10 +18,10 @@ from fmjax.fitting.fitted_runs import FittedRuns
 from fmjax.fitting.objective import Objective, PriorPull, bounds, closed_form_starts, exponent_grid
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
 from fmjax.fitting.priors import LawPrior, Priors, found_scale, least_scale
-from fmjax.fitting.problem import Problem, predict_batch, prepare, with_rows
+from fmjax.fitting.problem import Problem, predict_batch, predict_each, prepare, with_rows
 from fmjax.fitting.records import Evaluation, FitResult, FittedRange, RunMetrics
 from fmjax.fitting.row_effects import batch_effects
-from fmjax.laws import Law, Row
+from fmjax.laws import Law
 
 RESCALED = 1.1
 """How much larger the scale of an objective must be than taken for the fit to be made again."""
@@ -131,7 +131,7 @@ def fit_groups(problem: Problem, groups: ArrayLike, options: FitOptions) -> list
     found = minimised(jobs, scale)
     if prior:
         best = _by_group(found, len(groups))
-        predicted = _predictions(law, rows.of(0).effects, np.stack([own.best_params for own in best]))
+        predicted = predict_each(law, rows.of(0).effects, np.stack([own.best_params for own in best]))
         shown = found_scale(np.asarray(rows.loss[0]), predicted, weights, run, objective, residual)
         if np.any(shown > RESCALED * scale):
             scale = np.maximum(scale, shown)
@@ -145,12 +145,6 @@ def fit_groups(problem: Problem, groups: ArrayLike, options: FitOptions) -> list
 def _by_group(found: lanes.Lanes, groups: int) -> list[lanes.Lanes]:
     """The lanes of each group."""
     return [lanes.Lanes(*own) for own in zip(*(np.split(values, groups) for values in found), strict=True)]
-
-
-@jax.jit
-def _predictions(law: Law, effects: Row, vectors: jax.Array) -> jax.Array:
-    """Losses ``[groups, rows]``."""
-    return jax.vmap(law.predict, in_axes=(None, 0))(effects, vectors)
 
 
 def _summarise(

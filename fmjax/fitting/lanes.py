@@ -70,6 +70,11 @@ class Jobs(NamedTuple):
     start: Any
     """``[lanes, parameters]``."""
 
+    def weights_of(self, index: np.ndarray) -> Array:
+        """``[index, rows]`` weights of some lanes."""
+        found: Array = self.weights(index) if callable(self.weights) else self.weights[index]
+        return found
+
 
 BLOCK_ELEMENTS = 32_768
 """Lanes x rows worked on at once, so that a block stays in the cache."""
@@ -259,8 +264,7 @@ class _Runner:
         """The same on a cluster. Chunks are as small as can be; their blocks, and so their bytes, are those of here."""
         rows, prior = jax.tree.map(np.asarray, self.all_rows), self.objective.prior
         size = _block_lanes(len(start), rows.loss.shape[1])
-        weights = self.jobs.weights(active) if callable(self.jobs.weights) else self.jobs.weights[active]
-        jobs = Jobs(np.asarray(self.jobs.set)[active], np.asarray(weights), start[active])
+        jobs = Jobs(np.asarray(self.jobs.set)[active], np.asarray(self.jobs.weights_of(active)), start[active])
         prior = None if prior is None else jax.tree.map(lambda x: np.asarray(x)[active], prior)
         x64 = jnp.result_type(float) == jnp.float64
         work = LaneChunks(
@@ -283,13 +287,12 @@ class _Runner:
 
     def _chunk(self, index: np.ndarray, start: np.ndarray, limit: int, worker: int) -> Lanes:
         padded = np.resize(index, self.size) if index.size else np.zeros(self.size, int)
-        weights = self.jobs.weights(padded) if callable(self.jobs.weights) else self.jobs.weights[padded]
         sets, rows = np.asarray(self.jobs.set)[padded], self.rows[worker]
         if self.losses is not None:
             own = self.losses[sets if len(self.losses) > 1 else np.zeros(self.size, int)]
             rows = rows._replace(loss=jax.device_put(own, self.devices[worker]))
             sets = np.arange(self.size)
-        jobs = Jobs(sets, weights, start[padded])
+        jobs = Jobs(sets, self.jobs.weights_of(padded), start[padded])
         prior = None if self.objective.prior is None else jax.tree.map(lambda x: x[padded], self.objective.prior)
         live = np.arange(self.size) < index.size
         jobs, live, prior = jax.device_put((jobs, live, prior), self.devices[worker])
@@ -323,10 +326,7 @@ class LaneChunks(NamedTuple):
 
 def _block_lanes(lanes: int, rows: int) -> int:
     """Lanes of a block: as many as ``BLOCK_ELEMENTS`` hold, and no more than there are."""
-    block = 1
-    while 2 * block * rows <= BLOCK_ELEMENTS and 2 * block <= lanes:
-        block *= 2
-    return block
+    return block_size(1 << (max(lanes, 1).bit_length() - 1), rows)
 
 
 def _chunk_size(lanes: int, rows: int) -> int:

@@ -2,13 +2,12 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from fmjax._checks import require
 from fmjax.fitting.objective import Rows
 from fmjax.fitting.options import FitOptions
-from fmjax.fitting.problem import Problem
+from fmjax.fitting.problem import Problem, predict_rows
 from fmjax.fitting.selection import fit_candidates, option_grid
 from fmjax.laws import Law, Option, Row
 
@@ -85,7 +84,7 @@ def _likelihood_scale(problem: Problem, rows: Rows, params: np.ndarray, weights:
     run = problem.run_of_row(np.ones(len(problem.curves), bool))
     near, squares, products, before, count = 0.0, 0.0, 0.0, 0.0, 0
     for vector, weight in zip(params, weights, strict=True):
-        error = np.log(np.asarray(_predict(problem.law, rows.effects, vector))) - np.log(rows.loss)
+        error = np.log(np.asarray(predict_rows(problem.law, rows.effects, vector))) - np.log(rows.loss)
         force, used = np.clip(error, -delta, delta), weight > 0
         pair = used[1:] & used[:-1] & (run[1:] == run[:-1])
         near, squares = near + np.sum(np.abs(error[used]) < delta), squares + np.sum(force[used] ** 2)
@@ -95,11 +94,6 @@ def _likelihood_scale(problem: Problem, rows: Rows, params: np.ndarray, weights:
     phi = float(np.clip(phi + (1 + 3 * phi) * params.size / (2 * count), 0.0, 0.95))
     stiffness = max(near - params.size, 1.0)
     return float(stiffness / max(squares, 1e-300) * (1 - phi) / (1 + phi))
-
-
-@jax.jit
-def _predict(law: Law, effects: Row, params: jax.Array) -> jax.Array:
-    return law.predict(effects, params)
 
 
 def _finer(

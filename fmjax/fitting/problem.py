@@ -54,6 +54,18 @@ class Problem(NamedTuple):
 
 
 @jax.jit
+def predict_rows(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
+    """Losses ``[rows]`` of flat rows with these effects, for one parameter vector."""
+    return law.predict(effects, vector)
+
+
+@jax.jit
+def predict_each(law: Law, effects: Row, vectors: jax.Array) -> jax.Array:
+    """Losses ``[vectors, rows]`` of the same rows, for each of several parameter vectors."""
+    return jax.vmap(law.predict, in_axes=(None, 0))(effects, vectors)
+
+
+@jax.jit
 def predict_batch(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
     """Losses ``[runs, rows]`` of runs with these effects, for one parameter vector."""
     return jax.vmap(law.predict, in_axes=(0, None))(effects, vector)

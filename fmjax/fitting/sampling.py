@@ -14,7 +14,7 @@ from fmjax.fitting.noise_model import ChainNoise, NoiseChain, measured_rows
 from fmjax.fitting.objective import Objective, PriorPull, Rows
 from fmjax.fitting.options import FitOptions
 from fmjax.fitting.priors import LEVEL_ERROR, LawPrior
-from fmjax.fitting.problem import Problem
+from fmjax.fitting.problem import Problem, predict_rows
 from fmjax.fitting.records import FitResult
 from fmjax.laws import Law, Row
 
@@ -220,20 +220,15 @@ def noise_samples(setting: Setting, count: int, rng: np.random.Generator, choice
     which, group = np.tile(choices.of_samples(count), len(predicted)), np.repeat(np.arange(len(predicted)), count)
     start, law = choices.vectors[which, group], setting.problem.law
     effects = {key: value[which] for key, value in choices.effects.items()}
-    losses = drawn(np.asarray(_predict_each(law, effects, start)), noise, count)
+    losses = drawn(np.asarray(_predict_sets(law, effects, start)), noise, count)
     return Samples(setting.minimise(Rows(effects, losses), setting.repeated(count), count, rng, start), outliers)
 
 
 def _predicted(setting: Setting, params: np.ndarray) -> np.ndarray:
-    return np.asarray(_predict(setting.problem.law, setting.rows.of(0).effects, params))
+    return np.asarray(predict_rows(setting.problem.law, setting.rows.of(0).effects, params))
 
 
-@jax.jit
-def _predict(law: Law, effects: Row, params: jax.Array) -> jax.Array:
-    return law.predict(effects, params)
-
-
-_predict_each = jax.jit(jax.vmap(lambda law, effects, params: law.predict(effects, params), in_axes=(None, 0, 0)))
+_predict_sets = jax.jit(jax.vmap(lambda law, effects, params: law.predict(effects, params), in_axes=(None, 0, 0)))
 """Losses ``[lanes, rows]``, each lane of its own effects and parameters."""
 
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from fmjax._names import PREFERRED_LAWS
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.options import FitOptions, precision
+from fmjax.fitting.problem import predict_each
 from fmjax.fitting.records import SAME_PEAK, FitResult, RunMetrics
 from fmjax.fitting.resampling import bootstrap_groups
 from fmjax.fitting.row_effects import batch_effects
-from fmjax.laws import Law, Row
+from fmjax.laws import Law
 from fmjax.planning.correction import COMMON_OFFSET, FINAL_LOSS_NOISES, Correction, CorrectionPrior, Points, correctable
 from fmjax.planning.law_fits import LawFit, Weighed, at_peak, law_fits, weigh
 from fmjax.planning.second_run import to_run_next
@@ -285,7 +285,7 @@ def _part(fit: LawFit, law: Law, vector: np.ndarray, drawn: np.ndarray, size: in
     padded = np.concatenate([drawn, np.repeat(vector[None], size - len(drawn), axis=0)])
     effects = problem.effects if leads else batch_effects(law, problem.batch)
     last = {key: value[runs, -1] for key, value in effects.items()}  # stands after the last update
-    predicted = np.asarray(_predicted(law, last, np.concatenate([vector[None], padded])))[: 1 + len(drawn)]
+    predicted = np.asarray(predict_each(law, last, np.concatenate([vector[None], padded])))[: 1 + len(drawn)]
     chosen = [problem.curves[run] for run in runs]
     apart = any(curve.final_loss is not None for curve in chosen)  # else final losses are rows like the others
     noises = FINAL_LOSS_NOISES if apart else (_row_noise(fit.result),)
@@ -303,9 +303,3 @@ def _part(fit: LawFit, law: Law, vector: np.ndarray, drawn: np.ndarray, size: in
 def _row_noise(result: FitResult) -> float:
     """Standard deviation of the rows' log loss about the fit, that of a middling run."""
     return float(np.median([run.relative_error for run in result.runs]))
-
-
-@jax.jit
-def _predicted(law: Law, effects: Row, vectors: jax.Array) -> jax.Array:
-    """Losses ``[vectors, rows]``."""
-    return jax.vmap(law.predict, in_axes=(None, 0))(effects, vectors)
