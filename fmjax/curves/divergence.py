@@ -50,6 +50,8 @@ def without_diverged(curves: Sequence[LossCurve]) -> tuple[list[LossCurve], tupl
     (['0', '1'], '1 of 3 runs left out as diverged: final')
     """
     ended = [curve.step.size == 1 and curve.is_finished for curve in curves]
+    if not any(ended):
+        return list(curves), ()
     losses = np.array([curve.final_loss_measured for curve in curves])
     cells = np.where([curve.is_finished for curve in curves], cells_of(curves), -1)
     best = {cell: losses[cells == cell].min() for cell in set(cells.tolist())}

@@ -9,9 +9,10 @@ import numpy as np
 
 from fmjax._checks import positive, require, whole
 from fmjax._json import Record, plain
-from fmjax.curves.loss_curve import LossCurve, pad
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.scaling.smoothing import SmoothCurve, common_levels, curve_spread, smooth
 from fmjax.scaling.trades import TRADE_STATUS, Trades, fit_trades, line, trade_interval
+from fmjax.schedules.host_rates import host_rates
 
 LOSS_LEVELS = 5
 """Loss levels looked at by default."""
@@ -180,7 +181,7 @@ def critical_batch_size(
     """
     count = whole(samples, "samples", least=2)
     _check_runs(curves)
-    tracks = [smooth(curve, np.asarray(rates.lr)) for curve, rates in zip(curves, pad(curves).every, strict=True)]
+    tracks = [smooth(curve, host_rates(curve.schedule, np.arange(int(curve.schedule.total_steps)))) for curve in curves]
     log_losses = common_levels(tracks, LOSS_LEVELS) if losses is None else _given_levels(losses)
     found = fit_trades(tracks, log_losses, samples=count, rng=np.random.default_rng(seed))
     levels = tuple(_level(found, i, tracks, log_loss) for i, log_loss in enumerate(log_losses))
