@@ -29,7 +29,8 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-EVALUATION = words("val valid validation eval evaluation dev test heldout held holdout")
+EVALUATION_ROLES = words("val valid validation eval evaluation dev test")
+EVALUATION = EVALUATION_ROLES | words("heldout held holdout")
 
 _OTHER_LOSSES = words(
     "scale scaler scaling z aux auxiliary balance balancing lb load router mtp moe best min max std stdev var count "
@@ -140,12 +141,6 @@ def ranked(columns: Mapping[str, np.ndarray], preference: Preference | Sequence[
 def named_by(pattern: str, name: str) -> bool:
     """Whether a pattern names a column, as it is written or in plain form."""
     return fnmatchcase(name, pattern) or fnmatchcase(plain_name(name), pattern)
-
-
-def is_known(name: str) -> bool:
-    """Whether a name is one of steps, losses or rates."""
-    kinds = (COUNTERS, LOSSES, HELD_OUT, RATES, MULTIPLIERS)
-    return any(ranked({name: np.zeros(1)}, kind) for kind in kinds)
 
 
 def _words_of(name: str) -> frozenset[str]:

@@ -19,7 +19,7 @@ of itself in every row has 0.75 to 0.85, measured in the blocks used here, and n
 0.6."""
 
 BLOCK = 100
-"""LoggedRows over which the loss's own trend is taken to be a parabola."""
+"""Rows over which the loss's own trend is taken to be a parabola."""
 
 MOST_LOGGED_UPDATES = 10**8
 """Steps from which on a log's steps can be no updates."""

@@ -14,7 +14,7 @@ from fmjax.importers.contents import begins, text_of
 from fmjax.importers.epochs import counted_by_bars, counted_over_epochs
 from fmjax.importers.line_formats import FORMATS, LineFormat
 from fmjax.importers.source import Source, matching
-from fmjax.importers.tables import Table, arrow_module
+from fmjax.importers.tables import Table, arrow_module, keep_apart
 
 ENDINGS = re.compile(r"\.(?:txt|log|out|err|stdout|stderr|[oe]\d+)(?:\.gz)?|(?:\.gz)?")
 """Ends of the names of files in which printed rows are looked for."""
@@ -150,10 +150,7 @@ def _of_evaluation(rows: Any, columns: dict[str, np.ndarray]) -> dict[str, np.nd
     held_out = arrow_module("compute").match_substring_regex(rows, spoken).to_numpy(zero_copy_only=False)
     for key in matching(columns, HELD_OUT):
         held_out &= np.isnan(columns[key])
-    for key in matching(columns, LOSSES):
-        apart = np.where(held_out, columns[key], np.nan), np.where(held_out, np.nan, columns[key])
-        if all(np.isfinite(part).any() for part in apart):
-            columns[f"eval/{key}"], columns[key] = apart
+    keep_apart(columns, matching(columns, LOSSES), held_out)
     return columns
 
 

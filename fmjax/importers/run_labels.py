@@ -1,6 +1,6 @@
 """Columns that name the run of each row: names, seeds, and settings that differ between runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -70,12 +70,6 @@ def runs_by_label(table: Table, step: np.ndarray, loss: np.ndarray) -> list[Tabl
     return [table]
 
 
-def one_row_a_run(labels: Mapping[str, np.ndarray], known: np.ndarray) -> bool:
-    """Whether every row has a name of its own."""
-    named = (labels[key][known] for key in labels if plain_label(key) in IDENTITIES[:-1])
-    return known.sum() > 1 and any(_distinct(cells) == cells.size for cells in named)
-
-
 def _identities(table: Table, known: np.ndarray) -> list[str]:
     """The columns of names that differ from row to row, but those that add nothing to others."""
     order = {name: i for i, name in enumerate(IDENTITIES)}
@@ -111,11 +105,13 @@ def _tells_apart(cells: np.ndarray, step: np.ndarray) -> bool:
 
 def _split(table: Table, keys: Sequence[str], known: np.ndarray) -> list[Table]:
     rows = list(zip(*(table.labels[key].tolist() for key in keys), strict=True))
-    of = dict.fromkeys(row for row, counts in zip(rows, known, strict=True) if counts)
+    of: dict[tuple[Any, ...], list[int]] = {row: [] for row, counts in zip(rows, known, strict=True) if counts}
+    for place, row in enumerate(rows):
+        if row in of:
+            of[row].append(place)
     note = f"rows are those of {len(of)} runs, by the column {' and '.join(map(repr, keys))}"
     tables = []
-    for label in of:
-        mine = np.array([row == label for row in rows])
+    for label, mine in of.items():
         columns = {key: column[mine] for key, column in table.columns.items()}
         labels = {key: cells[mine] for key, cells in table.labels.items()}
         name = " ".join(_in_words(key, cell) for key, cell in zip(keys, label, strict=True))
@@ -130,7 +126,3 @@ def _in_words(key: str, cell: Any) -> str:
 def _groups_of(table: Table, keys: Sequence[str], known: np.ndarray) -> int:
     """How many runs the columns tell apart."""
     return len(set(zip(*(table.labels[key][known].tolist() for key in keys), strict=True))) if keys else 1
-
-
-def _distinct(cells: np.ndarray) -> int:
-    return len(set(cells.tolist()))

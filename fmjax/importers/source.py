@@ -92,11 +92,7 @@ def _together(name: str, parts: Sequence[Table]) -> Table:
         if not shared or not all(agree):
             return _below(name, parts)
         columns |= part.columns
-    others = tuple(dict.fromkeys(key for part in parts for key in part.others))
-    notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
-    total = max((part.total_steps for part in parts if part.total_steps), default=None)
-    files = tuple(dict.fromkeys(file for part in parts for file in part.files))
-    return Table(name, columns, others, total, notes, files=files)
+    return _with_rest(name, columns, parts)
 
 
 def _below(name: str, parts: Sequence[Table]) -> Table:
@@ -107,6 +103,11 @@ def _below(name: str, parts: Sequence[Table]) -> Table:
         key: np.concatenate([part.columns.get(key, none) for part, none in zip(parts, blank, strict=True)])
         for key in keys
     }
+    return _with_rest(name, columns, parts)
+
+
+def _with_rest(name: str, columns: dict[str, np.ndarray], parts: Sequence[Table]) -> Table:
+    """The columns of a run with what else its parts have."""
     others = tuple(dict.fromkeys(key for part in parts for key in part.others))
     notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
     total = max((part.total_steps for part in parts if part.total_steps), default=None)

@@ -12,6 +12,7 @@ import numpy as np
 
 from fmjax._checks import require
 from fmjax.importers.cells import NumberColumns, with_texts
+from fmjax.importers.column_names import EVALUATION_ROLES
 from fmjax.importers.contents import begins, ending, is_wide, text_of
 from fmjax.importers.dialects import dialect_of
 
@@ -19,8 +20,6 @@ _NEEDS = "reading logs needs pyarrow: pip install 'fmjax[data]'"
 
 ROLE_KEYS = frozenset({"split", "type", "phase", "mode"})
 """Columns that tell rows of evaluation from rows of training."""
-
-EVALUATION_ROLES = frozenset({"val", "valid", "validation", "eval", "evaluation", "dev", "test"})
 
 
 class Table(NamedTuple):
@@ -282,11 +281,16 @@ def _by_kind(kinds: Mapping[str, Sequence[Any]], columns: dict[str, np.ndarray])
     """The columns, with what rows of evaluation share with rows of training as columns ``eval/...`` of their own."""
     for found in kinds.values():
         held_out = np.array([str(kind).lower() in EVALUATION_ROLES for kind in found], bool)
-        for name in [name for name in columns if "loss" in name.lower()]:
-            apart = np.where(held_out, columns[name], np.nan), np.where(held_out, np.nan, columns[name])
-            if all(np.isfinite(part).any() for part in apart):
-                columns[f"eval/{name}"], columns[name] = apart
+        keep_apart(columns, [name for name in columns if "loss" in name.lower()], held_out)
     return columns
+
+
+def keep_apart(columns: dict[str, np.ndarray], names: Sequence[str], held_out: np.ndarray) -> None:
+    """Makes columns ``eval/...`` of the numbers in rows of evaluation, where other rows have such numbers too."""
+    for name in names:
+        apart = np.where(held_out, columns[name], np.nan), np.where(held_out, np.nan, columns[name])
+        if all(np.isfinite(part).any() for part in apart):
+            columns[f"eval/{name}"], columns[name] = apart
 
 
 def _leaves(table: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
