@@ -8,17 +8,9 @@ import click
 from fmjax._names import DECAY_NAMES, TOOLS, TRAINERS
 from fmjax.cli.manners import Verb
 from fmjax.cli.options import (
-    BATCH,
-    DECAY,
     FILE,
-    FINALS,
-    INIT,
-    PEAK,
+    GRID,
     PLAN_FITTING,
-    RATIO,
-    SIZE,
-    STEPS,
-    WARMUP,
     writable,
 )
 from fmjax.cli.parameters import Known
@@ -102,15 +94,7 @@ class _AsGiven(Verb):
 @verb(
     "reporting",
     *PLAN_FITTING,
-    STEPS,
-    PEAK,
-    RATIO,
-    DECAY,
-    FINALS,
-    WARMUP,
-    INIT,
-    SIZE,
-    BATCH,
+    *GRID,
     output=click.option(
         "-o", "--output", "target", type=FILE, callback=writable, required=True, help="HTML file to write."
     ),

@@ -6,26 +6,19 @@ import click
 
 from fmjax._names import CRITERIA, DTYPES, METHODS
 from fmjax.cli.options import (
-    BATCH,
-    DECAY,
     FILE,
-    FINALS,
     FIT_FILE,
     FITTING,
-    INIT,
+    GRID,
     LAW,
     LAW_OPTIONS,
-    PEAK,
-    RATIO,
     RUNS,
     SCHEDULER,
     SEED,
     SHARE_OF,
-    SIZE,
-    STEPS,
     TRAIN,
-    WARMUP,
     law_option,
+    one_of,
     writable,
 )
 from fmjax.cli.parameters import GRID_AXIS, Known
@@ -69,15 +62,7 @@ def evaluate() -> None:
 @verb(
     "fitting",
     FIT_FILE,
-    STEPS,
-    PEAK,
-    RATIO,
-    DECAY,
-    FINALS,
-    WARMUP,
-    INIT,
-    SIZE,
-    BATCH,
+    *GRID,
     click.option("--top", type=int, default=10, show_default=True, help="Best candidates of all to report."),
     click.option(
         "--dtype",
@@ -143,13 +128,7 @@ def bench() -> None:
     LAW_OPTIONS,
     TRAIN,
     click.option("--grid", type=GRID_AXIS, multiple=True, help="Values of an option to try; may be repeated."),
-    click.option(
-        "--by",
-        type=Known(CRITERIA),
-        default="objective",
-        show_default=True,
-        help=f"What to choose by: {' | '.join(CRITERIA)}.",
-    ),
+    one_of("--by", CRITERIA, "What to choose by"),
     click.option(
         "--refine/--no-refine", default=True, show_default=True, help="Refine the best of the grid by gradient."
     ),
@@ -178,13 +157,7 @@ def select_() -> None:
     LAW_OPTIONS,
     TRAIN,
     click.option("--samples", type=int, default=200, show_default=True, help="Bootstrap samples."),
-    click.option(
-        "--method",
-        type=Known(METHODS),
-        default="noise",
-        show_default=True,
-        help=f"What a sample redraws: {' | '.join(METHODS)}.",
-    ),
+    one_of("--method", METHODS, "What a sample redraws"),
     click.option("--block", type=int, default=10, show_default=True, help="Rows of a block."),
     SEED,
     SCHEDULER,

@@ -13,7 +13,7 @@ from fmjax import benchmarking, plotting
 from fmjax._checks import require
 from fmjax.cli import output
 from fmjax.cli.answers import Answer, write_file, write_text
-from fmjax.cli.inputs import candidates, chosen_law, read_fit, with_fits, workers_of
+from fmjax.cli.inputs import candidates, chosen_law, fits_on, read_fit, workers_of
 from fmjax.cli.manners import note
 from fmjax.cli.parameters import Assigned, Trials
 from fmjax.curves.manifest import load_runs, select_runs
@@ -60,16 +60,14 @@ def evaluate(
     curves = load_runs(runs)
     chosen = select_runs(curves, train)
     if law is None:
-        with workers_of(scheduler) as client, output.progress(f"fitting {len(LAWS)} laws") as report:
-            fits = with_fits({**options, "client": client}, ONE_FIT)
+        with fits_on(scheduler, options, ONE_FIT) as fits, output.progress(f"fitting {len(LAWS)} laws") as report:
             found = fmjax.compare(curves, train=chosen, laws=list(LAWS), progress=report, **fits)
         return Answer(
             found,
             lambda: output.print_comparison(found),
             lambda part: plotting.save_evaluations(found.evaluations, curves, part),
         )
-    with workers_of(scheduler) as client, output.stages(f"fitting, and predicting {len(curves)} runs"):
-        fits = with_fits({**options, "client": client}, ONE_FIT)
+    with fits_on(scheduler, options, ONE_FIT) as fits, output.stages(f"fitting, and predicting {len(curves)} runs"):
         evaluation = fmjax.evaluate(law, curves, train=chosen, **fits)
     return Answer(
         evaluation,
@@ -127,8 +125,7 @@ def select_(
     """A law's options, chosen on the runs to fit."""
     law, curves = chosen_law(law_name, law_options), load_runs(runs)
     chosen = select_runs(curves, train)
-    with workers_of(scheduler) as client, output.progress(f"choosing on {len(chosen)} runs") as report:
-        fits = with_fits({"client": client}, ONE_FIT)
+    with fits_on(scheduler, {}, ONE_FIT) as fits, output.progress(f"choosing on {len(chosen)} runs") as report:
         found = fmjax.select(law, chosen, grid=dict(grid) or None, by=by, refine=refine, progress=report, **fits)
     evaluation = fmjax.evaluate(found.law, curves, train=chosen)
     if target is not None:
@@ -141,6 +138,7 @@ def bootstrap(
 ) -> Answer:
     """Intervals of a law's parameters."""
     law, curves = chosen_law(law_name, law_options), select_runs(load_runs(runs), train)
-    with workers_of(scheduler) as client, output.progress(f"fitting {options['samples']} samples") as report:
-        found = fmjax.bootstrap(law, curves, progress=report, **with_fits({**options, "client": client}, ONE_FIT))
+    samples = output.progress(f"fitting {options['samples']} samples")
+    with fits_on(scheduler, options, ONE_FIT) as fits, samples as report:
+        found = fmjax.bootstrap(law, curves, progress=report, **fits)
     return Answer(found, lambda: output.print_bootstrap(found), lambda part: plotting.save_bootstrap(found, part))

@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,13 @@ def with_fits(given: Mapping[str, Any], usual: FitOptions) -> dict[str, Any]:
     names = {field.name for field in dataclasses.fields(FitOptions)} & given.keys()
     rest = {name: value for name, value in given.items() if name not in names}
     return {**rest, "options": dataclasses.replace(usual, **{name: given[name] for name in names})}
+
+
+@contextmanager
+def fits_on(scheduler: str | None, given: Mapping[str, Any], usual: FitOptions) -> Iterator[dict[str, Any]]:
+    """``with_fits`` for a ``with`` block in which the workers of a cluster do the fits, if --scheduler names one."""
+    with workers_of(scheduler) as client:
+        yield with_fits({**given, "client": client}, usual)
 
 
 def read_fit(path: Path) -> FitResult:

@@ -33,6 +33,12 @@ def PLOT(what: str) -> Adds:
     return click.option("--plot", type=FILE, callback=writable, help=said)
 
 
+def one_of(name: str, names: Sequence[str], what: str) -> Adds:
+    """The option that takes one of some names, by default the first."""
+    said = f"{what}: {' | '.join(names)}."
+    return click.option(name, type=Known(names), default=names[0], show_default=True, help=said)
+
+
 def law_option(what: str = "Law to fit", also: Sequence[str] = (), default: str | None = "lr-annealing") -> Adds:
     """The option that names a law; with no default the best of several on the runs."""
     names = (*LAW_NAMES, *also)
@@ -56,13 +62,7 @@ LAW_OPTIONS = click.option(
 TRAIN = click.option(
     "--train", default="*", show_default=True, help="Runs to fit: split:LABEL, names and globs, separated by commas."
 )
-RESIDUAL = click.option(
-    "--residual",
-    type=Known(RESIDUALS),
-    default="log",
-    show_default=True,
-    help=f"Residual of the fit: {' | '.join(RESIDUALS)}.",
-)
+RESIDUAL = one_of("--residual", RESIDUALS, "Residual of the fit")
 DROP_BEFORE = click.option(
     "--drop-before", type=int, default=0, show_default=True, help="Update before which rows do not count."
 )
@@ -102,6 +102,10 @@ FINAL = click.option("--final-lr", type=float, show_default=FROM_RUNS, help="Rat
 FINALS = click.option("--final-lr", type=NUMBERS, show_default=FROM_RUNS, help="Rates the anneal ends at.")
 SIZE = click.option("--model-size", type=float, help="Parameters of the target, for fits over several sizes.")
 BATCH = click.option("--tokens-per-step", type=float, help="Tokens an update, for fits over several batch sizes.")
+TARGET = (WARMUP, INIT, SIZE, BATCH)
+"""What a plan is for, beside its length and peak rate."""
+GRID = (STEPS, PEAK, RATIO, DECAY, FINALS, *TARGET)
+"""A grid of schedules."""
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 OUTPUT = click.option("-o", "--output", "target", type=FILE, callback=writable, help="File to write the JSON to.")
 SCHEDULER = click.option(

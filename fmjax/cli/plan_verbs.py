@@ -6,22 +6,19 @@ import click
 
 from fmjax._names import LEVEL, PREFERRED_LAWS
 from fmjax.cli.options import (
-    BATCH,
     DECAY,
     FILE,
     FINAL,
     FIT_FILE,
     FROM_RUNS,
-    INIT,
     PEAK,
     PLAN_FITTING,
     RATIO,
     RUNS,
     SCHEDULER,
     SEED,
-    SIZE,
     STEPS,
-    WARMUP,
+    TARGET,
     law_option,
     writable,
 )
@@ -36,10 +33,7 @@ from fmjax.cli.verbs import verb
     RATIO,
     DECAY,
     FINAL,
-    WARMUP,
-    INIT,
-    SIZE,
-    BATCH,
+    *TARGET,
     plot="curves, fits and loss against ratio",
 )
 def recommend() -> None:
@@ -86,10 +80,7 @@ def transfer() -> None:
     PEAK,
     click.option("--knots", type=int, help="Points in which straight pieces meet; by default any schedule."),
     click.option("--final-lr", type=float, show_default=FROM_RUNS, help="Lowest rate allowed."),
-    WARMUP,
-    INIT,
-    SIZE,
-    BATCH,
+    *TARGET,
     click.option("--csv", type=FILE, callback=writable, help="File to write the best schedule to: step,lr."),
     plot="the schedules beside WSD and cosine",
 )

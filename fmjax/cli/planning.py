@@ -10,7 +10,7 @@ from fmjax._checks import require
 from fmjax._names import PREFERRED_LAWS
 from fmjax.cli import output, plans
 from fmjax.cli.answers import Answer, write_file, write_text
-from fmjax.cli.inputs import planning_law, read_fit, with_fits, workers_of
+from fmjax.cli.inputs import fits_on, planning_law, read_fit, with_fits
 from fmjax.cli.parameters import Assigned
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.curves.manifest import load_runs, select_runs
@@ -38,8 +38,7 @@ def transfer(
     """How the best annealing ratio carries over to other runs."""
     law, curves = planning_law(law_name, law_options), select_runs(load_runs(runs), train)
     others = () if against is None else load_runs(against)
-    with workers_of(scheduler) as client, output.stages("reading") as stage:
-        fits = with_fits({**options, "client": client}, MANY_FITS)
+    with fits_on(scheduler, options, MANY_FITS) as fits, output.stages("reading") as stage:
         found = fmjax.transfer(curves, law=law, against=others, progress=stage, **fits)
     return Answer(found, lambda: plans.print_transfer(found), lambda part: plotting.save_transfer(found, part))
 
