@@ -13,7 +13,7 @@ recovered from (the losses of 5 % of the rows four higher, the last ones normal 
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,8 @@ HEADER = ["seen", "median error %", "worst %", "in 90 % interval", "width %", "l
 class Score(NamedTuple):
     """One forecast."""
 
+    rows: str
+    """What was done to the rows seen, one of ``SPOILT``."""
     share: float
     forecast: float
     alone: float
@@ -66,16 +68,16 @@ SPOILT: dict[str, Callable[[fmjax.LossCurve], fmjax.LossCurve]] = {
 
 
 def scores(
-    curves: Sequence[fmjax.LossCurve], law: str, shares: Sequence[float], *, others: bool, spoilt: str = "as logged"
+    curves: Sequence[fmjax.LossCurve], law: str, shares: Sequence[float], *, others: bool, spoilt: Iterable[str]
 ) -> Iterator[Score]:
-    """A score for each of the longest runs of each group and each share of it.
+    """A score for each of the longest runs of each group, each share of it, and each way to spoil its rows.
 
     Args:
       curves: the runs.
       law: name of the law.
       shares: parts of a run that are seen.
       others: whether the prior is fitted to all other runs of the group, or only to the shorter ones.
-      spoilt: one of ``SPOILT``.
+      spoilt: keys of ``SPOILT``.
     """
     for group in _groups(curves):
         longest = max(int(curve.schedule.total_steps) for curve in group)
@@ -86,7 +88,7 @@ def scores(
             if others:
                 prior = fmjax.fit(law, [curve for curve in group if curve is not run], starts=3)
             if prior.ok:
-                yield from (_score(run, prior, share, SPOILT[spoilt]) for share in shares)
+                yield from (_score(run, prior, share, rows) for rows in spoilt for share in shares)
 
 
 def _groups(curves: Sequence[fmjax.LossCurve]) -> list[list[fmjax.LossCurve]]:
@@ -96,14 +98,14 @@ def _groups(curves: Sequence[fmjax.LossCurve]) -> list[list[fmjax.LossCurve]]:
     return list(groups.values())
 
 
-def _score(run: fmjax.LossCurve, prior: fmjax.FitResult, share: float, spoil: Callable[..., fmjax.LossCurve]) -> Score:
+def _score(run: fmjax.LossCurve, prior: fmjax.FitResult, share: float, rows: str) -> Score:
     end = float(run.loss[-1])
-    seen = spoil(run.until(int(share * int(run.schedule.total_steps))))
+    seen = SPOILT[rows](run.until(int(share * int(run.schedule.total_steps))))
     found = fmjax.forecast(seen, prior=prior, alternatives={}).planned
     guesses = (found.loss, float(fmjax.predict(prior, [run])[0][-1]), float(seen.loss[-1]))
     errors = [100 * (guess / end - 1) for guess in guesses]
     low, high = found.interval
-    return Score(share, *errors, low <= end <= high, 100 * (high - low) / end)
+    return Score(rows, share, *errors, low <= end <= high, 100 * (high - low) / end)
 
 
 def main() -> None:
@@ -111,22 +113,24 @@ def main() -> None:
     arguments = _parser().parse_args()
     curves = load(arguments.manifests) if arguments.manifests else fmjax.datasets.proxy_runs()
     shares = [float(share) for share in arguments.shares.split(",")]
-    for others in (True, False):
-        found = list(scores(curves, arguments.law, shares, others=others))
-        print(f"{arguments.law} fitted to {'the other' if others else 'the shorter'} runs of each group")
-        print(table([HEADER, *(line([score for score in found if score.share == share]) for share in shares)]) + "\n")
+    first = list(scores(curves, arguments.law, shares, others=True, spoilt=SPOILT))
+    second = list(scores(curves, arguments.law, shares, others=False, spoilt=["as logged"]))
+    for found, others in ((first, "the other"), (second, "the shorter")):
+        print(f"{arguments.law} fitted to {others} runs of each group")
+        print(table([HEADER, *lines(found, shares, "as logged")]) + "\n")
     print("the rows of the run spoilt, with the first prior: median error %, and in 90 % interval")
-    rows = []
-    for name in SPOILT:
-        found = list(scores(curves, arguments.law, shares, others=True, spoilt=name))
-        lines = [line([score for score in found if score.share == share]) for share in shares]
-        rows.append([name, *(f"{one[1]}, {one[3]}" for one in lines)])
-    print(table([["rows", *(f"{share:.0%} seen" for share in shares)], *rows]))
+    spoilt = [[rows, *(f"{one[1]}, {one[3]}" for one in lines(first, shares, rows))] for rows in SPOILT]
+    print(table([["rows", *(f"{share:.0%} seen" for share in shares)], *spoilt]))
+
+
+def lines(found: Sequence[Score], shares: Sequence[float], rows: str) -> list[list[str]]:
+    """The figures of rows of one kind, a line each share."""
+    return [line([score for score in found if (score.share, score.rows) == (share, rows)]) for share in shares]
 
 
 def line(found: Sequence[Score]) -> list[str]:
     """The figures of one share."""
-    medians = {name: np.median(np.abs([getattr(s, name) for s in found])) for name in Score._fields}
+    medians = {name: np.median(np.abs([getattr(s, name) for s in found])) for name in Score._fields[1:]}
     inside, worst = sum(score.inside for score in found), max(abs(score.forecast) for score in found)
     errors = [f"{medians['forecast']:.3f}", f"{worst:.3f}", f"{inside} of {len(found)}", f"{medians['width']:.2f}"]
     return [f"{found[0].share:.0%}", *errors, f"{medians['alone']:.3f}", f"{medians['no_change']:.3f}"]

@@ -11,7 +11,6 @@ at most half as large.
 """
 
 import argparse
-import csv
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from fmjax.curves.divergence import cells_of, without_diverged
 from fmjax.fitting.fits import fit_groups, measure
 from fmjax.fitting.priors import Priors
 from fmjax.fitting.problem import Problem, prepare
+from fmjax.importers import load_sweep
 from fmjax.laws import Law, make_law
 
 SUM_ONLY = dict.fromkeys(("gamma", "q", "kappa", "phi"), (0.0, 0.0))
@@ -37,6 +37,9 @@ FORMS: dict[str, tuple[str, dict[str, Any], Priors]] = {
     "multi-power": ("multi-power", {}, "default"),
     "chinchilla": ("chinchilla", {}, "default"),
 }
+
+SCHEDULE = "kind = 'cosine', warmup_steps = 2000, final_lr = 1e-5"
+"""That of all runs of a sweep."""
 
 LEAST_UPDATES = 6000
 """Runs of a sweep with fewer are mostly warmup."""
@@ -67,6 +70,15 @@ def without_each(labels: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
     return distinct, np.array([[label != out for label in labels] for out in distinct])
 
 
+def print_exponents(fit: fmjax.FitResult) -> None:
+    """Prints the prior of each exponent and what the data made of it."""
+    for learned in fit.prior:
+        print(
+            f"    {learned.name:6s} prior {learned.mean:.2f} +- {learned.sd:.2f}, "
+            f"found {learned.estimate:.3f} +- {learned.estimate_sd:.3f}, told by the data {learned.told:.0%}"
+        )
+
+
 def ladder(paths: Sequence[str], drop_before: int, forms: Sequence[str]) -> None:
     """Prints objective and errors of left-out sizes for each form of law."""
     curves = [
@@ -84,16 +96,14 @@ def ladder(paths: Sequence[str], drop_before: int, forms: Sequence[str]) -> None
         errors = [final_errors(problem, one, ~group) for one, group in zip(others, groups, strict=True)]
         each = "  ".join(f"{100 * np.mean(np.abs(error)):.2f}" for error in errors)
         print(f"{name:24s} {1e4 * fit.objective:6.2f}e-4  {each}   {fit.message}", flush=True)
-        for learned in fit.prior if name == "intrinsic-momentum" else ():
-            print(
-                f"    {learned.name:6s} prior {learned.mean:.2f} +- {learned.sd:.2f}, "
-                f"found {learned.estimate:.3f} +- {learned.estimate_sd:.3f}, told by the data {learned.told:.0%}"
-            )
+        if name == "intrinsic-momentum":
+            print_exponents(fit)
 
 
 def sweep(path: str, forms: Sequence[str]) -> None:
     """Prints errors and regrets of cells predicted from the others."""
-    curves = [curve for curve in read_sweep(path) if curve.schedule.total_steps >= LEAST_UPDATES]
+    read = load_sweep(path, schedule=SCHEDULE)
+    curves = [curve for curve in read if curve.schedule.total_steps >= LEAST_UPDATES]
     curves, notes = without_diverged(curves)
     print(*notes, sep="\n")
     cells, groups = without_each(cells_of(curves))
@@ -121,26 +131,8 @@ def sweep(path: str, forms: Sequence[str]) -> None:
             f"{100 * np.mean(regrets):.3f}, {100 * np.max(regrets):.3f}   {100 * larger:.3f}   {fit.message}",
             flush=True,
         )
-        for learned in fit.prior if name == "intrinsic-momentum" else ():
-            print(
-                f"    {learned.name:6s} prior {learned.mean:.2f} +- {learned.sd:.2f}, "
-                f"found {learned.estimate:.3f} +- {learned.estimate_sd:.3f}, told by the data {learned.told:.0%}"
-            )
-
-
-def read_sweep(path: str) -> list[fmjax.LossCurve]:
-    """Runs of one row each, by cosine from 2 000 updates of warmup to 1e-5."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return [_run(number, row) for number, row in enumerate(csv.DictReader(file))]
-
-
-def _run(number: int, row: dict[str, str]) -> fmjax.LossCurve:
-    steps, size = int(row["total_steps"]), float(row["active_size"])
-    schedule = fmjax.Cosine(float(row["peak_lr"]), steps, final_lr=1e-5, warmup_steps=min(2000, steps - 1))
-    loss = [float(row["final_loss"])]
-    return fmjax.LossCurve(
-        f"{row['family']}-{number}", [steps - 1], loss, schedule, size, float(row["tokens_per_step"])
-    )
+        if name == "intrinsic-momentum":
+            print_exponents(fit)
 
 
 def main() -> None:
