@@ -137,6 +137,8 @@ def _warn_repeated(name: str, step: np.ndarray, kept: np.ndarray) -> None:
 
 def _last_of_each(step: np.ndarray) -> np.ndarray:
     """Mask of the last occurrence of each step."""
+    if (np.diff(step) > 0).all():
+        return np.ones(step.size, bool)
     keep = np.zeros(step.size, bool)
     keep[step.size - 1 - np.unique(step[::-1], return_index=True)[1]] = True
     return keep

@@ -130,12 +130,18 @@ def ranked(columns: Mapping[str, np.ndarray], preference: Preference | Sequence[
     (['lr', 'a/lr'], [], ['lr', 'a/lr'])
     """
     kind = preference if isinstance(preference, Preference) else Preference(tuple(preference))
-    matched = (key for pattern in kind.patterns for key in columns if named_by(pattern, key))
-    known = [key for key in dict.fromkeys(matched) if not kind.never & _words_of(key)]
+    known = _of_kind(kind, tuple(columns))
     counts = {key: int(np.isfinite(columns[key]).sum()) for key in known}
     few = SPARSE * max(counts.values(), default=0) if isinstance(preference, Preference) else 0
     found = [key for key in known if counts[key]]
     return sorted(found, key=lambda key: (bool(kind.later & _words_of(key)), counts[key] < few))
+
+
+@lru_cache(maxsize=1000)
+def _of_kind(kind: Preference, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the names that are of a kind; kept, since the files of a folder have the same columns."""
+    matched = (name for pattern in kind.patterns for name in names if named_by(pattern, name))
+    return tuple(name for name in dict.fromkeys(matched) if not kind.never & _words_of(name))
 
 
 def named_by(pattern: str, name: str) -> bool:

@@ -42,10 +42,12 @@ class LoggedRows(NamedTuple):
         finite = np.isfinite(step) & np.isfinite(value)
         require(finite.any(), "expected rows with a step and a number, found none")
         step, value = step[finite], value[finite]
-        order = np.argsort(step, kind="stable")
-        step, value = step[order], value[order]
-        last = np.append(np.diff(step) > 0, True)
-        return cls(step[last].astype(np.int64), value[last])
+        if not (np.diff(step) > 0).all():
+            order = np.argsort(step, kind="stable")
+            step, value = step[order], value[order]
+            last = np.append(np.diff(step) > 0, True)
+            step, value = step[last], value[last]
+        return cls(step.astype(np.int64), value)
 
     @property
     def interval(self) -> float:
@@ -90,7 +92,8 @@ def first_step(step: np.ndarray) -> int:
     >>> [first_step(np.array(step)) for step in ([0, 1, 2], [1, 2, 3], [9, 19, 29], [10, 20, 30])]
     [0, 1, 0, 1]
     """
-    step = np.unique(step[np.isfinite(step)])
+    step = step[np.isfinite(step)]
+    step = step if (np.diff(step) > 0).all() else np.unique(step)
     interval = np.median(np.diff(step)) if step.size > 1 else 0
     return int(interval > 0 and step[0] == interval and not (step % interval).any())
 
@@ -130,6 +133,8 @@ class Reader:
     def _step_key(self, table: Table) -> str:
         """The first of the known counters that most rows with a loss have."""
         found = self._named(table, self.columns.step, (self.source.step,), "steps")
+        if len(found) == 1:
+            return found[0]
         loss = self._has_loss(table)
         most = (key for key in found if 2 * np.isfinite(table.columns[key][loss]).sum() >= loss.sum())
         return next(most, found[0])

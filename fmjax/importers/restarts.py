@@ -169,7 +169,10 @@ def _differing(step: np.ndarray, value: np.ndarray) -> int | None:
 def has_rival_rates(step: np.ndarray, rate: np.ndarray) -> bool:
     """Whether more than half of the steps that occur again do so with another rate, as those of several runs."""
     known = np.isfinite(step) & np.isfinite(rate)
-    order = np.lexsort((rate[known], step[known]))
-    step, rate = step[known][order], rate[known][order]
+    step, rate = step[known], rate[known]
+    if (np.diff(step) > 0).all():
+        return False
+    order = np.lexsort((rate, step))
+    step, rate = step[order], rate[order]
     same = np.diff(step) == 0
     return bool(same.sum() > step.size / 4 and (np.diff(rate)[same] > 1e-3 * rate.max()).mean() > 0.5)

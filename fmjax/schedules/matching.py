@@ -10,6 +10,7 @@ every row to the last digit that was logged. So few rows suffice, and a formula 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,38 +45,51 @@ def find(step: np.ndarray, rate: np.ndarray, total: int, *, extended: bool = Fal
       total: planned number of updates T.
       extended: whether the fall may also end at another update than T or T - 1.
     """
-    shown = _thinned(step, rate)
     within = 1.6 * _quantum(rate) + _NOISE * rate.max()
+    steepest = float((np.abs(np.diff(rate)) / np.diff(step)).max(initial=0.0))
+    rows = _Rates(step, rate, within, _thinned(step, rate), float(rate.max()), 4 * steepest + 2 * float(within.max()))
     for shapes in _tiers(extended):
-        matches = [match for shape in shapes for match in _matches(shape, step, rate, within, total, shown)]
+        matches = [match for shape in shapes for match in _matches(shape, rows, total)]
         if matches:
             return _with_others(matches, total)
     return None
 
 
-def _matches(
-    shape: FormulaShape, step: np.ndarray, rate: np.ndarray, within: np.ndarray, total: int, shown: np.ndarray
-) -> Iterator[Found]:
+class _Rates(NamedTuple):
+    """Logged rates, and what every formula is held against."""
+
+    step: np.ndarray
+    rate: np.ndarray
+    within: np.ndarray
+    """How far a formula may be from each rate."""
+    shown: np.ndarray
+    """Indices of the rows that are looked at first."""
+    peak: float
+    far: float
+    """Error that an update more or less does not make up for."""
+
+
+def _matches(shape: FormulaShape, rows: _Rates, total: int) -> Iterator[Found]:
     """Formulas of one shape that give every row, with each offset for which there are any."""
-    drift = 4 * float((np.abs(np.diff(rate)) / np.diff(step)).max(initial=0.0))
+    rate, within = rows.rate[rows.shown], rows.within[rows.shown]
     found = False
     for offset in (0, 1, -1):
         if found and offset < 0:
             return
-        at = np.clip(step + offset, 0, total)
+        at = np.clip(rows.step + offset, 0, total)
         nearest = math.inf
-        for formula, hidden in formulas(shape, at[shown], rate[shown], within[shown], total):
-            if not (formula.peak <= 3 * rate.max() and formula.final <= 0.98 * formula.peak):
+        for formula, hidden in formulas(shape, at[rows.shown], rate, within, total):
+            if not (formula.peak <= 3 * rows.peak and formula.final <= 0.98 * formula.peak):
                 continue  # too far beyond the rows, or a fall that is none
-            off = float((np.abs(formula(at[shown]) - rate[shown]) - within[shown]).max())
+            off = float((np.abs(formula(at[rows.shown]) - rate) - within).max())
             if off <= 0:  # then it is worth the while to look at every row
-                off = float((np.abs(formula(at) - rate) - within).max())
+                off = float((np.abs(formula(at) - rows.rate) - rows.within).max())
             nearest = min(nearest, off)
             if off <= 0:
                 found = True
                 yield Found(formula, offset, hidden)
-        if math.isfinite(nearest) and nearest > drift + 2 * float(within.max()):
-            return  # an update more or less would not make up for so much
+        if math.isfinite(nearest) and nearest > rows.far:
+            return
 
 
 def _thinned(step: np.ndarray, rate: np.ndarray) -> np.ndarray:

@@ -12,6 +12,8 @@ from fmjax.schedules.formulas import SHARES, Formula
 
 _GRID = np.linspace(0, 1, 33)
 _LEAST = 1e-30
+_HOPELESS = 4.0
+"""Times the squares that rows to their last digit can leave: a start that leaves more is not the rows'."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +138,17 @@ def _with_plateau(shape: FormulaShape, rows: _Rows, line: _Line | None, end: flo
     if shape.name == "cosine":  # which leaves its level slowly
         peak, low = float(rate[0]), float(count[0])
     high = min(float(count[min(flat, count.size - 1)]), end - 1e-3)
-    start = _least(lambda at: _fits(shape, count, rate, at, end, peak).squares, low, high)
-    for at in dict.fromkeys((*_whole_near(start), start)):
+    start, squares = _least(lambda at: _fits(shape, count, rate, at, end, peak).squares, low, high)
+    for at in dict.fromkeys((*_starts_near(start, squares, rows), start)):
         if count[0] <= at < end:
             found = Formula(shape.name, peak, start=at, end=end)
             yield from _warmed(_final_of(found, count, rate, shape.free_final), rows, line)
+
+
+def _starts_near(start: float, squares: float, rows: _Rows) -> tuple[float, ...]:
+    """Whole numbers near the best start; one alone where even the best misses the rows by far."""
+    within = rows.within[rows.risen :]
+    return _whole_near(start) if squares <= _HOPELESS * float(within @ within) else (float(round(start)),)
 
 
 def _whole_near(start: float) -> tuple[float, ...]:
@@ -216,8 +224,8 @@ def _without_plateau(
         return _fits(shape, count, rate, start, end, init + slope * (start - late)).squares
 
     for late in (0.0, 1.0):  # the fall starts with the last update of warmup, or after it
-        start = _least(partial(squares, late=late), rows.before, min(float(count[0]), end - 1e-3))
-        for at in _whole_near(start):
+        start, left = _least(partial(squares, late=late), rows.before, min(float(count[0]), end - 1e-3))
+        for at in _starts_near(start, left, rows):
             if max(rows.before - 1, late) <= at < end:
                 formula = _solved(shape, count, rate, at, end)
                 meant = init + slope * (at - late)
@@ -234,7 +242,7 @@ def _hidden(shape: FormulaShape, rows: _Rows, end: float) -> Iterator[Formula]:
     count, rate = rows.rest
     if shape.name == "cosine":
         high = min(float(count[0]), end - 1e-3)
-        start = _least(lambda at: _fits(shape, count, rate, at, end).squares, 0.0, high)
+        start, _ = _least(lambda at: _fits(shape, count, rate, at, end).squares, 0.0, high)
         formula = _solved(shape, count, rate, float(round(start)), end)
         yield replace(formula, warmup=float(round(start)))
         return
@@ -281,7 +289,7 @@ def _inverse_root(rows: _Rows, line: _Line | None) -> Iterator[Formula]:
     def apart(start: np.ndarray) -> np.ndarray:
         return (1 / np.sqrt(np.maximum(base + slope * start, 1e-300)) - init - rise * start) ** 2
 
-    start = _least(apart, rows.before, float(count[0]))
+    start, _ = _least(apart, rows.before, float(count[0]))
     for begin in _whole_near(start):
         found, near = at(begin), 4 * rows.within.max() + 0.01 * rise
         if rows.before - 1 <= begin and abs(init + rise * begin - found.peak) <= near + 1e-4 * found.peak:
@@ -303,18 +311,19 @@ def _other_ends(shape: FormulaShape, rows: _Rows, line: _Line | None, total: int
     for start in starts:
         if line is not None and abs(line[0] + line[1] * start - rate[0]) > 0.05 * rate[0]:
             continue
-        length = math.exp(_least(partial(squares, start=start), low, high))
+        length = math.exp(_least(partial(squares, start=start), low, high)[0])
         for span in dict.fromkeys((float(round(length)), length)):
             formula = _solved(shape, count, rate, start, start + span)
             yield replace(formula, warmup=start, init=0.0 if line is None else line[0])
 
 
-def _least(squares: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> float:
-    """Where squares are least between two bounds, by ever finer grids."""
+def _least(squares: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> tuple[float, float]:
+    """Where squares are least between two bounds, by ever finer grids, and how small they are there."""
     high = max(high, low)
     while True:
         grid = low + (high - low) * _GRID
-        i = int(np.argmin(squares(grid)))
+        values = squares(grid)
+        i = int(np.argmin(values))
         low, high = float(grid[max(i - 1, 0)]), float(grid[min(i + 1, grid.size - 1)])
         if high - low <= 1e-6 * (1 + abs(high)):
-            return float(grid[i])
+            return float(grid[i]), float(values[i])
