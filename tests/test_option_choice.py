@@ -51,6 +51,7 @@ def test_a_value_between_those_declared_is_found():
     assert np.ptp(drawn(found)) < 0.1
 
 
+@pytest.mark.slow
 def test_values_drawn_spread_as_the_chosen_ones_do():
     each = [chosen(noisy(2e-3, seed, phi=0.5)) for seed in range(12)]
     spread = np.std([memory(one.best) for one in each])

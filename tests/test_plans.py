@@ -78,7 +78,8 @@ def test_shipped_runs_predict_a_plan_without_warmup_near_what_was_measured_with_
 
 @pytest.mark.parametrize("warmup", [0, W])
 @pytest.mark.parametrize(
-    "law", ["lr-annealing", pytest.param("functional", marks=pytest.mark.slow), "intrinsic-momentum"]
+    "law",
+    ["lr-annealing", *(pytest.param(law, marks=pytest.mark.slow) for law in ("functional", "intrinsic-momentum"))],
 )
 def test_the_pure_loss_of_rates_sees_their_warmup(law, warmup):
     fit = fmjax.fit(law, runs("lr-annealing"))

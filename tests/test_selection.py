@@ -243,7 +243,7 @@ def test_refinement_of_noisy_losses_is_near_the_truth(refined):
     assert found.score < fit(LRAnnealing(**CHOSEN), curves(1e-3)).objective
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_refinement_never_raises_the_objective(seed):
     rng = np.random.default_rng(seed)
     made = [replace(run, loss=run.loss * np.exp(rng.normal(scale=5e-3, size=30))) for run in curves()]
@@ -285,6 +285,7 @@ class Slowed(LRAnnealing):
         return LRAnnealing(decay=0.5 ** (1 / self.halving)).observe(state)
 
 
+@pytest.mark.slow
 def test_an_option_of_one_law_is_checked_and_chosen_by_what_the_law_declares():
     with pytest.raises(ValueError, match="slowed: halving: expected a number above zero, got -1"):
         check_options(Slowed(halving=-1))
