@@ -17,7 +17,7 @@ from rich.text import Text
 from fmjax.benchmarking import HOSTS, Benchmark
 from fmjax.cli.manners import quiet
 from fmjax.fitting.comparison import Comparison
-from fmjax.fitting.records import Evaluation, FitResult, RunMetrics
+from fmjax.fitting.records import MEAN_ERRORS, Evaluation, FitResult, RunMetrics
 from fmjax.fitting.resampling import Bootstrap
 from fmjax.fitting.selection import Selection
 from fmjax.searching.results import SearchResult
@@ -121,9 +121,15 @@ def print_evaluation(evaluation: Evaluation) -> None:
     out.print(_runs_table("Fitted runs", [run for run in evaluation.runs if run.name in evaluation.trained]))
     if unseen:
         out.print(_runs_table("Unseen runs", unseen))
-    means = (evaluation.train_mape_percent, evaluation.test_mape_percent)
-    out.print(f"mean error: fitted {number(means[0], '.3f')} %, unseen {number(means[1], '.3f')} %")
+    out.print(_mean_errors(evaluation))
     print_notes(result.notes)
+
+
+def _mean_errors(evaluation: Evaluation) -> str:
+    """Mean errors, and that of unseen runs without the noise that fitted runs share with them, where there is any."""
+    means = [number(getattr(evaluation, name), ".3f") for name in MEAN_ERRORS]
+    paired = f" ({means[2]} % without the noise that fitted runs share)" if means[2] != means[1] else ""
+    return f"mean error: fitted {means[0]} %, unseen {means[1]} %{paired}"
 
 
 def print_notes(notes: Sequence[str]) -> None:
@@ -136,17 +142,30 @@ def print_comparison(found: Comparison) -> None:
     """The table of laws, the best first, and what its columns mean."""
     first = found.entries[0].evaluation
     unseen = len(first.runs) - len(first.trained)
-    columns = ("law", "unseen %", "worst %", "final loss %", "fitted %", "parameters", "criterion", "seconds", "status")
+    columns = (
+        "law",
+        "unseen %",
+        "paired %",
+        "worst %",
+        "final loss %",
+        "fitted %",
+        "parameters",
+        "criterion",
+        "seconds",
+        "status",
+    )
     table = new_table(f"{len(first.trained)} runs fitted, {unseen} unseen", columns)
     for entry in found.entries:
         evaluation = entry.evaluation
-        errors = (evaluation.test_mape_percent, entry.worst_percent, entry.final_loss_percent)
+        unseen_errors = (evaluation.test_mape_percent, evaluation.test_paired_mape_percent)
+        errors = (*unseen_errors, entry.worst_percent, entry.final_loss_percent)
         fitted = (number(evaluation.train_mape_percent, ".3f"), f"{entry.parameters}", number(entry.information, ".0f"))
         shown = (*(number(error, ".3f") for error in errors), *fitted, f"{entry.seconds:.1f}", evaluation.fit.message)
         table.add_row(evaluation.fit.law.name, *shown)
     out = console()
     out.print(table)
     judged = "unseen runs" if unseen else "the fitted runs, for want of unseen ones"
+    out.print("[dim]paired: without the noise that fitted runs share; laws are ranked by it[/dim]")
     out.print(f"[dim]worst row and final loss: {judged}; criterion: lower is better, of the fitted rows alone[/dim]")
     print_notes(first.fit.notes)
 
@@ -173,8 +192,7 @@ def print_selection(selection: Selection, evaluation: Evaluation) -> None:
         value = options[name] if isinstance(options[name], str) else f"{options[name]:.6g}"
         span = f"as good from {low} to {high}" if low != high else "no other value of the grid is as good"
         out.print(f"{name} = {value} ({span})")
-    means = (evaluation.train_mape_percent, evaluation.test_mape_percent)
-    out.print(f"mean error: fitted {number(means[0], '.3f')} %, unseen {number(means[1], '.3f')} %")
+    out.print(_mean_errors(evaluation))
     print_notes(evaluation.fit.notes)
 
 

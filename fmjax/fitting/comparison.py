@@ -46,7 +46,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison(Record):
-    """Laws compared: the best first, by error on unseen runs where there are any, else by information criterion."""
+    """Laws compared: the best first, by paired error on unseen runs where there are any, else by the criterion."""
 
     entries: tuple[Entry, ...]
 
@@ -74,7 +74,8 @@ def compare(
 ) -> Comparison:
     r"""Fits laws on the runs ``train`` and compares their predictions of all ``curves``.
 
-    Error on unseen runs ranks; where every run is fitted, the information criterion
+    Error on unseen runs ranks, without the noise that fitted runs had at the same steps
+    (``fmjax.fitting.shared_noise``), which is no law's doing. Where every run is fitted, the information criterion
     $n_e \log(2 J / n) + k \log n_e$ does, with J the objective of the n fitted rows, k the parameters fitted, and
     $n_e = n (1 - \phi)/(1 + \phi)$ the rows that are worth as much when residuals of successive rows correlate as
     $\phi$. The correlation is that of the law that fits best, the same for all. It is BIC for independent normal
@@ -137,7 +138,7 @@ def _independent_share(fit: FitResult, train: Sequence[LossCurve]) -> float:
 
 def _rank(entry: Entry) -> tuple[float, float]:
     """Failed fits last."""
-    keys = (entry.evaluation.test_mape_percent, entry.information)
+    keys = (entry.evaluation.test_paired_mape_percent, entry.information)
     some_unseen = len(entry.evaluation.runs) > len(entry.evaluation.trained)
     first = keys[0] if some_unseen else 0.0
     return (math.inf if math.isnan(first) else first, math.inf if math.isnan(keys[1]) else keys[1])

@@ -21,6 +21,7 @@ from fmjax.fitting.priors import LawPrior, Priors, found_scale, least_scale
 from fmjax.fitting.problem import Problem, predict_batch, predict_each, prepare, with_rows
 from fmjax.fitting.records import Evaluation, FitResult, FittedRange, RunMetrics
 from fmjax.fitting.row_effects import batch_effects
+from fmjax.fitting.shared_noise import Residuals, WithoutShared, each_without_shared
 from fmjax.laws import Law
 
 RESCALED = 1.1
@@ -219,6 +220,25 @@ def _run_metrics(curve: LossCurve, predicted: np.ndarray, loss: np.ndarray, keep
     )
 
 
+def _paired(
+    problem: Problem, runs: Sequence[RunMetrics], vector: np.ndarray, fitted: Sequence[bool]
+) -> tuple[RunMetrics, ...]:
+    """Metrics of each run with its error once the noise of the fitted runs is taken out; its own does not count."""
+    predicted = np.asarray(predict_batch(problem.law, problem.effects, vector))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.log(problem.batch.loss) - np.log(predicted)
+    parts = zip(problem.batch.at, error, problem.keep, strict=True)
+    rows = [Residuals(at[keep], own[keep]) for at, own, keep in parts]
+    usable = np.isfinite([run.mape_percent for run in runs])
+    left = each_without_shared(rows, usable, usable & np.asarray(fitted))
+    return tuple(run if one is None else _with_pairing(run, one) for run, one in zip(runs, left, strict=True))
+
+
+def _with_pairing(run: RunMetrics, left: WithoutShared) -> RunMetrics:
+    loss = np.exp(left.value)  # of a prediction of 1
+    return run._replace(paired_mape_percent=metrics.mape_percent(1.0, loss), shared_noise=left.share)
+
+
 def _row_error(predicted: np.ndarray, loss: np.ndarray) -> float:
     known = predicted > 0  # false for NaN
     return robust_size(np.log(predicted[known] / loss[known])) if known.any() else float("nan")
@@ -309,7 +329,7 @@ def evaluate(
         found = fit_groups(problem, [fitted], options)[0]
         vector = found.lanes.best_params
         usable = [found.ok or (is_fitted and found.status != "non-finite") for is_fitted in fitted]
-        runs = measure(problem, vector, usable=usable)
+        runs = _paired(problem, measure(problem, vector, usable=usable), vector, fitted)
         reach, trained_with = _reach(problem, fitted), _trained_with(problem, fitted)
     of_fit = tuple(run for run, is_fitted in zip(runs, fitted, strict=True) if is_fitted)
     found = dataclasses.replace(found.with_runs(of_fit, reach, trained_with), left_out=left_out)

@@ -21,6 +21,9 @@ FIT_FORMAT = 1
 """Version of the JSON of a fit."""
 
 
+MEAN_ERRORS = ("train_mape_percent", "test_mape_percent", "test_paired_mape_percent")
+"""Mean errors of an evaluation, in its JSON."""
+
 UNTOLD = 0.5
 """Share of the precision of an exponent below which the data did not decide it."""
 
@@ -41,6 +44,10 @@ class RunMetrics(NamedTuple):
     final_loss: float
     row_error: float = float("nan")
     """Root mean square of the log error of a row, rows far off pulled in; NaN in fits read from older files."""
+    paired_mape_percent: float = float("nan")
+    """``mape_percent`` without the noise that fitted runs had at the same steps; NaN where it was not looked for."""
+    shared_noise: float = float("nan")
+    """Share of the variance of its rows' noise that fitted runs had as well; likewise."""
 
     @property
     def relative_error(self) -> float:
@@ -301,11 +308,16 @@ class Evaluation(Record):
         """Mean over unseen runs of the mean absolute percentage error; NaN without any."""
         return _mean([run.mape_percent for run in self.runs if run.name not in self.trained])
 
+    @property
+    def test_paired_mape_percent(self) -> float:
+        """The same without the noise that the fitted runs had at the same steps; see ``fmjax.fitting.shared_noise``."""
+        return _mean([run.paired_mape_percent for run in self.runs if run.name not in self.trained])
+
     def to_dict(self) -> dict[str, object]:
         """The evaluation as plain values for JSON."""
         fit_keys = ("law", "options", "objective", "params", "status", "message", "notes")
         record = {key: value for key, value in self.fit.to_dict().items() if key in fit_keys}
-        mapes = {key: getattr(self, key) for key in ("train_mape_percent", "test_mape_percent")}
+        mapes = {key: getattr(self, key) for key in MEAN_ERRORS}
         return plain({**record, "trained": self.trained, "runs": [run._asdict() for run in self.runs], **mapes})
 
 

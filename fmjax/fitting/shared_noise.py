@@ -1,0 +1,109 @@
+r"""Noise that runs share, as they see the same batches at the same steps, and errors of a law without it.
+
+Runs of one data order train on the same batch at the same step, and evaluations use the same held-out text. So much of
+what a law leaves over of one run is the noise of the others as well. With the law's log loss taken away, row s of run i
+has the residual
+
+    u_i(s) = e_i(s) + z(s) + w_i(s)
+
+with the law's error e_i, which is smooth, the noise z that runs share, and noise w_i of its own. The runs that share z
+with run i are those whose residuals move with its own from row to row: differences of successive rows hardly see e. The
+mean m of these runs' residuals, less its trend, is z and a part of noise. Then b m is taken from u_i, with b of least
+squares between the differences of both.
+
+The law's own error is thus neither hidden nor counted twice: only what changes from row to row is taken out.
+
+Reference: control variates, and generalised least squares for a common factor; Hausman and Taylor (1981).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fmjax.curves.row_noise import TO_DEVIATION, RowNoise
+
+LEAST_SHARED = 30
+"""Rows at equal steps below which two runs show no shared noise."""
+
+LEAST_CORRELATION = 0.2
+"""Correlation of the differences of two runs' residuals from which they share noise; at least 4 standard errors."""
+
+PULLED_IN = 4.0
+"""Standard deviations to which differences are pulled in, so that a spike decides nothing."""
+
+
+class Residuals(NamedTuple):
+    """What a law leaves over of a run."""
+
+    step: np.ndarray
+    """``[rows]`` steps, rising."""
+    value: np.ndarray
+    """``[rows]`` log of measured over predicted loss."""
+
+    @property
+    def noise(self) -> "Residuals":
+        """The residuals less their trend, of the rows that are no spikes."""
+        found = RowNoise.of(np.log(self.step + 1.0), np.exp(self.value))
+        return Residuals(self.step[found.kept], (self.value - found.trend)[found.kept])
+
+
+class WithoutShared(NamedTuple):
+    """The residuals of a run without the noise that it shares."""
+
+    value: np.ndarray
+    """``[rows]`` the residuals left."""
+    share: float
+    """Share of the variance of its rows' noise that was shared; 0 where no run shares any."""
+
+
+def without_shared(run: Residuals, others: Sequence[Residuals]) -> WithoutShared:
+    """Takes out of a run's residuals the noise that other runs had at the same steps.
+
+    >>> rng = np.random.default_rng(0)
+    >>> step, shared = np.arange(400), rng.normal(size=400)
+    >>> one, other = (Residuals(step, 0.01 * (shared + 0.3 * rng.normal(size=400))) for _ in range(2))
+    >>> found = without_shared(one, [other])
+    >>> bool(np.std(found.value) < 0.5 * np.std(one.value)), round(found.share, 1)
+    (True, 0.8)
+    """
+    alike = [other for other in others if _move_together(run, other)]
+    if not alike:
+        return WithoutShared(run.value, 0.0)
+    noises = [other.noise for other in alike]
+    at = [np.interp(run.step, noise.step, noise.value) for noise in noises]
+    seen = [np.isin(run.step, noise.step) for noise in noises]
+    count = np.sum(seen, axis=0)
+    mean = np.sum(np.where(seen, at, 0.0), axis=0) / np.maximum(count, 1)
+    known = count > 0
+    own, theirs = _differences(run.value[known]), _differences(mean[known])
+    slope = float(np.clip(own @ theirs / max(theirs @ theirs, 1e-300), 0.0, 1.0))
+    value = run.value - slope * mean
+    left = _differences(value[known])
+    return WithoutShared(value, float(np.clip(1 - (left @ left) / max(own @ own, 1e-300), 0.0, 1.0)))
+
+
+def each_without_shared(
+    runs: Sequence[Residuals], usable: np.ndarray, fitted: np.ndarray
+) -> list[WithoutShared | None]:
+    """The residuals of each usable run without the noise that the fitted runs beside it had; None of the others."""
+    others = [[runs[j] for j in np.flatnonzero(fitted).tolist() if j != i] for i in range(len(runs))]
+    parts = zip(runs, others, usable, strict=True)
+    return [without_shared(run, beside) if is_usable else None for run, beside, is_usable in parts]
+
+
+def _move_together(run: Residuals, other: Residuals) -> bool:
+    """Whether the residuals of two runs rise and fall together from row to row."""
+    _, mine, theirs = np.intersect1d(run.step, other.step, return_indices=True)
+    if mine.size < LEAST_SHARED:
+        return False
+    a, b = _differences(run.value[mine]), _differences(other.value[theirs])
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return size > 0 and float(a @ b) / size > max(LEAST_CORRELATION, 4 / np.sqrt(mine.size))
+
+
+def _differences(values: np.ndarray) -> np.ndarray:
+    """Differences of successive values, those far off pulled in."""
+    change = np.diff(values)
+    most = PULLED_IN * TO_DEVIATION * float(np.median(np.abs(change)))
+    return np.clip(change, -most, most)

@@ -1,0 +1,113 @@
+"""Noise that runs share is taken out of the errors of a law, and nothing else is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic
+
+import fmjax
+from fmjax import WSD, Cosine
+from fmjax.curves.manifest import load_runs
+from fmjax.fitting.shared_noise import Residuals, without_shared
+
+STEP = np.arange(0, 4000, 10)
+
+
+def noises(share, runs=3, seed=0, size=0.01):
+    """``runs`` arrays of noise of which a share of the variance is the same in all."""
+    rng = np.random.default_rng(seed)
+    shared = rng.standard_normal(STEP.size)
+    return [size * (np.sqrt(share) * shared + np.sqrt(1 - share) * rng.standard_normal(STEP.size)) for _ in range(runs)]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_shared_noise_is_found_and_taken_out(share):
+    one, *others = (Residuals(STEP, noise) for noise in noises(share, runs=4))
+    found = without_shared(one, others)
+    # the mean of three runs has the shared part s and a third of the rest: s^2 / (s + (1 - s) / 3) can be foreseen
+    expected = share**2 / (share + (1 - share) / 3)
+    assert found.share == pytest.approx(expected, abs=0.12)
+    assert np.var(found.value) / np.var(one.value) == pytest.approx(1 - expected, abs=0.12)
+
+
+def test_noise_of_its_own_stays():
+    one, *others = (Residuals(STEP, noise) for noise in noises(0.0, runs=4))
+    found = without_shared(one, others)
+    assert found.share == 0
+    np.testing.assert_array_equal(found.value, one.value)
+
+
+def test_an_error_of_the_law_that_all_runs_have_stays():
+    smooth = 0.05 * np.sin(STEP / 1500)
+    one, other = (Residuals(STEP, noise + smooth) for noise in noises(0.9, runs=2))
+    left = without_shared(one, [other]).value
+    assert np.corrcoef(left, smooth)[0, 1] > 0.9
+    assert np.std(left - smooth) < 0.7 * np.std(one.value - smooth)
+
+
+def test_only_rows_at_equal_steps_change():
+    one, other = (Residuals(STEP, noise) for noise in noises(0.9, runs=2))
+    part = Residuals(STEP[100:300], other.value[100:300])
+    left = without_shared(one, [part]).value
+    changed = left != one.value
+    assert changed[100:300].all()
+    assert not changed[:100].any()
+    assert not changed[300:].any()
+
+
+@pytest.mark.parametrize("rows", [slice(None, None, 20), slice(0, 25)])
+def test_too_few_equal_steps_decide_nothing(rows):
+    one, other = (Residuals(STEP, noise) for noise in noises(0.9, runs=2))
+    assert without_shared(one, [Residuals(STEP[rows], other.value[rows])]).share == 0
+
+
+def test_runs_of_another_data_order_do_not_dilute():
+    one, alike, _ = (Residuals(STEP, noise) for noise in noises(0.9))
+    strangers = [Residuals(STEP, noise) for noise in noises(0.0, seed=1)]
+    assert without_shared(one, [alike, *strangers]).share == pytest.approx(without_shared(one, [alike]).share)
+
+
+def test_a_spike_moves_nothing_but_itself():
+    one, other = (Residuals(STEP, noise) for noise in noises(0.9, runs=2))
+    spiked = other.value.copy()
+    spiked[200] += 3
+    with_spike, without = (without_shared(one, [Residuals(STEP, value)]).value for value in (spiked, other.value))
+    assert np.abs(np.delete(with_spike - without, 200)).max() < 0.003  # of noise of 0.01; the spike is 3
+
+
+def evaluated(share):
+    schedules = [Cosine(1e-3, 4000), WSD(1e-3, 4000, 0.2), WSD(1e-3, 4000, 0.6)]
+    clean = [synthetic.curve(f"run-{i}", each, rows=400) for i, each in enumerate(schedules)]
+    rows = clean[0].step
+    runs = [
+        fmjax.LossCurve(run.name, rows, run.loss * np.exp(np.resize(noise, rows.size)), run.schedule)
+        for run, noise in zip(clean, noises(share), strict=True)
+    ]
+    return fmjax.evaluate("lr-annealing", runs, train=runs[:2])
+
+
+def test_evaluations_have_both_errors():
+    found = evaluated(0.9)
+    unseen = found.runs[2]
+    assert unseen.paired_mape_percent < 0.9 * unseen.mape_percent  # the rest is the error of the fit
+    assert unseen.shared_noise > 0.6
+    record = found.to_dict()
+    assert record["test_paired_mape_percent"] == pytest.approx(unseen.paired_mape_percent)
+    assert record["runs"][2]["paired_mape_percent"] == pytest.approx(unseen.paired_mape_percent)
+
+
+def test_without_shared_noise_both_errors_are_the_same():
+    found = evaluated(0.0)
+    assert all(run.shared_noise == 0 for run in found.runs)
+    assert found.test_paired_mape_percent == pytest.approx(found.test_mape_percent, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_raw_training_losses_are_predicted_better_with_the_noise_of_a_fitted_run(shared):
+    """Every update's training loss of one data order: the noise is of the batch, and both runs have it."""
+    runs = load_runs(Path(shared) / "data" / "raw_100m" / "runs.toml")
+    found = fmjax.evaluate("intrinsic-momentum", runs, train=runs[:1])
+    (unseen,) = (run for run in found.runs if run.name not in found.trained)
+    assert unseen.shared_noise > 0.9
+    assert unseen.paired_mape_percent < 0.6 * unseen.mape_percent
