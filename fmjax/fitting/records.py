@@ -103,6 +103,8 @@ class FitResult(Record):
     """Notes on runs that have no row to fit."""
     prior: tuple[LearnedExponent, ...] = ()
     """Exponents that had a prior, and what the data made of them."""
+    open_without_prior: tuple[str, ...] = ()
+    """Parameters that the runs alone leave open, where the law's own prior was taken for that reason."""
     scale: float = float("nan")
     """Objective that counts as one unit of log likelihood beside the prior; see ``fmjax.fitting.priors``."""
 
@@ -155,6 +157,12 @@ class FitResult(Record):
         silent = self.trained_with is None or self.law.spans_batches
         unsure = ", ".join(learned.name for learned in self.prior if learned.told < UNTOLD)
         said = (f"the prior decides more than the data on: {unsure}",) if unsure else ()
+        if self.open_without_prior:
+            held = ", ".join(learned.name for learned in self.prior)
+            said = (
+                f"the runs alone leave open {', '.join(self.open_without_prior)}; taken with a prior on {held}",
+                *said,
+            )
         return self.left_out + said + (() if silent else self.trained_with.notes)  # type: ignore[union-attr]
 
     def plan_notes(self, total_steps: int, peak_lr: float) -> tuple[str, ...]:
@@ -210,6 +218,7 @@ class FitResult(Record):
             "trained_with": None if self.trained_with is None else self.trained_with._asdict(),
             "left_out": self.left_out,
             "prior": [learned.to_dict() for learned in self.prior],
+            "open_without_prior": self.open_without_prior,
             "scale": self.scale,
             "notes": self.notes,
             "lanes": {key: np.asarray(value).tolist() for key, value in self.lanes._asdict().items()},
@@ -256,6 +265,7 @@ class FitResult(Record):
             trained_with=FittedRuns.from_dict(record["trained_with"]) if record.get("trained_with") else None,
             left_out=tuple(record.get("left_out", ())),
             prior=tuple(LearnedExponent.from_dict(learned) for learned in record.get("prior", ())),
+            open_without_prior=tuple(record.get("open_without_prior", ())),
             scale=nan(record.get("scale")),
             undetermined=tuple(record["undetermined"]),
             at_bound=tuple(record["at_bound"]),
