@@ -87,24 +87,32 @@ def test_without_the_shipped_prior_sets_alone_make_the_mean():
 
 @pytest.mark.slow
 def test_a_prior_is_learned_from_sets():
-    true = [{**EXPONENTS, "alpha": alpha, "xi": xi} for alpha, xi in ((0.36, 0.5), (0.40, 0.55))]
-    found = learn_prior({f"set{i}": earlier(exponents) for i, exponents in enumerate(true)})
-    alpha, xi = (next(one for one in found.exponents if one.name == name) for name in ("alpha", "xi"))
-    assert [one.name for one in alpha.sets] == ["set0", "set1"]
-    assert abs(alpha.mean - 0.38) < 2 * alpha.sd
-    assert alpha.mean < alpha.shipped.mean
-    assert abs(xi.mean - 0.525) < 2 * xi.sd
-    assert sum(one.moved for one in alpha.sets) < 0
-    for one, exponents in zip(alpha.sets, true, strict=True):
-        assert abs(one.estimate - exponents["alpha"]) < 3 * one.sd
+    true = [{**EXPONENTS, "q": q, "xi": xi} for q, xi in ((0.30, 0.5), (0.34, 0.55))]
+    sets = {}
+    for place, exponents in enumerate(true):
+        shapes = (Cosine(2e-3, 800, warmup_steps=30), WSD(2e-3, 800, 0.2, warmup_steps=30))
+        every = [(shape, n, b) for n in (1e7, 4e7) for b in (5e4, 2e5) for shape in shapes]
+        sets[f"set{place}"] = [run(*one, 1e-4, seed, exponents=exponents) for seed, one in enumerate(every)]
+    found = learn_prior(sets)
+    learned = {one.name: one for one in found.exponents}
+    q = learned["q"]
+    assert [one.name for one in q.sets] == ["set0", "set1"]
+    assert abs(q.mean - 0.32) < 2 * q.sd
+    assert q.mean < q.shipped.mean
+    assert sum(one.moved for one in q.sets) < 0
+    for one, exponents in zip(q.sets, true, strict=True):
+        assert abs(one.estimate - exponents["q"]) < 3 * one.sd
+    held = fit(PLAIN, sets["set0"][:5], prior=found.prior)
+    assert {one.name: (one.mean, one.sd) for one in held.prior}["q"] == (q.mean, q.sd)
+    assert KnownExponents.from_json(found.to_json()) == found.prior
+
+
+@pytest.mark.slow
+def test_an_exponent_that_no_set_shows_keeps_the_shipped_prior():
+    found = learn_prior({"one size and batch": earlier(EXPONENTS)})
     kappa = next(one for one in found.exponents if one.name == "kappa")
     assert (kappa.mean, kappa.sd, kappa.sets) == (*kappa.shipped, ())
     assert any("no set shows" in note and "kappa" in note for note in found.notes)
-    held = fit(PLAIN, two_runs(exponents=true[0]), prior=found.prior)
-    assert held.ok
-    assert {one.name: (one.mean, one.sd) for one in held.prior}["alpha"] == (alpha.mean, alpha.sd)
-    again = KnownExponents.from_json(found.to_json())
-    assert again == found.prior
 
 
 def test_a_learned_prior_is_of_its_law_only():

@@ -13,6 +13,7 @@ from fmjax.curves.loss_curve import LossCurve, bucket, pad
 from fmjax.curves.row_noise import robust_size
 from fmjax.effects.weighted import rate_span
 from fmjax.fitting import lanes, metrics
+from fmjax.fitting.anneal_reach import FORESEEN, anneal_spread
 from fmjax.fitting.evidence import Evidence
 from fmjax.fitting.fitted_runs import FittedRuns
 from fmjax.fitting.objective import Objective, PriorPull, bounds, closed_form_starts, exponent_grid
@@ -106,9 +107,20 @@ def fit_groups(problem: Problem, groups: ArrayLike, options: FitOptions) -> list
     if prior and left:
         again = _fit_under(problem, groups[left], options, prior)
         for place, result in zip(left, again, strict=True):
-            if result.ok:
-                found[place] = dataclasses.replace(result, open_without_prior=found[place].undetermined)
+            usable = result if result.ok else _foreseeing(problem, groups[place], result)
+            if usable is not None:
+                found[place] = dataclasses.replace(usable, open_without_prior=found[place].undetermined)
     return found
+
+
+def _foreseeing(problem: Problem, group: np.ndarray, fit: FitResult) -> FitResult | None:
+    """A fit under a prior whose single parameters are open, as one to predict with, where it foresees anneals."""
+    if fit.status != "undetermined" or not anneal_spread(problem, group, fit) < FORESEEN:
+        return None
+    names, vector = problem.law.parameter_names, fit.lanes.best_params
+    params = {name: float(x) for name, x in zip(names, vector, strict=True)}
+    status = "at-bound" if fit.at_bound else "converged"
+    return dataclasses.replace(fit, params=params, status=status, undetermined=(), left_open=fit.undetermined)
 
 
 def _fit_under(problem: Problem, groups: np.ndarray, options: FitOptions, prior: LawPrior) -> list[FitResult]:
