@@ -220,5 +220,5 @@ def prior() -> None:
     \b
     Example:
       fmjax prior ladder-2023/runs.toml ladder-2024/runs.toml -o prior.json
-      fmjax recommend runs.toml --prior prior.json --total-steps 50000 --peak-lr 1e-3
+      fmjax prior ladder-2023/runs.toml ladder-2024/runs.toml --prior none --json
     """
