@@ -3,8 +3,12 @@
     python benchmarks/priors.py NAME=MANIFEST[,MANIFEST...] NAME=TABLE.csv ... [--drop-before 2000]
 
 Each set in turn is the new one. A prior is learned on all others; some runs of the new set are drawn at random, a few
-times, and fitted with the learned prior, with the one that ships, and with none. Printed are the mean error of the
-final losses of all other runs of the set, and how many of the draws determined the law.
+times, and fitted with the learned prior, with one learned from the other sets alone, with the one that ships, and with
+none. Printed are the mean error of the final losses of all other runs of the set, how many of the draws determined the
+law, and the mean error over the draws that determine it with every prior and none.
+
+The prior that ships was made from sets like these. Where the new one is among them it has been seen, and so has a part
+of the learned prior, which starts from it; only the one learned from the other sets alone has not.
 """
 
 import argparse
@@ -52,6 +56,12 @@ def held_out_errors(
     return [final_errors(problem, fit, ~group) for fit, group in zip(fits, groups, strict=True)]
 
 
+def mean_size(errors: list[np.ndarray], chosen: np.ndarray) -> float:
+    """Mean absolute error in percent over the draws chosen; NaN without any."""
+    kept = [np.abs(own) for own, is_in in zip(errors, chosen, strict=True) if is_in]
+    return 100 * float(np.mean(np.concatenate(kept))) if kept else float("nan")
+
+
 def show_prior(found: LearnedPrior) -> None:
     """Prints the exponents and what each set said of them."""
     for one in found.exponents:
@@ -73,19 +83,26 @@ def main() -> None:
     arguments = parser.parse_args()
     sets = {name: read_set(paths) for name, _, paths in (one.partition("=") for one in arguments.sets)}
     options = fmjax.FitOptions(drop_before=arguments.drop_before, starts=3)
+    alone = dataclasses.replace(options, prior=None)
     with jax.enable_x64(True):
         for new in arguments.only or sets:
             curves = sets[new]
-            learned = fmjax.learn_prior({name: runs for name, runs in sets.items() if name != new}, options=options)
+            others = {name: runs for name, runs in sets.items() if name != new}
+            learned, unaided = (fmjax.learn_prior(others, options=one) for one in (options, alone))
             runs = max(4, round(len(curves) / 25))
             groups = drawn_groups(curves, runs, arguments.draws)
             print(f"{new}: {runs} of {len(curves)} runs fitted, {arguments.draws} draws", flush=True)
             show_prior(learned)
-            for name, prior in {"learned": learned.prior, "shipped": "default", "none": None}.items():
-                errors = held_out_errors(curves, groups, prior, arguments.drop_before)
-                known = [np.abs(error) for error in errors if np.isfinite(error).all()]
-                mean = 100 * np.mean(np.concatenate(known)) if known else np.nan
-                print(f"  {name:8s} {mean:.3f} %   determined in {len(known)} of {len(errors)}", flush=True)
+            told = {"learned": learned.prior, "others alone": unaided.prior, "shipped": "default", "none": None}
+            found = {
+                name: held_out_errors(curves, groups, prior, arguments.drop_before) for name, prior in told.items()
+            }
+            known = {name: np.array([np.isfinite(own).all() for own in errors]) for name, errors in found.items()}
+            both = np.all(list(known.values()), axis=0)
+            for name, errors in found.items():
+                means = mean_size(errors, known[name]), mean_size(errors, both)
+                count = f"determined in {known[name].sum()} of {len(errors)}"
+                print(f"  {name:12s} {means[0]:.3f} %   {count}   {means[1]:.3f} % in the {both.sum()} of all")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 from synthetic import write_manifest
-from test_size_and_batch import EXPONENTS, PLAIN, run
+from test_size_and_batch import EXPONENTS, PLAIN, SIZE, run, truth
 
 import fmjax
-from fmjax import fit, learn_prior
+from fmjax import FitOptions, LossCurve, bootstrap, fit, learn_prior, predict
 from fmjax.fitting.priors import KnownExponents, LawPrior
 from fmjax.laws import make_law
 from fmjax.laws.base import Gaussian
@@ -157,6 +157,41 @@ def test_constant_rates_alone_stay_undetermined():
     curves = [run(shape, 1e7, 1e5, 2e-4, seed) for seed, shape in enumerate(shapes)]
     curves = [dataclasses.replace(curve, name=str(place)) for place, curve in enumerate(curves)]
     assert fit(PLAIN, curves).status == "undetermined"
+
+
+@pytest.mark.slow
+def test_samples_of_two_runs_cover_other_anneals():
+    """Truths with exponents drawn from the prior."""
+    rng, inside = np.random.default_rng(2), []
+    others = (Cosine(2e-3, 800, warmup_steps=30), WSD(2e-3, 800, 0.5, warmup_steps=30))
+    for seed in range(8):
+        true = {**EXPONENTS, "alpha": 0.5 + 0.1 * rng.standard_normal(), "xi": 0.65 + 0.08 * rng.standard_normal()}
+        found = bootstrap(PLAIN, two_runs(5e-4, seed, true), samples=40, options=FitOptions(starts=2), seed=seed)
+        assert found.fit.open_without_prior
+        for schedule in others:
+            ends = [_final(found.fit, own, schedule) for own in found.params]
+            low, high = np.quantile(ends, [0.05, 0.95])
+            inside.append(low <= truth(schedule, 1e7 / SIZE, 1.0, exponents=true)[-1] <= high)
+            assert high / low - 1 < 0.15
+    assert np.mean(inside) > 0.8
+
+
+def _final(result, params, schedule):
+    sample = dataclasses.replace(result, params=dict(zip(result.law.parameter_names, params.tolist(), strict=True)))
+    last = int(schedule.total_steps) - 1
+    return predict(sample, [LossCurve("other", [last], [1.0], schedule)])[0][-1]
+
+
+@pytest.mark.slow
+def test_a_recommendation_from_two_runs_covers_what_the_schedule_reaches():
+    options = FitOptions(starts=2)
+    plan = {"total_steps": 800, "peak_lr": 2e-3, "law": "intrinsic-momentum", "samples": 40, "options": options}
+    cell = fmjax.recommend(two_runs(5e-4), **plan).best.cell
+    reached = truth(WSD(2e-3, 800, cell.best_ratio, warmup_steps=30), 1e7 / SIZE, 1.0)[-1]
+    low, high = cell.loss_interval
+    assert low <= reached <= high
+    with pytest.raises(ValueError, match="no fit can predict"):
+        fmjax.recommend(two_runs(5e-4), **{**plan, "options": dataclasses.replace(options, prior=None)})
 
 
 # ------------------------------------------------------------------------------------------------ the command line
