@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # for type checkers and editors; when fmjax runs, ``__getattr
     from fmjax.planning.forecasts import forecast as forecast
     from fmjax.planning.recommendation import recommend as recommend
     from fmjax.scaling.batch_size import critical_batch_size as critical_batch_size
+    from fmjax.scaling.prior_learning import learn_prior as learn_prior
     from fmjax.scaling.transfers import transfer as transfer
     from fmjax.schedules.kinds import WSD as WSD
     from fmjax.schedules.kinds import Constant as Constant
@@ -75,6 +76,7 @@ _PLACES = {
     "forecast": "planning.forecasts",
     "recommend": "planning.recommendation",
     "critical_batch_size": "scaling.batch_size",
+    "learn_prior": "scaling.prior_learning",
     "transfer": "scaling.transfers",
     "Constant": "schedules.kinds",
     "Cosine": "schedules.kinds",

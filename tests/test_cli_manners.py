@@ -60,13 +60,14 @@ def stubs(monkeypatch):
         warnings.warn("look out", stacklevel=1)
         return Found()
 
-    for name in ("fit", "evaluate", "search", "select", "bootstrap", "recommend", "transfer", "optimize", "forecast"):
+    verbs = ("fit", "evaluate", "search", "select", "bootstrap", "recommend", "transfer", "optimize", "forecast")
+    for name in (*verbs, "learn_prior"):
         monkeypatch.setattr(fmjax, name, find)
     monkeypatch.setattr("fmjax.benchmarking.benchmark", find)
     monkeypatch.setattr("jax.config.update", lambda *_: None)
     for module in ("fitting", "planning"):
         monkeypatch.setattr(f"fmjax.cli.{module}.read_fit", lambda path: Found())
-    for name in ("print_fit", "print_evaluation", "print_search", "print_benchmark", "print_bootstrap"):
+    for name in ("print_fit", "print_evaluation", "print_search", "print_benchmark", "print_bootstrap", "print_prior"):
         monkeypatch.setattr(output, name, lambda found: output.console().print("[bold]a table[/bold]"))
 
 
@@ -126,6 +127,7 @@ VERB = {
     "evaluate": ("runs",),
     "select": ("runs",),
     "bootstrap": ("runs",),
+    "prior": ("runs",),
     "recommend": ("runs", *TARGET),
     "forecast": ("runs", "--run", "unseen"),
     "search": ("fit.json", *TARGET),

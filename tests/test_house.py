@@ -147,7 +147,7 @@ SHARED_NAMES = {
         "a verb of the command line bears the name of the function that it calls",
     ),
     **dict.fromkeys(
-        ("bench", "demo", "export_", "import_", "report_", "select_"),
+        ("bench", "demo", "prior", "export_", "import_", "report_", "select_"),
         "a verb of the command line is declared in one file, and its work done by the function of its name in another",
     ),
 }

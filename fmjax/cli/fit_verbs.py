@@ -12,6 +12,8 @@ from fmjax.cli.options import (
     GRID,
     LAW,
     LAW_OPTIONS,
+    PRIOR,
+    ROWS,
     RUNS,
     SCHEDULER,
     SEED,
@@ -132,6 +134,7 @@ def bench() -> None:
     click.option(
         "--refine/--no-refine", default=True, show_default=True, help="Refine the best of the grid by gradient."
     ),
+    PRIOR,
     SCHEDULER,
     output=click.option(
         "-o", "--output", "target", type=FILE, callback=writable, help="File to write the chosen fit to."
@@ -159,6 +162,7 @@ def select_() -> None:
     click.option("--samples", type=int, default=200, show_default=True, help="Bootstrap samples."),
     one_of("--method", METHODS, "What a sample redraws"),
     click.option("--block", type=int, default=10, show_default=True, help="Rows of a block."),
+    PRIOR,
     SEED,
     SCHEDULER,
     plot="the samples of each parameter",
@@ -172,4 +176,22 @@ def bootstrap() -> None:
     \b
     Example:
       fmjax bootstrap runs.toml --law lr-annealing --law-option decay=0.99 --samples 1000
+    """
+
+
+@verb("fitting", click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True), *ROWS, PRIOR)
+def prior() -> None:
+    """Learn a prior on exponents from sets of earlier runs.
+
+    Each RUNS is a set, such as a ladder, and is fitted by itself. The exponents of intrinsic-momentum that sets show
+    make a prior: their mean over the sets, and how much they differ between them. Prints both beside the prior that
+    ships with fmjax, and how far each set moved it. fit, evaluate, recommend and the other verbs that fit read it by
+    --prior; few runs are then enough.
+
+    --prior none takes the sets alone, without the prior that ships.
+
+    \b
+    Example:
+      fmjax prior ladder-2023/runs.toml ladder-2024/runs.toml -o prior.json
+      fmjax prior ladder-2023/runs.toml ladder-2024/runs.toml --prior none --json
     """

@@ -13,7 +13,7 @@ from fmjax import benchmarking, plotting
 from fmjax._checks import require
 from fmjax.cli import output
 from fmjax.cli.answers import Answer, write_file, write_text
-from fmjax.cli.inputs import candidates, chosen_law, fits_on, read_fit, workers_of
+from fmjax.cli.inputs import candidates, chosen_law, fits_on, read_fit, told_prior, with_fits, workers_of
 from fmjax.cli.manners import note
 from fmjax.cli.parameters import Assigned, Trials
 from fmjax.curves.manifest import load_runs, select_runs
@@ -42,11 +42,14 @@ def _resumable(folder: Path | None) -> Iterator[None]:
         raise _Interrupted(f"interrupted; {kept}") from None
 
 
-def fit(runs: Path, law_name: str, law_options: Sequence[Assigned], train: str, **options: Any) -> Answer:
+def fit(
+    runs: Path, law_name: str, law_options: Sequence[Assigned], train: str, prior: str | None, **options: Any
+) -> Answer:
     """A law fitted to runs."""
+    held = told_prior(prior)
     law, curves = chosen_law(law_name, law_options), select_runs(load_runs(runs), train)
     with output.stages(f"fitting {len(curves)} runs"):
-        found = fmjax.fit(law, curves, **options)
+        found = fmjax.fit(law, curves, prior=held, **options)
     return Answer(found, lambda: output.print_fit(found), lambda part: plotting.save_fit(found, curves, part))
 
 
@@ -119,18 +122,31 @@ def select_(
     grid: Sequence[Trials],
     by: str,
     refine: bool,
+    prior: str | None,
     scheduler: str | None,
     target: Path | None,
 ) -> Answer:
     """A law's options, chosen on the runs to fit."""
     law, curves = chosen_law(law_name, law_options), load_runs(runs)
     chosen = select_runs(curves, train)
-    with fits_on(scheduler, {}, ONE_FIT) as fits, output.progress(f"choosing on {len(chosen)} runs") as report:
+    progress = output.progress(f"choosing on {len(chosen)} runs")
+    with fits_on(scheduler, {"prior": prior}, ONE_FIT) as fits, progress as report:
         found = fmjax.select(law, chosen, grid=dict(grid) or None, by=by, refine=refine, progress=report, **fits)
-    evaluation = fmjax.evaluate(found.law, curves, train=chosen)
+    evaluation = fmjax.evaluate(found.law, curves, train=chosen, **with_fits({"prior": prior}, ONE_FIT))
     if target is not None:
         write_file(target, lambda part: write_text(part, found.fit.to_json()))
     return Answer(found, lambda: output.print_selection(found, evaluation))
+
+
+def prior(runs: Sequence[Path], **options: Any) -> Answer:
+    """A prior on exponents, from sets of earlier runs."""
+    names = [str(path) for path in runs]
+    for name in names:
+        require(names.count(name) == 1, f"RUNS: expected each set once, found {name} {names.count(name)} times")
+    sets = {str(path): load_runs(path) for path in runs}
+    with output.stages("fitting") as stage:
+        found = fmjax.learn_prior(sets, progress=stage, **with_fits(options, ONE_FIT))
+    return Answer(found, lambda: output.print_prior(found))
 
 
 def bootstrap(

@@ -13,6 +13,7 @@ from fmjax._checks import require, within
 from fmjax._dask import dask_client
 from fmjax.cli.parameters import Assigned
 from fmjax.fitting.options import FitOptions
+from fmjax.fitting.priors import KnownExponents, Priors
 from fmjax.fitting.records import FitResult
 from fmjax.laws import Law, make_law
 
@@ -38,6 +39,7 @@ def planning_law(name: str | None, options: Sequence[Assigned]) -> Law | str | N
 
 def with_fits(given: Mapping[str, Any], usual: FitOptions) -> dict[str, Any]:
     """Options of a verb, those of its fits made into one; what is not given is as usual."""
+    given = {**given, "prior": told_prior(given.get("prior"))}
     names = {field.name for field in dataclasses.fields(FitOptions)} & given.keys()
     rest = {name: value for name, value in given.items() if name not in names}
     return {**rest, "options": dataclasses.replace(usual, **{name: given[name] for name in names})}
@@ -48,6 +50,14 @@ def fits_on(scheduler: str | None, given: Mapping[str, Any], usual: FitOptions) 
     """``with_fits`` for a ``with`` block in which the workers of a cluster do the fits, if --scheduler names one."""
     with workers_of(scheduler) as client:
         yield with_fits({**given, "client": client}, usual)
+
+
+def told_prior(told: str | None) -> Priors:
+    """The prior of --prior."""
+    if told in (None, "none"):
+        return "default" if told is None else None
+    with within(told):
+        return KnownExponents.from_json(Path(told).read_text(encoding="utf-8"))
 
 
 def read_fit(path: Path) -> FitResult:

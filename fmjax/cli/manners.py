@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 VERBS = {
-    "Fit": ("fit", "evaluate", "select", "bootstrap"),
+    "Fit": ("fit", "evaluate", "select", "bootstrap", "prior"),
     "Plan": ("recommend", "forecast", "search", "optimize", "transfer"),
     "Exchange": ("import", "export", "report"),
     "Other": ("demo", "bench", "completion"),

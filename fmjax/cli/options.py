@@ -72,7 +72,15 @@ END_WEIGHT = click.option(
 OVER_WEIGHT = click.option(
     "--over-weight", type=float, default=1.0, show_default=True, help="Weight of over-estimated rows."
 )
-FITTING = (LAW_OPTIONS, TRAIN, RESIDUAL, DROP_BEFORE, END_WEIGHT, OVER_WEIGHT)
+PRIOR = click.option(
+    "--prior",
+    metavar="FILE|none",
+    show_default="the law's own, for runs of several sizes or batches, and where runs alone leave it open",
+    help="Prior on the law's exponents: what fmjax prior -o wrote, or none.",
+)
+ROWS = (RESIDUAL, DROP_BEFORE, END_WEIGHT, OVER_WEIGHT)
+"""What rows count."""
+FITTING = (LAW_OPTIONS, TRAIN, *ROWS, PRIOR)
 """How to fit, beside the law."""
 PLAN_FITTING = (RUNS, PLAN_LAW, *FITTING)
 """What verbs take that fit in order to plan: the runs choose the law by default."""

@@ -20,6 +20,7 @@ from fmjax.fitting.comparison import Comparison
 from fmjax.fitting.records import MEAN_ERRORS, Evaluation, FitResult, RunMetrics
 from fmjax.fitting.resampling import Bootstrap
 from fmjax.fitting.selection import Selection
+from fmjax.scaling.prior_learning import LearnedPrior
 from fmjax.searching.results import SearchResult
 from fmjax.searching.shares import ShareResult
 
@@ -110,6 +111,32 @@ def print_fit(result: FitResult) -> None:
     out.print("  ".join(f"{name} = {number(value, '.6g')}" for name, value in result.params.items()))
     out.print(_runs_table("Fitted runs", result.runs))
     print_notes(result.notes)
+
+
+def print_prior(found: LearnedPrior) -> None:
+    """Each exponent with its prior, and what each set said of it."""
+    out = console()
+    columns = (
+        "exponent",
+        "prior",
+        "+-",
+        "between sets",
+        "shipped",
+        "+-",
+        "set",
+        "its estimate",
+        "+-",
+        "moved the prior",
+    )
+    table = new_table(f"{found.law}: prior on its exponents, from {len(found.fits)} sets", columns, text=0)
+    for one in found.exponents:
+        own = (f"{one.mean:.3f}", f"{one.sd:.3f}", f"{one.between:.3f}", *(f"{x:.3f}" for x in one.shipped))
+        table.add_row(one.name, *own, "" if one.sets else "none", "", "", "")
+        for of in one.sets:
+            told = (f"{of.estimate:.3f}", f"{of.sd:.3f}", f"{of.moved:+.2f} sd")
+            table.add_row("", "", "", "", "", "", escape(of.name), *told)
+    out.print(table)
+    print_notes(found.notes)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

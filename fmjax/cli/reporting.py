@@ -25,7 +25,7 @@ from fmjax.searching.results import SearchResult
 MOST_CANDIDATES = 2**22
 """Schedules of a search whose losses are kept for the charts."""
 
-OF_FITS = ("law_name", "law_options", "train", "residual", "drop_before", "end_weight", "over_weight")
+OF_FITS = ("law_name", "law_options", "train", "residual", "drop_before", "end_weight", "over_weight", "prior")
 """Options that a fit read from a file leaves nothing to say for."""
 
 Shown = Recommendation | SearchResult

@@ -13,6 +13,7 @@ from fmjax.curves.loss_curve import LossCurve, bucket, pad
 from fmjax.curves.row_noise import robust_size
 from fmjax.effects.weighted import rate_span
 from fmjax.fitting import lanes, metrics
+from fmjax.fitting.anneal_reach import FORESEEN, anneal_spread
 from fmjax.fitting.evidence import Evidence
 from fmjax.fitting.fitted_runs import FittedRuns
 from fmjax.fitting.objective import Objective, PriorPull, bounds, closed_form_starts, exponent_grid
@@ -65,7 +66,8 @@ def fit(
       max_iterations: evaluations after which a start is given up.
       dtype: "float64", or "float32" for devices without it: objectives then agree to about 1e-3.
       prior: what is held of exponents before the data: "default" for the law's own, on fits of several model sizes or
-        batch sizes; None for nothing; or a mean and a standard deviation (0 to hold it) by exponent.
+        batch sizes, and where the runs alone leave the law open; None for nothing; a mean and a standard deviation (0
+        to hold it) by exponent; or what ``learn_prior`` found.
 
     Returns:
       The fit. Check ``status``: a fit that failed, or whose data leave a parameter open, says so there.
@@ -94,9 +96,37 @@ def fit(
 
 
 def fit_groups(problem: Problem, groups: ArrayLike, options: FitOptions) -> list[FitResult]:
-    """Fits each group of a problem's runs, ``groups[groups, runs]``, in one batch; their ``runs`` are left empty."""
+    """Fits each group of a problem's runs, ``groups[groups, runs]``, in one batch; their ``runs`` are left empty.
+
+    Groups whose runs leave the law open are fitted again with the law's own prior, unless told another or none. What is
+    then determined is so through the prior, and says so.
+    """
+    groups = np.asarray(groups, bool)
+    found = _fit_under(problem, groups, options, LawPrior.of(problem.law, options.prior))
+    prior = LawPrior.of_open(problem.law, options.prior)
+    left = [place for place, result in enumerate(found) if result.status == "undetermined"]
+    if prior and left:
+        again = _fit_under(problem, groups[left], options, prior)
+        for place, result in zip(left, again, strict=True):
+            usable = result if result.ok else _foreseeing(problem, groups[place], result)
+            if usable is not None:
+                found[place] = dataclasses.replace(usable, open_without_prior=found[place].undetermined)
+    return found
+
+
+def _foreseeing(problem: Problem, group: np.ndarray, fit: FitResult) -> FitResult | None:
+    """A fit under a prior whose single parameters are open, as one to predict with, where it foresees anneals."""
+    if fit.status != "undetermined" or not anneal_spread(problem, group, fit) < FORESEEN:
+        return None
+    names, vector = problem.law.parameter_names, fit.lanes.best_params
+    params = {name: float(x) for name, x in zip(names, vector, strict=True)}
+    status = "at-bound" if fit.at_bound else "converged"
+    return dataclasses.replace(fit, params=params, status=status, undetermined=(), left_open=fit.undetermined)
+
+
+def _fit_under(problem: Problem, groups: np.ndarray, options: FitOptions, prior: LawPrior) -> list[FitResult]:
     law, residual = problem.law, choose(options.residual, RESIDUALS, "residual")
-    groups, limit = np.asarray(groups, bool), whole(options.max_iterations, "max_iterations", least=1)
+    limit = whole(options.max_iterations, "max_iterations", least=1)
     used: np.ndarray = np.any(groups, axis=0)
     rows, weights = problem.rows(used), groups[:, problem.run_of_row(used)] * problem.row_weights(used)
     for group in groups[weights.sum(axis=1) == 0]:
@@ -105,7 +135,7 @@ def fit_groups(problem: Problem, groups: ArrayLike, options: FitOptions) -> list
             f"no row is left to fit of {names}: every row was logged before the end of warmup or drop_before"
         )
     objective = Objective(positive(options.delta, "delta"), positive(options.over_weight, "over_weight"))
-    prior, run = LawPrior.of(law, options.prior), problem.run_of_row(used)
+    run = problem.run_of_row(used)
     keep = whole(options.starts, "starts", least=1)
     grid = exponent_grid(law)
     padded = np.resize(weights, (bucket(len(weights)), weights.shape[1]))

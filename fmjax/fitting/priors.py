@@ -15,6 +15,7 @@ Reference: Huber (1967), the behavior of maximum likelihood estimates under nons
 and Zeger (1986) for the sum over runs.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,8 +26,38 @@ from fmjax.fitting.objective import Objective, PriorPull
 from fmjax.laws import LAWS, Law
 from fmjax.laws.base import Gaussian
 
-Priors = str | Mapping[str, tuple[float, float]] | None
-"""What a fit can be told: "default", a mean and a standard deviation by exponent, or None."""
+
+class KnownExponents(NamedTuple):
+    """Priors of one law's exponents; fits of other laws have their own."""
+
+    law: str
+    values: dict[str, tuple[float, float]]
+    """Mean and standard deviation by exponent."""
+
+    @classmethod
+    def from_json(cls, text: str) -> "KnownExponents":
+        """Reads a prior that was written to a file.
+
+        Raises:
+          ValueError: not such a file, or an unknown law or exponent.
+        """
+        expected = "expected a prior, as fmjax prior -o writes it"
+        try:
+            record = json.loads(text)
+            require(isinstance(record, dict) and {"law", "exponents"} <= record.keys(), f"{expected}, found other JSON")
+            pairs = {one["name"]: (one["mean"], one["sd"]) for one in record["exponents"]}
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{expected}; found invalid JSON ({error})") from None
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{expected}; damaged: {type(error).__name__} {error}") from None
+        choose(record["law"], LAWS, "law")
+        for name in pairs:
+            choose(name, KNOWN_EXPONENTS, "exponent")
+        return cls(record["law"], {name: tuple(_gaussian(name, pair)) for name, pair in pairs.items()})  # type: ignore[misc]
+
+
+Priors = str | Mapping[str, tuple[float, float]] | KnownExponents | None
+"""What a fit can be told: "default", a mean and a standard deviation by exponent, those that were learned, or None."""
 
 LEVEL_ERROR = 1.5e-3
 """Relative error that a run makes all along, by its seed and its tuning: repeats of public runs differ by so much."""
@@ -78,16 +109,22 @@ class LawPrior(NamedTuple):
     """One an exponent of the law."""
 
     @classmethod
+    def shipped(cls, law: Law) -> "LawPrior":
+        """What the law says of its exponents."""
+        return cls(tuple(exponent.prior for exponent in law.exponents))
+
+    @classmethod
     def of(cls, law: Law, told: Priors) -> "LawPrior":
         """The prior that a fit is told of.
 
         Raises:
           ValueError: an unknown exponent, or a mean and a standard deviation that are none.
         """
+        if isinstance(told, KnownExponents):
+            told = told.values if told.law == law.name else "default"
         if isinstance(told, str):
             choose(told, ("default",), "prior")
-            spans = law.sizes or law.spans_batches
-            return cls(tuple(exponent.prior if spans else None for exponent in law.exponents))
+            return cls.shipped(law) if law.sizes or law.spans_batches else cls((None,) * len(law.exponents))
         for name in told or {}:
             choose(name, KNOWN_EXPONENTS, "exponent")
         given = {name: _gaussian(name, value) for name, value in (told or {}).items()}
@@ -97,6 +134,12 @@ class LawPrior(NamedTuple):
     def of_fit(cls, law: Law, learned: Sequence[LearnedExponent]) -> "LawPrior":
         """The prior that a fit was made with."""
         return cls.of(law, {one.name: (one.mean, one.sd) for one in learned})
+
+    @classmethod
+    def of_open(cls, law: Law, told: Priors) -> "LawPrior":
+        """The prior of a second fit, of runs that alone leave the law open: its own, unless told another."""
+        own = told == "default" or (isinstance(told, KnownExponents) and told.law != law.name)
+        return cls.shipped(law) if own and not cls.of(law, told) else cls((None,) * len(law.exponents))
 
     def __bool__(self) -> bool:
         """Whether any exponent has a prior."""

@@ -110,6 +110,10 @@ class FitResult(Record):
     """Notes on runs that have no row to fit."""
     prior: tuple[LearnedExponent, ...] = ()
     """Exponents that had a prior, and what the data made of them."""
+    open_without_prior: tuple[str, ...] = ()
+    """Parameters that the runs alone leave open, where the law's own prior was taken for that reason."""
+    left_open: tuple[str, ...] = ()
+    """Parameters that stay open even with that prior, while the losses of anneals like those fitted do not."""
     scale: float = float("nan")
     """Objective that counts as one unit of log likelihood beside the prior; see ``fmjax.fitting.priors``."""
 
@@ -161,7 +165,16 @@ class FitResult(Record):
         """Notes on the fitted runs, for every verb that uses the fit."""
         silent = self.trained_with is None or self.law.spans_batches
         unsure = ", ".join(learned.name for learned in self.prior if learned.told < UNTOLD)
-        said = (f"the prior decides more than the data on: {unsure}",) if unsure else ()
+        said: tuple[str, ...] = (f"the prior decides more than the data on: {unsure}",) if unsure else ()
+        if self.open_without_prior:
+            held = ", ".join(learned.name for learned in self.prior)
+            said = (
+                f"the runs alone leave open {', '.join(self.open_without_prior)}; taken with a prior on {held}",
+                *said,
+            )
+        if self.left_open:
+            open_ = ", ".join(self.left_open)
+            said += (f"{open_}: of little meaning by themselves, as terms of the memory can take their place",)
         return self.left_out + said + (() if silent else self.trained_with.notes)  # type: ignore[union-attr]
 
     def plan_notes(self, total_steps: int, peak_lr: float) -> tuple[str, ...]:
@@ -175,11 +188,11 @@ class FitResult(Record):
     def loss_limits(self, total_steps: int) -> tuple[float, float]:
         """Below and above which no prediction of a final loss is right: the fitted L0, and what fitted runs began with.
 
-        L0 is no limit, and 0 is, where a fitted run got below it. A fit from an older file has no limits.
+        L0 is no limit, and 0 is, where it is open or a fitted run got below it. A fit from an older file has no limits.
         """
         if self.trained_with is None:
             return -float("inf"), float("inf")
-        floor = self.params.get("L0", 0.0)
+        floor = 0.0 if "L0" in self.left_open else self.params.get("L0", 0.0)
         floor = floor if floor <= min(self.trained_with.least_loss) else 0.0
         return floor * (1 - 1e-9), self.trained_with.most_loss(total_steps)
 
@@ -217,6 +230,8 @@ class FitResult(Record):
             "trained_with": None if self.trained_with is None else self.trained_with._asdict(),
             "left_out": self.left_out,
             "prior": [learned.to_dict() for learned in self.prior],
+            "open_without_prior": self.open_without_prior,
+            "left_open": self.left_open,
             "scale": self.scale,
             "notes": self.notes,
             "lanes": {key: np.asarray(value).tolist() for key, value in self.lanes._asdict().items()},
@@ -263,6 +278,8 @@ class FitResult(Record):
             trained_with=FittedRuns.from_dict(record["trained_with"]) if record.get("trained_with") else None,
             left_out=tuple(record.get("left_out", ())),
             prior=tuple(LearnedExponent.from_dict(learned) for learned in record.get("prior", ())),
+            open_without_prior=tuple(record.get("open_without_prior", ())),
+            left_open=tuple(record.get("left_open", ())),
             scale=nan(record.get("scale")),
             undetermined=tuple(record["undetermined"]),
             at_bound=tuple(record["at_bound"]),

@@ -12,6 +12,7 @@ from fmjax._json import Record, plain
 from fmjax._names import LEVEL, METHODS
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting import lanes
+from fmjax.fitting.anneal_reach import spread_coefficients
 from fmjax.fitting.fits import fit_groups, measure, with_measured_runs
 from fmjax.fitting.metrics import percentile_interval
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
@@ -187,6 +188,9 @@ def bootstrap_groups(
     usable = np.isin(found.status, (lanes.CONVERGED, lanes.AT_BOUND)).reshape(len(groups), count)
     params = found.params.reshape(len(groups), count, -1)
     require(usable.sum(axis=1).min() >= 2, f"fewer than two of {count} bootstrap samples could be fitted")
+    for g, fit in enumerate(fits):
+        if fit.open_without_prior:
+            params[g] = spread_coefficients(problem, groups[g], fit, params[g], rng)
     outliers = np.broadcast_to(drawn.outliers, len(groups))
     return [
         Bootstrap(

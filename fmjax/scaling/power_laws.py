@@ -86,7 +86,7 @@ def power_law(
     own = np.array([_deviation(*point) for point in points])
     known = np.isfinite(own)
     own = np.where(known, own, own[known].max() if known.any() else 0.0)
-    scatter, values, covariance = _random_effects(x, y, own)
+    scatter, values, covariance = random_effects(x, y, own)
     spare, deviations = len(y) - len(values), np.sqrt(np.diag(covariance))
     exponents = {
         name: _exponent(values[j], deviations[j], spare, bool(known.any())) for j, name in enumerate(names, start=1)
@@ -104,8 +104,8 @@ def _deviation(value: float, interval: tuple[float, float]) -> float:
     return float(np.mean(ends)) / HALF_WIDTH if ends else float("nan")
 
 
-def _random_effects(x: np.ndarray, y: np.ndarray, own: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Scatter tau, coefficients and their covariance."""
+def random_effects(x: np.ndarray, y: np.ndarray, own: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Scatter tau, coefficients and their covariance: points ``y`` with deviations ``own`` about ``x[points, k]``."""
 
     def fitted(scatter: float) -> tuple[np.ndarray, np.ndarray, float]:
         weight = 1 / np.maximum(own**2 + scatter**2, 1e-12)
