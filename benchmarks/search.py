@@ -3,6 +3,7 @@
     python -m benchmarks.search            # all of it
     python -m benchmarks.search --quick    # one length of run, smaller scaling
     python -m benchmarks.search --scaling  # only how time and memory grow, to 1e11 candidate-updates
+    python -m benchmarks.search --laws     # only every law, runs of 1e3 to 1e6 updates
 
 Every candidate of a grid (peak rates x annealing ratios, linear decay to zero) gets its final forward effect and
 annealing momentum, and from them a loss. Peers follow every update of every candidate: the published Python loop,
@@ -22,6 +23,7 @@ import numpy as np
 
 from benchmarks import peers
 from fmjax.benchmarking import VECTOR, ratio_sweep
+from fmjax.laws import LAWS, make_law
 from fmjax.searching.kernels import Kernel
 
 SIZES = (1024, 4096, 16_384, 102_400)
@@ -110,13 +112,35 @@ def scaling(sizes: tuple[int, ...], steps: int) -> None:
     print(f"slope of log time over log work: {np.polyfit(np.log(work), np.log(taken), 1)[0]:.3f}")
 
 
+def every_law(lengths: tuple[int, ...]) -> None:
+    """Prints processor time and time of a search under each law, by length of the runs."""
+    print("\nEvery law, 64 peak rates x 99 ratios, float64: seconds of processor (on the clock)")
+    print(f"{'updates':28}" + "".join(f"{steps:>16}" for steps in lengths))
+    for name in LAWS:
+        law = make_law(name)
+        values = [1.0] * len(law.coefficients) + [exponent.starts[0] for exponent in law.exponents]
+        settled = law.settled(np.array(values))
+        print(f"{name:28}", end="", flush=True)
+        for steps in lengths:
+            engine = ratio_sweep(64, np.linspace(0.01, 0.99, 99), steps, "float64", True, *settled)
+            losses(engine)
+            start = time.process_time(), time.perf_counter()
+            losses(engine)
+            taken = time.process_time() - start[0], time.perf_counter() - start[1]
+            print(f"{taken[0]:8.3f} ({taken[1]:.3f})", end="", flush=True)
+        print()
+
+
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one length of run, smaller scaling")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each method")
     parser.add_argument("--scaling", action="store_true", help="only how time and memory grow")
+    parser.add_argument("--laws", action="store_true", help="only every law, by length of the runs")
     arguments = parser.parse_args()
+    if arguments.laws:
+        return every_law((1000, 10_000, 100_000, 1_000_000))
     if arguments.scaling:
         return scaling(SIZES, 1000)
     slow_peers(20_000)

@@ -20,7 +20,7 @@ from fmjax.fitting.fits import fit_groups
 from fmjax.fitting.lanes import Jobs, minimise
 from fmjax.fitting.options import ONE_FIT
 from fmjax.fitting.problem import prepare
-from fmjax.laws import ForwardMomentum, LRAnnealing
+from fmjax.laws import ForwardMomentum, Law, LRAnnealing
 from fmjax.searching.grid import Grid
 from fmjax.searching.kernels import Kernel, Layout
 from fmjax.searching.rollout import BLOCK_SIZES, block_phases
@@ -181,8 +181,16 @@ def multiply_add_rate(dtype: str, size: int = 1024) -> float:
     return 4 * size**3 * jax.local_device_count() / seconds
 
 
-def ratio_sweep(peaks: int, ratios: np.ndarray, total_steps: int, dtype: str, share_stem: bool) -> Kernel:
-    """The kernel of a search with ``MEASURED_LAW`` over peak rates from 1e-4 to 1e-2 and ratios, linear to zero."""
+def ratio_sweep(
+    peaks: int,
+    ratios: np.ndarray,
+    total_steps: int,
+    dtype: str,
+    share_stem: bool,
+    law: Law = MEASURED_LAW,
+    vector: np.ndarray = VECTOR,
+) -> Kernel:
+    """The kernel of a search with a law over peak rates from 1e-4 to 1e-2 and ratios, linear to zero."""
     grid = Grid.of(
         total_steps=total_steps,
         peak_lr=np.geomspace(1e-4, 1e-2, peaks),
@@ -192,9 +200,8 @@ def ratio_sweep(peaks: int, ratios: np.ndarray, total_steps: int, dtype: str, sh
         warmup_steps=0,
         init_lr=0.0,
     )
-    return Kernel(
-        MEASURED_LAW, VECTOR[None], grid, 0.0, dtype, Layout.of(grid, 1, jax.local_devices()[0].platform), share_stem
-    )
+    layout = Layout.of(grid, 1, jax.local_devices()[0].platform, weighted=law.weighted)
+    return Kernel(law, vector[None], grid, 0.0, dtype, layout, share_stem)
 
 
 def search_rate(dtype: str, share_stem: bool, peaks: int, total_steps: int, peak_flops: float) -> SearchRate:

@@ -273,7 +273,7 @@ def test_a_lost_scheduler_is_a_line_and_the_folder_goes_on(finished, tmp_path, m
     kept = len(list((tmp_path / "f" / "parts").iterdir()))
     assert 3 <= kept < 18
     monkeypatch.undo()
-    monkeypatch.setattr("fmjax.searching.kernels.Layout.of", lambda *_: fmjax.searching.kernels.Layout(2, 2, 2))
+    monkeypatch.setattr("fmjax.searching.kernels.Layout.of", lambda *_, **__: fmjax.searching.kernels.Layout(2, 2, 2))
     assert_same(search(FIT, **GRID, folder=tmp_path / "f"), finished[0])
     assert contents(tmp_path / "f") == finished[1]
 

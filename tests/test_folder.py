@@ -38,7 +38,7 @@ PARTS, CANDIDATES = 18, 108
 @pytest.fixture(autouse=True)
 def several_parts(monkeypatch):
     """Two cells a part, and two ratios a call."""
-    monkeypatch.setattr(kernels.Layout, "of", lambda *_: Layout(2, 2, 2))
+    monkeypatch.setattr(kernels.Layout, "of", lambda *_, **__: Layout(2, 2, 2))
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def part_of(folder, number):
 def finished(tmp_path_factory):
     """What was found without a folder, and the bytes of a folder and of one with a table, none interrupted."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels.Layout, "of", lambda *_: Layout(2, 2, 2))
+        patch.setattr(kernels.Layout, "of", lambda *_, **__: Layout(2, 2, 2))
         plain, folder = tmp_path_factory.mktemp("plain"), tmp_path_factory.mktemp("table")
         search(FIT, **GRID, folder=plain)
         search(FIT, **GRID, folder=folder, table=True)
@@ -157,7 +157,7 @@ def begun(tmp_path_factory):
     """A folder with some finished parts."""
     folder = tmp_path_factory.mktemp("begun")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels.Layout, "of", lambda *_: Layout(2, 2, 2))
+        patch.setattr(kernels.Layout, "of", lambda *_, **__: Layout(2, 2, 2))
         interrupted(folder, 3)
     return folder
 
@@ -198,7 +198,7 @@ def test_what_differs_is_named_alone(begun):
 
 
 def test_another_layout_is_another_search(begun, monkeypatch):
-    monkeypatch.setattr(kernels.Layout, "of", lambda *_: Layout(3, 2, 2))
+    monkeypatch.setattr(kernels.Layout, "of", lambda *_, **__: Layout(3, 2, 2))
     with pytest.raises(ValueError, match=r"with other layout$"):
         search(FIT, **GRID, folder=begun)
 
@@ -405,7 +405,7 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 import test_folder
 from test_folder import *
-kernels.Layout.of = lambda *_: Layout(2, 2, 2)
+kernels.Layout.of = lambda *_, **__: Layout(2, 2, 2)
 search(FIT, **GRID, folder=sys.argv[2], table=True, progress=lambda *_: time.sleep(0.01))
 print("finished", flush=True)
 """

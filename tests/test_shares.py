@@ -69,7 +69,7 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 from test_folder import FIT, GRID, Layout, kernels
 from fmjax.searching.shares import Share, search_share
-kernels.Layout.of = lambda *_: Layout(2, 2, 2)
+kernels.Layout.of = lambda *_, **__: Layout(2, 2, 2)
 search_share(FIT, Share(2, 5), **GRID, folder=sys.argv[2], progress=lambda *_: time.sleep(60))
 """
 

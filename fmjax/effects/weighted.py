@@ -41,6 +41,14 @@ SPAN = 1024
 """Updates of a long schedule at which ``rate_span`` looks, beside those at its kinks."""
 
 
+class Left(NamedTuple):
+    """What comes after each of some updates until the last, ``[updates]`` each."""
+
+    updates: Array
+    forward: Array
+    """What S grows by."""
+
+
 class WeightedUpdates(NamedTuple):
     """Updates of one schedule, ``[updates]`` each, or of several, ``[runs, updates]``."""
 
@@ -53,6 +61,8 @@ class WeightedUpdates(NamedTuple):
     """S after it."""
     weight: Array
     """How many updates it stands for."""
+    left: Left | None = None
+    """Where effects are read after the last update alone: what is left to it, which as a difference loses digits."""
 
     @classmethod
     def every(cls, lr: Real, drop: Real) -> "WeightedUpdates":
@@ -60,14 +70,17 @@ class WeightedUpdates(NamedTuple):
         lr, drop = jnp.asarray(lr), jnp.asarray(drop)
         return cls(jnp.arange(lr.size, dtype=lr.dtype), lr, drop, jnp.cumsum(lr), jnp.ones_like(lr))
 
-    def total(self, values: Real) -> jax.Array:
-        """Sums of the values of all updates until each one; of a panel's, only the last is such a sum."""
-        return jnp.cumsum(self.weight * values)
+    def total(self, values: Real, at: Array) -> jax.Array:
+        """Sums of the values of all updates until those at the places ``at[rows]``, which stand for themselves."""
+        if self.left is not None:
+            return jnp.vdot(self.weight, values, precision="highest")[None]
+        return jnp.cumsum(self.weight * values)[at]
 
     @property
     def clock(self) -> "WeightedUpdates":
         """The same with the number of updates in place of S: for what is forgotten from update to update."""
-        return self._replace(lr=jnp.ones_like(self.lr), forward=self.update + 1)
+        left = None if self.left is None else self.left._replace(forward=self.left.updates)
+        return self._replace(lr=jnp.ones_like(self.lr), forward=self.update + 1, left=left)
 
     def without_rise(self, warmup_steps: int) -> "WeightedUpdates":
         """The same with drops counted from the end of warmup on."""

@@ -73,8 +73,8 @@ def _padded(runs: Sequence[WeightedUpdates]) -> WeightedUpdates:
     """Runs side by side; updates that pad stand for none, and have the last one's rate."""
     width = bucket(max(run.lr.size for run in runs))
     ends = [np.minimum(np.arange(width), run.lr.size - 1) for run in runs]
-    fields = zip(*([field[end] for field in run] for run, end in zip(runs, ends, strict=True)), strict=True)
-    found = WeightedUpdates(*(np.stack(field) for field in fields))
+    fields = zip(*([field[end] for field in run[:-1]] for run, end in zip(runs, ends, strict=True)), strict=True)
+    found = WeightedUpdates(*map(np.stack, fields))  # type: ignore[arg-type]  # nothing is ``left`` for many rows
     real = np.arange(width) < np.array([run.lr.size for run in runs])[:, None]
     return found._replace(weight=np.where(real, found.weight, 0.0))
 

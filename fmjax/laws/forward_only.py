@@ -38,7 +38,7 @@ class ForwardOnly(Law):
         return {"log_S": safe_log(state.total)}
 
     def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
-        return {"log_S": safe_log(updates.total(recursions.forward_increment(updates.lr, self.rho))[at])}
+        return {"log_S": safe_log(updates.total(recursions.forward_increment(updates.lr, self.rho), at))}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         return stack(*self.powers(row, row["log_S"], exponents))

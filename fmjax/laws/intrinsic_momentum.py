@@ -200,7 +200,7 @@ class IntrinsicMomentum(Law):
         if forward.is_open:
             S = memories(updates, at, (0.0,), lambda lr, *_: 1e-3 * forward.of(lr), fading=Fading.LATER)
         else:
-            S = updates.total(1e-3 * forward.of(updates.lr))[at]
+            S = updates.total(1e-3 * forward.of(updates.lr), at)
         E = memories(updates, at, FORGETTING_RATES, lambda lr, *_: jnp.atleast_1d(noise.of(lr)), fading=Fading.AVERAGE)
         return {"S": S.reshape(-1, *forward.shape), "E": E.reshape(*E.shape[:2], *noise.shape)}
 

@@ -83,9 +83,13 @@ class LRAnnealing(Law):
         rate = jnp.asarray(1 - self.decay, updates.lr.dtype)
         # S2 is the sum of (1 - lambda^(n + 1)) / (1 - lambda) drop over updates, n updates after each
         pace = -jnp.maximum(jnp.log1p(-rate), -700.0)[None]
-        remembered = memories(updates.clock, at, pace, lambda _, drop, *__: drop[None], fading=Fading.OWN)[:, 0, 0]
-        forward = updates.total(recursions.forward_increment(updates.lr, self.rho))[at]
-        return {"log_S": safe_log(forward), "S2": (updates.total(updates.drop)[at] - remembered) / rate}
+        if updates.left is None:
+            forgotten = memories(updates.clock, at, pace, lambda _, drop, *__: drop[None], fading=Fading.OWN)[:, 0, 0]
+            area = updates.total(updates.drop, at) - forgotten
+        else:
+            area = updates.total(-jnp.expm1(-pace * (updates.left.updates + 1)) * updates.drop, at)
+        forward = updates.total(recursions.forward_increment(updates.lr, self.rho), at)
+        return {"log_S": safe_log(forward), "S2": area / rate}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         scale = jnp.exp(exponents[2] * row["log_N"]) if self.sizes else 1.0

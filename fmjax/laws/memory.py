@@ -164,6 +164,8 @@ def memories(updates: WeightedUpdates, at: Array, rates: Reals, remembered: Reme
       remembered: what an update adds, ``[columns]``, from its rate, the rate's drop and S after it.
       fading: over which rates that is forgotten.
     """
+    if updates.left is not None:
+        return _at_the_end(updates, rates, remembered, fading=fading)[None]
     count = -(-updates.lr.size // CHUNK)
     padded = jax.tree.map(lambda x: jnp.pad(jnp.asarray(x), (0, count * CHUNK - x.size), mode="edge"), updates)
     ends = padded.forward.reshape(count, CHUNK)[:, -1]
@@ -174,10 +176,7 @@ def memories(updates: WeightedUpdates, at: Array, rates: Reals, remembered: Reme
     def until(memory: jax.Array, chunk: _Chunk, last: jax.Array | int) -> jax.Array:
         """Memories after the update ``last`` of a chunk that begins with ``memory``."""
         seen, end = chunk.updates, chunk.updates.forward[last]
-        since = jnp.maximum(end - seen.forward, 0.0) + (seen.lr if fading is Fading.OWN else 0.0)
-        kept = jnp.exp(-rates * since[None, :])
-        if fading is Fading.AVERAGE:
-            kept = -kept * jnp.expm1(-rates * seen.lr[None, :])
+        kept = _kept(seen, jnp.maximum(end - seen.forward, 0.0), rates, fading)
         added = seen.weight[:, None] * jax.vmap(remembered)(seen.lr, seen.drop, seen.forward)
         added = jnp.where((jnp.arange(CHUNK) <= last)[:, None], added, 0.0)
         return jnp.exp(-rates * (end - chunk.begin)) * memory + kept @ added
@@ -192,3 +191,19 @@ def memories(updates: WeightedUpdates, at: Array, rates: Reals, remembered: Reme
         return until(starts[at // CHUNK], jax.tree.map(lambda x: x[at // CHUNK], chunks), at % CHUNK)
 
     return jax.lax.map(row, at)
+
+
+def _kept(updates: WeightedUpdates, since: Array, rates: jax.Array, fading: Fading) -> jax.Array:
+    """``[rates, updates]`` share that is left of what each update adds, from what S grew by since."""
+    kept = jnp.exp(-rates * (since + (updates.lr if fading is Fading.OWN else 0.0))[None, :])
+    return -kept * jnp.expm1(-rates * updates.lr[None, :]) if fading is Fading.AVERAGE else kept
+
+
+def _at_the_end(updates: WeightedUpdates, rates: Reals, remembered: Remembered, *, fading: Fading) -> jax.Array:
+    """Memories ``[rates, columns]`` after the last update, as one sum."""
+    assert updates.left is not None
+    kept = _kept(updates, updates.left.forward, jnp.asarray(rates, updates.lr.dtype)[:, None], fading)
+    added = jnp.asarray(updates.weight)[:, None] * jax.vmap(remembered)(updates.lr, updates.drop, updates.forward)
+    if added.shape[1] == 1:  # one loop in place of a table that is stored and read again: half the time
+        return jnp.sum(kept * added.T, axis=1, keepdims=True)
+    return jnp.matmul(kept, added, precision="highest")

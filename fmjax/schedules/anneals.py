@@ -107,7 +107,8 @@ class Anneal(NamedTuple):
     def drop(self, count: Real) -> jax.Array:
         """Rate of the update before minus that of update ``count``."""
         since, span = self._since(count), self._span()
-        step = jnp.clip(jnp.minimum(since, span) - jnp.maximum(since - 1, 0.0), 0.0, 1.0)
+        # the part of the update that lies in the anneal: 1 exactly but for the first and the last
+        step = jnp.clip(jnp.minimum(since, 1.0) - jnp.maximum(since - span, 0.0), 0.0, 1.0)
         fallen = self.decay.drop(jnp.clip(since / span, 0.0, 1.0), step / span, self.peak_lr, self.final_lr)
         return jnp.asarray(fallen)
 
@@ -148,13 +149,17 @@ class Joined(NamedTuple):
         crossing = jax.lax.fori_loop(0, 40, halve, (jnp.asarray(start, float), jnp.asarray(warmup, float)))[1]
         return warmup, start, jnp.where(start < warmup, crossing, warmup)
 
-    def __call__(self, count: Real) -> jax.Array:
-        """Learning rate of update ``count``."""
-        return jnp.minimum(self.stem(count), self.anneal(count))
+    def __call__(self, count: Real, annealing: Real | None = None) -> jax.Array:
+        """Learning rate of update ``count``.
 
-    def drop(self, count: Real) -> jax.Array:
+        ``annealing`` is the same count as the anneal counts, where its own start is counted from elsewhere.
+        """
+        return jnp.minimum(self.stem(count), self.anneal(count if annealing is None else annealing))
+
+    def drop(self, count: Real, annealing: Real | None = None) -> jax.Array:
         """Rate of the update before minus that of update ``count``."""
-        fallen = (count > self.anneal.start + self.anneal.fraction) & (self.anneal(count) <= self.stem(count))
-        rose = (count <= self.stem.warmup_steps) & (self.stem(count - 1) < self.anneal(count - 1))
-        crossed = self(count - 1) - self(count)  # not nearly equal rates
-        return jnp.where(fallen, jnp.where(rose, crossed, self.anneal.drop(count)), self.stem.drop(count))
+        at = count if annealing is None else annealing
+        fallen = (at > self.anneal.start + self.anneal.fraction) & (self.anneal(at) <= self.stem(count))
+        rose = (count <= self.stem.warmup_steps) & (self.stem(count - 1) < self.anneal(at - 1))
+        crossed = self(count - 1, at - 1) - self(count, at)  # not nearly equal rates
+        return jnp.where(fallen, jnp.where(rose, crossed, self.anneal.drop(at)), self.stem.drop(count))

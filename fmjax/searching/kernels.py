@@ -1,25 +1,32 @@
 """The final losses of a grid's candidates, part by part, on all local devices."""
 
+import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import NamedTuple
+from itertools import islice
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fmjax._devices import Pool
-from fmjax.laws import Law
+from fmjax.laws import Law, Row
 from fmjax.searching.grid import Grid, Part
+from fmjax.searching.panels import Panels
 from fmjax.searching.rollout import Branches, Run, branch_effects
+from fmjax.searching.run_ends import Alike, Group, alike, end_effects, groups_of, panels_of
 
 CALL = 2**22
 """Losses (parameter vectors x rows x ratios) computed in one call."""
 
 PART = 2**24
 """Losses of a part; memory is bounded by this."""
+
+Places: TypeAlias = tuple[np.ndarray, np.ndarray]
+"""Rows and ratios of candidates, as places in a part and in the grid."""
 
 
 class Layout(NamedTuple):
@@ -28,20 +35,35 @@ class Layout(NamedTuple):
     rows: int
     """Cells of a part."""
     ratios: int
-    """Ratios of a call; each call follows the stem anew."""
+    """Ratios of a call; in a rollout each call follows the stem anew."""
     branches: int
     """Ratios followed side by side."""
+    lanes: int = 1
+    """Cells of a group; of weighted updates, groups are what is computed side by side."""
 
     @classmethod
-    def of(cls, grid: Grid, vectors: int, platform: str) -> "Layout":
-        """The layout for a grid, found by measurement: on a CPU, about a thousand lanes stay in the cache."""
-        most, lanes, ratios = (1024, 1024, 64) if platform == "cpu" else (2**14, 2**17, 2**10)
-        pairs, count = grid.peak_lr.size * grid.final_lr.size, grid.anneal_ratio.size
-        ratios = min(ratios, max(1, CALL // vectors))
-        ratios = -(-count // -(-count // ratios))
-        most = max(1, min(most, CALL // (vectors * ratios), PART // (vectors * count)))
-        rows = -(-pairs // -(-pairs // most))
-        return cls(rows, ratios, max(1, min(lanes // rows, ratios)))
+    def of(cls, grid: Grid, vectors: int, platform: str, *, weighted: bool = False) -> "Layout":
+        """The layout for a grid, found by measurement.
+
+        On a CPU about a thousand lanes of a rollout stay in the cache, and the weighted updates of 64 candidates.
+        """
+        pairs, count, is_cpu = grid.peak_lr.size * grid.final_lr.size, grid.anneal_ratio.size, platform == "cpu"
+        if weighted:
+            most, side, call = (1024, 64, 2**12) if is_cpu else (2**14, 2**12, 2**16)
+            call = max(1, min(call, CALL // vectors))
+            rows = _even(pairs, max(1, min(most, call, PART // (vectors * count))))
+            ratios = _even(count, max(1, call // rows))
+            lanes = _even(rows, side)
+            return cls(rows, ratios, max(1, min(side // lanes, ratios)), lanes)
+        most, side, ratios = (1024, 1024, 64) if is_cpu else (2**14, 2**17, 2**10)
+        ratios = _even(count, min(ratios, max(1, CALL // vectors)))
+        rows = _even(pairs, max(1, min(most, CALL // (vectors * ratios), PART // (vectors * count))))
+        return cls(rows, ratios, max(1, min(side // rows, ratios)))
+
+
+def _even(count: int, most: int) -> int:
+    """Size of the largest of as few parts of like size as can be, of at most so many."""
+    return -(-count // -(-count // most))
 
 
 class Kernel(NamedTuple):
@@ -60,39 +82,73 @@ class Kernel(NamedTuple):
 
     def losses(self, parts: Iterable[Part]) -> Iterator[tuple[Part, np.ndarray]]:
         """Yields each part with its losses ``[vectors, rows, ratios]``, in order, while the devices work ahead."""
-        waiting: deque[tuple[Part, list[tuple[np.ndarray, Future[np.ndarray]]]]] = deque()
+        waiting: deque[tuple[Part, list[Future[tuple[Places, np.ndarray]]]]] = deque()
         with Pool(x64=True) as pool:
             for part in parts:
-                waiting.append((part, [(ratios, self._submit(pool, part, ratios)) for ratios in self._calls(part)]))
+                waiting.append((part, [self._submit(pool, part, work) for work in self._calls(part)]))
                 while sum(len(calls) for _, calls in waiting) > 2 * len(pool.devices):
                     yield self._gather(*waiting.popleft())
             while waiting:
                 yield self._gather(*waiting.popleft())
 
-    def _submit(self, pool: Pool, part: Part, ratios: np.ndarray) -> "Future[np.ndarray]":
-        def call(worker: int) -> np.ndarray:
-            return self.call(part, ratios, pool.devices[worker])
+    def _submit(
+        self, pool: Pool, part: Part, work: np.ndarray | tuple[Group, ...]
+    ) -> "Future[tuple[Places, np.ndarray]]":
+        def call(worker: int) -> tuple[Places, np.ndarray]:
+            return self.call(part, work, pool.devices[worker])
 
-        return pool.submit(call, program=self._program(part.decay))
+        return pool.submit(call, program=self._program(part))
 
-    def _calls(self, part: Part) -> Iterator[np.ndarray]:
-        """Ratios of each call, sorted by length of the anneal, the longest first."""
+    def call(self, part: Part, work: np.ndarray | tuple[Group, ...], device: jax.Device) -> tuple[Places, np.ndarray]:
+        """Losses ``[vectors, ...]`` of some candidates of a part, and which they are; all in shapes of the layout."""
+        with jax.default_device(device):
+            return self._followed(part, work) if isinstance(work, np.ndarray) else self._ends(part, work)
+
+    def _calls(self, part: Part) -> Iterator[np.ndarray | tuple[Group, ...]]:
+        """Groups of each call, or for a rollout its ratios, sorted by length of the anneal, the longest first."""
+        if self.law.weighted:
+            groups = groups_of(part, self.grid, self.layout.lanes, held=self.law.warmup == "as-peak")
+            while call := tuple(islice(groups, self._groups)):
+                yield call
+            return
         order = np.argsort(part.total_steps - self.grid.anneal_ratio * part.total_steps, kind="stable")
-        count = -(-order.size // self.layout.ratios)
-        yield from np.array_split(order, count)
+        yield from np.array_split(order, -(-order.size // self.layout.ratios))
 
-    def _program(self, decay: str) -> Hashable:
+    @property
+    def _groups(self) -> int:
+        """Groups of a call, a multiple of those side by side."""
+        rows, ratios, branches, lanes = self.layout
+        return -(-ratios * -(-rows // lanes) // branches) * branches
+
+    def _program(self, part: Part) -> Hashable:
         """What tells the compiled program of one call from that of another."""
-        options = (self.dtype, self.layout, self.share_stem, len(self.vectors), decay)
-        return (jax.tree.structure(self.law), *options)
+        options = (self.dtype, self.layout, self.share_stem, len(self.vectors), part.decay)
+        return (jax.tree.structure(self.law), panels_of(self.grid, part) if self.law.weighted else 0, *options)
 
-    def _gather(self, part: Part, calls: list[tuple[np.ndarray, "Future[np.ndarray]"]]) -> tuple[Part, np.ndarray]:
+    def _gather(self, part: Part, calls: list["Future[tuple[Places, np.ndarray]]"]) -> tuple[Part, np.ndarray]:
         losses = np.empty((len(self.vectors), part.cells.size, self.grid.anneal_ratio.size))
-        for ratios, call in calls:
-            losses[:, :, ratios] = call.result()
+        for (rows, ratios), found in (call.result() for call in calls):
+            losses[:, rows, ratios] = found
         return part, losses
 
-    def call(self, part: Part, ratios: np.ndarray, device: jax.Device) -> np.ndarray:
+    def _shared(self, part: Part) -> tuple[Law, np.ndarray, Run, np.ndarray]:
+        """What all candidates of a part share."""
+        grid = self.grid
+        run = Run(np.int32(part.total_steps), np.int32(grid.warmup_steps), np.asarray(grid.init_lr, self.dtype))
+        law = jax.tree.map(float, self.law)  # 1 - beta must be taken in float64, also for float32
+        return law, self.vectors.astype(self.dtype), run, np.asarray(self.log_n, self.dtype)
+
+    def _ends(self, part: Part, groups: tuple[Group, ...]) -> tuple[Places, np.ndarray]:
+        """Losses ``[vectors, candidates]`` of some groups of a part, and which candidates they are."""
+        shape = self._groups, self.layout.lanes
+        runs = alike(groups, part, self.grid, shape, self.dtype)
+        found = end_losses(*self._shared(part), *runs, decay=part.decay, together=self.layout.branches)
+        rows = np.concatenate([group.rows for group in groups])
+        ratios = np.repeat([group.ratio for group in groups], [group.rows.size for group in groups])
+        real = np.arange(shape[1]) < np.array([[group.rows.size] for group in groups])
+        return (rows, ratios), np.asarray(found, float)[:, : len(groups)][:, real]
+
+    def _followed(self, part: Part, ratios: np.ndarray) -> tuple[Places, np.ndarray]:
         """Losses ``[vectors, rows, ratios]`` of some ratios of a part; arrays are padded to the layout's shapes."""
         size = -(-self.layout.ratios // self.layout.branches) * self.layout.branches
         lengths = np.resize(self.grid.anneal_ratio[ratios], size) * part.total_steps
@@ -106,25 +162,30 @@ class Kernel(NamedTuple):
         )
         pad = partial(np.resize, new_shape=self.layout.rows)
         rates = [pad(rate).astype(self.dtype) for rate in (part.peak_lr, part.final_lr)]
-        run = Run(
-            np.int32(part.total_steps), np.int32(self.grid.warmup_steps), np.asarray(self.grid.init_lr, self.dtype)
-        )
-        shared = (self.vectors.astype(self.dtype), *rates, branches, run, np.asarray(self.log_n, self.dtype))
-        law = jax.tree.map(float, self.law)  # 1 - beta must be taken in float64, also for float32
-        arguments = jax.device_put((law, *shared), device)
-        found = final_losses(*arguments, decay=part.decay, share=self.share_stem)
-        return np.asarray(found, float)[:, : part.cells.size, : ratios.size]
+        found = final_losses(*self._shared(part), *rates, branches, decay=part.decay, share=self.share_stem)
+        every = np.arange(part.cells.size)[:, None], ratios[None, :]
+        return every, np.asarray(found, float)[:, : part.cells.size, : ratios.size]
+
+
+@partial(jax.jit, static_argnames=("decay", "together"))
+def end_losses(
+    law: Law, vectors: jax.Array, run: Run, log_n: jax.Array, runs: Alike, panels: Panels, *, decay: str, together: int
+) -> jax.Array:
+    """Predicted losses ``[vectors, groups, lanes]`` after the last update, from few updates of each candidate."""
+    follow = partial(end_effects, law, panels=panels, run=run, decay=decay)
+    effects = jax.lax.map(follow, runs, batch_size=together)
+    return _losses(law, vectors, effects, log_n, np.shape(runs.peak_lr))
 
 
 @partial(jax.jit, static_argnames=("decay", "share"))
 def final_losses(
     law: Law,
     vectors: jax.Array,
+    run: Run,
+    log_n: jax.Array,
     peak_lr: jax.Array,
     final_lr: jax.Array,
     branches: Branches,
-    run: Run,
-    log_n: jax.Array,
     *,
     decay: str,
     share: bool,
@@ -132,7 +193,12 @@ def final_losses(
     """Predicted losses ``[vectors, rows, ratios]`` after the last update; no rate is ever stored."""
     follow = partial(branch_effects, law, branches=branches, run=run, decay=decay, dtype=peak_lr.dtype, share=share)
     effects = jax.vmap(lambda peak, final: follow(peak, final))(peak_lr, final_lr)
-    flat = {key: value.reshape(-1, *value.shape[3:]) for key, value in effects.items()}
-    flat["log_N"] = jnp.broadcast_to(log_n, (peak_lr.size * jnp.size(branches.start),))
-    losses = jax.vmap(law.predict, in_axes=(None, 0))(flat, vectors)
-    return losses.reshape(len(vectors), peak_lr.size, jnp.size(branches.start))
+    effects = {key: value.reshape(peak_lr.size, -1, *value.shape[3:]) for key, value in effects.items()}
+    return _losses(law, vectors, effects, log_n, (peak_lr.size, jnp.size(branches.start)))
+
+
+def _losses(law: Law, vectors: jax.Array, effects: Row, log_n: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Losses ``[vectors, *shape]`` from effects whose first axes are of that shape."""
+    flat = {key: value.reshape(-1, *value.shape[2:]) for key, value in effects.items()}
+    flat["log_N"] = jnp.broadcast_to(log_n, (math.prod(shape),))
+    return jax.vmap(law.predict, in_axes=(None, 0))(flat, vectors).reshape(len(vectors), *shape)

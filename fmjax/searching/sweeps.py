@@ -74,7 +74,7 @@ def search(
       samples: ``[samples, parameters]`` bootstrap samples (``Bootstrap.params``), for intervals.
       top: how many of the best candidates to return.
       keep_losses: whether to return the loss of every candidate, also under each sample; takes 8 bytes each.
-      dtype: "float64", or "float32" with compensated sums, whose losses are right to about 1e-6.
+      dtype: "float64", or "float32", whose losses are right to about 1e-6.
       folder: folder that keeps finished parts; a search that was interrupted goes on from there.
       table: whether to write every candidate and its loss to Parquet files in the folder.
       progress: called with (candidates done, candidates in all) after each part.
@@ -186,7 +186,8 @@ def planned_search(
     else:
         vectors = np.concatenate([result.vector[None], samples])
     workers: Workers[Sweep, Computed] = Alone() if client is None else OnDask(client)
-    layout, log_n = Layout.of(grid, len(vectors), workers.platform), result.log_size(model_size)
+    layout = Layout.of(grid, len(vectors), workers.platform, weighted=law.weighted)
+    log_n = result.log_size(model_size)
     kernel = Kernel(law, vectors, grid, log_n, dtype, layout, share_stem=True)
     limits = {int(steps): result.loss_limits(int(steps)) for steps in grid.total_steps}
     sweep = Sweep(kernel, limits, whole(top, "top"), len(vectors) if keep_losses else int(table))

@@ -1,0 +1,187 @@
+"""Final losses of searches against the recursion over every update: laws, decays, warmups, ratios, lengths, dtypes."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import synthetic
+from test_sweep import synthetic_fit
+
+from fmjax import search
+from fmjax.laws import LAWS, Law, make_law
+from fmjax.laws.base import WARMUPS
+from fmjax.schedules.anneals import DECAYS
+from fmjax.schedules.host_rates import host_rates
+from fmjax.schedules.kinds import WSD
+from fmjax.searching import kernels
+from fmjax.searching.grid import Grid
+from fmjax.searching.panels import NEIGHBOURS, STEEP, Counts, crossings, most_panels, panel_sizes
+from fmjax.searching.run_ends import alike, groups_of
+
+HEAVY = ("multi-power", "functional", "convex-bound", "intrinsic-momentum")
+"""Laws whose recursion takes long."""
+
+WEIGHTED = [name for name in LAWS if LAWS[name].weighted]
+each_law = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY[:2])) for name in WEIGHTED]
+)
+each_decay = pytest.mark.parametrize("decay", DECAYS)
+
+effects_of_all = jax.jit(
+    jax.vmap(lambda law, lrs, last, warmup: Law.effects(law, lrs, last[None], warmup), in_axes=(None, 0, 0, 0))
+)
+
+
+def by_recursion(fit, found, warmup_steps, init_lr):
+    """Final losses ``[cells, ratios]`` by the recursion over every update, in float64."""
+    law, vector = fit.law.settled(fit.vector)
+    each = [(cell, ratio) for cell in found.cells for ratio in found.anneal_ratio]
+    schedules = [
+        WSD(cell.peak_lr, cell.total_steps, ratio, cell.decay, cell.final_lr, warmup_steps, init_lr)
+        for cell, ratio in each
+    ]
+    longest = max(schedule.total_steps for schedule in schedules)
+    rates = [np.resize(host_rates(s, np.arange(s.total_steps)), longest) for s in schedules]
+    last = np.array([schedule.total_steps - 1 for schedule in schedules])
+    with jax.enable_x64(True):
+        effects = effects_of_all(law, np.stack(rates), last, np.full(last.size, warmup_steps))
+        rows = {key: value[:, 0] for key, value in effects.items()} | {"log_N": np.zeros(last.size)}
+        return np.asarray(law.predict(rows, vector)).reshape(len(found.cells), -1)
+
+
+def assert_as_by_recursion(fit, grid, warmup_steps, init_lr, dtypes=("float64", "float32")):
+    ramp, exact = {"warmup_steps": warmup_steps, "init_lr": init_lr}, None
+    for dtype in dtypes:
+        found = search(fit, **grid, **ramp, dtype=dtype, keep_losses=True)
+        exact = by_recursion(fit, found, **ramp) if exact is None else exact
+        tolerance = {"float64": 1e-8, "float32": 1e-6}[dtype]
+        # the terms of a loss are as large as L0, also where they cancel in it
+        np.testing.assert_allclose(found.losses, exact, rtol=tolerance, atol=tolerance * 2.5)
+
+
+def final_lrs(decay):
+    return (2e-7, 1e-4) if decay == "exponential" else (0.0, 1e-4)
+
+
+@each_law
+@each_decay
+@pytest.mark.parametrize("warmup", WARMUPS)
+def test_final_losses_are_those_of_the_recursion(name, decay, warmup):
+    """Down to an anneal of one update; with a warmup of half the run, most anneals begin in it."""
+    fit = synthetic_fit(name, warmup=warmup)
+    for total, warmups in ((10, (0, 4)), (1000, (0, 30, 500))):
+        ratios = (1 / total, 0.0313, 0.4, 0.9003, 1.0)
+        grid = {"total_steps": total, "peak_lr": (5e-4, 2e-3), "anneal_ratio": ratios, "final_lr": final_lrs(decay)}
+        for steps in warmups:
+            assert_as_by_recursion(fit, grid | {"decay": decay}, steps, 1e-5 * (steps > 0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WEIGHTED)
+@each_decay
+@pytest.mark.parametrize(("total", "warmup_steps"), [(20_000, 700), (24_011, 9_000), (1_000_000, 2000)])
+def test_long_runs(name, decay, total, warmup_steps):
+    ratios = (1 / total, 0.1, 0.7, 1.0) if total < 10**6 else (0.2,)
+    grid = {"total_steps": total, "peak_lr": 1e-3, "anneal_ratio": ratios, "final_lr": final_lrs(decay)[:1]}
+    assert_as_by_recursion(synthetic_fit(name), grid | {"decay": decay}, warmup_steps, 0.0)
+
+
+@pytest.mark.parametrize("decay", ["linear", "exponential"])
+def test_samples_have_losses_of_their_own(decay):
+    """Open exponents are kept by levels, for all samples at once."""
+    fit = synthetic_fit("intrinsic-momentum")
+    samples = fit.vector * np.random.default_rng(0).uniform(0.9, 1.1, (3, fit.vector.size))
+    grid = {"total_steps": 1000, "peak_lr": (5e-4, 2e-3), "anneal_ratio": (0.1, 0.5), "final_lr": 1e-4}
+    ramp = {"warmup_steps": 30, "init_lr": 1e-5}
+    found = search(fit, **grid, **ramp, decay=decay, samples=samples, keep_losses=True)
+    for sample, losses in zip(samples, found.sample_losses, strict=True):
+        params = dict(zip(fit.law.parameter_names, sample.tolist(), strict=True))
+        exact = by_recursion(dataclasses.replace(fit, params=params), found, **ramp)
+        np.testing.assert_allclose(losses, exact, rtol=1e-6)  # levels of exponents against the exponents themselves
+
+
+# ------------------------------------------------------------------------------------------------ panels
+
+
+def random_counts(rng):
+    total = int(np.exp(rng.uniform(0, np.log(2**31 - 1))))
+    warmup = int(rng.choice([0, 1, total, min(total, 500), rng.integers(0, total + 1)]))
+    start = total - rng.choice([1 / total, 1.0, rng.random(), total ** -rng.random()]) * total
+    low = int(rng.integers(int(start), warmup)) if start < warmup else 0
+    crossing = (low, min(warmup, low + int(rng.integers(0, NEIGHBOURS + 1)))) if start < warmup else None
+    falls = int(rng.choice([0, 0, 3, 7, 14, 30, 100, 700]))
+    return Counts(total, warmup, start, falls == 0 and bool(rng.random() < 0.5), falls, crossing)
+
+
+def test_panels_cover_every_update_and_are_no_more_than_there_is_room_for():
+    rng = np.random.default_rng(0)
+    for counts in (random_counts(rng) for _ in range(3000)):
+        sizes = panel_sizes(counts)
+        assert sizes.sum() == counts.total_steps
+        assert sizes.min() > 0
+        assert sizes.size <= most_panels(counts.total_steps, counts.falls), counts
+
+
+def test_a_longer_run_has_hardly_more_panels():
+    short, long = (panel_sizes(Counts(total, 500, 0.7 * total)).size for total in (24_000, 240_000))
+    assert short < long <= short + 6
+
+
+@each_decay
+@pytest.mark.parametrize("init_lr", [0.0, 1e-5])
+def test_crossings_are_where_the_warmup_meets_the_anneal(decay, init_lr):
+    peak, final, warmup, total, start = np.array([1e-3, 2e-3]), np.array([1e-6, 1e-4]), 700, 1000, 99.7
+    at = crossings(decay, peak, final, init_lr=init_lr, warmup_steps=warmup, start=start, stop=total)
+    for p, f, crossing in zip(peak, final, at, strict=True):
+        count = np.arange(int(start), warmup + 1)
+        rising = init_lr + (p - init_lr) * count / warmup
+        fallen = DECAYS[decay].rate(np.clip((count - start) / (total - start), 0, 1), p, f)
+        assert crossing == count[rising <= fallen].max()
+
+
+def test_groups_hold_every_candidate_once():
+    axes = {"peak_lr": np.geomspace(1e-4, 1e-2, 40), "final_lr": (0.0, 1e-5), "anneal_ratio": np.linspace(0.05, 1, 20)}
+    grid = Grid.of(total_steps=1000, decay="cosine", warmup_steps=500, init_lr=1e-5, **axes)
+    part = grid.part(0, 64)
+    for held in (True, False):
+        groups = list(groups_of(part, grid, 16, held=held))
+        seen = sorted((row, group.ratio) for group in groups for row in group.rows.tolist())
+        assert seen == [(row, ratio) for row in range(64) for ratio in range(20)]
+        assert max(group.rows.size for group in groups) <= 16
+        overlap = [group.counts.crossing for group in groups if group.counts.crossing]
+        assert bool(overlap) != held
+        assert all(0 <= high - low <= NEIGHBOURS for low, high in overlap)
+
+
+def test_only_decays_with_a_steep_start_are_called_steep():
+    x = 1e-8
+    steep = [name for name, decay in DECAYS.items() if (1 - decay.rate(np.array(x), 1.0, 0.1)) / x > 1e3]
+    assert tuple(steep) == STEEP
+
+
+# ------------------------------------------------------------------------------------------------ devices
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("name", ["intrinsic-momentum", pytest.param("functional", marks=pytest.mark.slow)])
+def test_programs_lower_for_accelerators(name, platform):
+    grid = Grid.of(
+        total_steps=90,
+        peak_lr=[1e-3, 2e-3],
+        decay="1-sqrt",
+        final_lr=0.0,
+        anneal_ratio=[0.1, 0.5],
+        warmup_steps=9,
+        init_lr=0.0,
+    )
+    law, part = make_law(name), grid.part(0, 2)
+    vector = np.array([[synthetic.TRUTH[name][parameter] for parameter in law.parameter_names]], np.float32)
+    groups = list(groups_of(part, grid, 2, held=False))
+    arguments = (law, vector, kernels.Run(np.int32(90), np.int32(9), np.float32(0)), np.float32(0))
+    runs = alike(groups, part, grid, (2, 2), "float32")
+    exported = jax.export.export(kernels.end_losses, platforms=[platform])(
+        *arguments, *runs, decay="1-sqrt", together=1
+    )
+    assert exported.platforms == (platform,)
+    assert exported.out_avals[0].shape == (1, 2, 2)
