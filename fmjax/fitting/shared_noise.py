@@ -64,8 +64,8 @@ def without_shared(run: Residuals, others: Sequence[Residuals]) -> WithoutShared
     >>> step, shared = np.arange(400), rng.normal(size=400)
     >>> one, other = (Residuals(step, 0.01 * (shared + 0.3 * rng.normal(size=400))) for _ in range(2))
     >>> found = without_shared(one, [other])
-    >>> bool(np.std(found.value) < 0.5 * np.std(one.value)), round(found.share, 1)
-    (True, 0.8)
+    >>> bool(np.std(found.value) < 0.5 * np.std(one.value)), 0.7 < found.share < 1
+    (True, True)
     """
     alike = [other for other in others if _move_together(run, other)]
     if not alike:
