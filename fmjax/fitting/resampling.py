@@ -67,7 +67,11 @@ class Bootstrap(Record):
 
     fit: FitResult
     params: np.ndarray
-    """``[samples, parameters]`` of the samples that could be fitted."""
+    """``[samples, parameters]`` of the samples that could be fitted.
+
+    Where the fit leaves parameters open (``left_open``), coefficients are to predict with, all together: one may lie
+    beyond its bounds where its sum with others does not.
+    """
     failed: int
     """Samples that could not."""
     method: str
@@ -83,8 +87,10 @@ class Bootstrap(Record):
         return self.fit.notes + ((f"{left}; the noise was measured without them",) if self.outliers else ())
 
     def interval(self, name: str, level: float = LEVEL) -> tuple[float, float]:
-        """Percentile interval of a parameter."""
+        """Percentile interval of a parameter; NaN where the fit leaves it open."""
         names = self.fit.law.parameter_names
+        if name in self.fit.left_open:
+            return float("nan"), float("nan")
         return percentile_interval(self.params[:, names.index(choose(name, names, "parameter"))], level)
 
     def to_dict(self) -> dict[str, object]:
