@@ -208,9 +208,11 @@ def bootstrapping(runs, law):
     assert np.isfinite(found.params).all()
     lower, upper = bounds(found.fit.law)
     inside = ((found.params >= lower) & (found.params <= upper)).all(axis=0)
-    # where the data leave single parameters open, coefficients count together, and those have no interval
-    assert inside[len(found.fit.law.coefficients) if found.fit.left_open else 0 :].all()
-    assert all(np.isnan(found.interval(name)).all() for name in found.fit.left_open)
+    # where the runs alone leave the law open, coefficients of samples count together
+    assert inside[len(found.fit.law.coefficients) if found.fit.open_without_prior else 0 :].all()
+    for name, low, high in zip(found.fit.law.parameter_names, lower, upper, strict=True):
+        interval = found.interval(name)
+        assert np.isnan(interval).all() if name in found.fit.left_open else low <= interval[0] <= interval[1] <= high
     assert found.to_json()
 
 

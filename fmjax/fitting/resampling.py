@@ -15,6 +15,7 @@ from fmjax.fitting import lanes
 from fmjax.fitting.anneal_reach import spread_coefficients
 from fmjax.fitting.fits import fit_groups, measure, with_measured_runs
 from fmjax.fitting.metrics import percentile_interval
+from fmjax.fitting.objective import bounds
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
 from fmjax.fitting.problem import Problem, prepare, with_rows
 from fmjax.fitting.records import FitResult, RunMetrics
@@ -69,8 +70,8 @@ class Bootstrap(Record):
     params: np.ndarray
     """``[samples, parameters]`` of the samples that could be fitted.
 
-    Where the fit leaves parameters open (``left_open``), coefficients are to predict with, all together: one may lie
-    beyond its bounds where its sum with others does not.
+    Where the runs alone leave the fit open (``open_without_prior``), coefficients are to predict with, all together:
+    one may lie beyond its bounds where its sum with others does not.
     """
     failed: int
     """Samples that could not."""
@@ -87,11 +88,13 @@ class Bootstrap(Record):
         return self.fit.notes + ((f"{left}; the noise was measured without them",) if self.outliers else ())
 
     def interval(self, name: str, level: float = LEVEL) -> tuple[float, float]:
-        """Percentile interval of a parameter; NaN where the fit leaves it open."""
+        """Percentile interval of a parameter, within its bounds; NaN where the fit leaves it open."""
         names = self.fit.law.parameter_names
+        place = names.index(choose(name, names, "parameter"))
         if name in self.fit.left_open:
             return float("nan"), float("nan")
-        return percentile_interval(self.params[:, names.index(choose(name, names, "parameter"))], level)
+        low, high = (float(bound[place]) for bound in bounds(self.fit.law))
+        return percentile_interval(np.clip(self.params[:, place], low, high), level)
 
     def to_dict(self) -> dict[str, object]:
         """Intervals and correlations of the parameters as plain values for JSON."""
