@@ -132,7 +132,7 @@ def select_(
     progress = output.progress(f"choosing on {len(chosen)} runs")
     with fits_on(scheduler, {"prior": prior}, ONE_FIT) as fits, progress as report:
         found = fmjax.select(law, chosen, grid=dict(grid) or None, by=by, refine=refine, progress=report, **fits)
-    evaluation = fmjax.evaluate(found.law, curves, train=chosen, **with_fits({"prior": prior}, ONE_FIT))
+        evaluation = fmjax.evaluate(found.law, curves, train=chosen, **fits)
     if target is not None:
         write_file(target, lambda part: write_text(part, found.fit.to_json()))
     return Answer(found, lambda: output.print_selection(found, evaluation))

@@ -229,8 +229,16 @@ def _cost(pull: PriorPull | None, exponents: np.ndarray) -> float:
 
 def measure(problem: Problem, vector: np.ndarray, *, usable: ArrayLike) -> tuple[RunMetrics, ...]:
     """Metrics of each run under a parameter vector; NaN for runs it cannot be used for."""
+    return _metrics(problem, _predicted(problem, vector, usable))
+
+
+def _predicted(problem: Problem, vector: np.ndarray, usable: ArrayLike) -> np.ndarray:
+    """Losses ``[runs, rows]``; NaN for runs that the vector cannot be used for."""
     predicted = np.asarray(predict_batch(problem.law, problem.effects, vector))
-    predicted = np.where(np.asarray(usable)[:, None], predicted, np.nan)
+    return np.where(np.asarray(usable)[:, None], predicted, np.nan)
+
+
+def _metrics(problem: Problem, predicted: np.ndarray) -> tuple[RunMetrics, ...]:
     parts = zip(problem.curves, predicted, problem.batch.loss, problem.keep, strict=True)
     return tuple(_run_metrics(*part) for part in parts)
 
@@ -250,11 +258,9 @@ def _run_metrics(curve: LossCurve, predicted: np.ndarray, loss: np.ndarray, keep
     )
 
 
-def _paired(
-    problem: Problem, runs: Sequence[RunMetrics], vector: np.ndarray, fitted: Sequence[bool]
-) -> tuple[RunMetrics, ...]:
+def _paired_metrics(problem: Problem, predicted: np.ndarray, fitted: Sequence[bool]) -> tuple[RunMetrics, ...]:
     """Metrics of each run with its error once the noise of the fitted runs is taken out; its own does not count."""
-    predicted = np.asarray(predict_batch(problem.law, problem.effects, vector))
+    runs = _metrics(problem, predicted)
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.log(problem.batch.loss) - np.log(predicted)
     parts = zip(problem.batch.at, error, problem.keep, strict=True)
@@ -359,7 +365,7 @@ def evaluate(
         found = fit_groups(problem, [fitted], options)[0]
         vector = found.lanes.best_params
         usable = [found.ok or (is_fitted and found.status != "non-finite") for is_fitted in fitted]
-        runs = _paired(problem, measure(problem, vector, usable=usable), vector, fitted)
+        runs = _paired_metrics(problem, _predicted(problem, vector, usable), fitted)
         reach, trained_with = _reach(problem, fitted), _trained_with(problem, fitted)
     of_fit = tuple(run for run, is_fitted in zip(runs, fitted, strict=True) if is_fitted)
     found = dataclasses.replace(found.with_runs(of_fit, reach, trained_with), left_out=left_out)

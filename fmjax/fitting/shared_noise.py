@@ -17,6 +17,8 @@ Reference: control variates, and generalised least squares for a common factor; 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +35,8 @@ PULLED_IN = 4.0
 """Standard deviations to which differences are pulled in, so that a spike decides nothing."""
 
 
-class Residuals(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Residuals:
     """What a law leaves over of a run."""
 
     step: np.ndarray
@@ -41,7 +44,7 @@ class Residuals(NamedTuple):
     value: np.ndarray
     """``[rows]`` log of measured over predicted loss."""
 
-    @property
+    @cached_property
     def noise(self) -> "Residuals":
         """The residuals less their trend, of the rows that are no spikes."""
         found = RowNoise.of(np.log(self.step + 1.0), np.exp(self.value))
@@ -87,13 +90,17 @@ def each_without_shared(
     runs: Sequence[Residuals], usable: np.ndarray, fitted: np.ndarray
 ) -> list[WithoutShared | None]:
     """The residuals of each usable run without the noise that the fitted runs beside it had; None of the others."""
-    others = [[runs[j] for j in np.flatnonzero(fitted).tolist() if j != i] for i in range(len(runs))]
-    parts = zip(runs, others, usable, strict=True)
-    return [without_shared(run, beside) if is_usable else None for run, beside, is_usable in parts]
+    long = [run for run, is_in in zip(runs, fitted, strict=True) if is_in and run.step.size >= LEAST_SHARED]
+    return [
+        without_shared(run, [other for other in long if other is not run]) if is_usable else None
+        for run, is_usable in zip(runs, usable, strict=True)
+    ]
 
 
 def _move_together(run: Residuals, other: Residuals) -> bool:
     """Whether the residuals of two runs rise and fall together from row to row."""
+    if min(run.step.size, other.step.size) < LEAST_SHARED:
+        return False
     _, mine, theirs = np.intersect1d(run.step, other.step, return_indices=True)
     if mine.size < LEAST_SHARED:
         return False
