@@ -60,6 +60,9 @@ def stubs(monkeypatch):
         warnings.warn("look out", stacklevel=1)
         return Found()
 
+    def printed(found):
+        output.console().print("[bold]a table[/bold]")
+
     verbs = ("fit", "evaluate", "search", "select", "bootstrap", "recommend", "transfer", "optimize", "forecast")
     for name in (*verbs, "learn_prior"):
         monkeypatch.setattr(fmjax, name, find)
@@ -68,7 +71,8 @@ def stubs(monkeypatch):
     for module in ("fitting", "planning"):
         monkeypatch.setattr(f"fmjax.cli.{module}.read_fit", lambda path: Found())
     for name in ("print_fit", "print_evaluation", "print_search", "print_benchmark", "print_bootstrap", "print_prior"):
-        monkeypatch.setattr(output, name, lambda found: output.console().print("[bold]a table[/bold]"))
+        monkeypatch.setattr(f"fmjax.cli.fitting.{name}", printed)
+    monkeypatch.setattr("fmjax.cli.planning.print_evaluation", printed)
 
 
 # ------------------------------------------------------------------------------------------------ help

@@ -13,6 +13,17 @@ from fmjax import benchmarking, plotting
 from fmjax._checks import require
 from fmjax.cli import output
 from fmjax.cli.answers import Answer, write_file, write_text
+from fmjax.cli.fits import (
+    print_benchmark,
+    print_bootstrap,
+    print_comparison,
+    print_evaluation,
+    print_fit,
+    print_prior,
+    print_search,
+    print_selection,
+    print_share,
+)
 from fmjax.cli.inputs import candidates, chosen_law, fits_on, read_fit, told_prior, with_fits, workers_of
 from fmjax.cli.manners import note
 from fmjax.cli.parameters import Assigned, Trials
@@ -50,7 +61,7 @@ def fit(
     law, curves = chosen_law(law_name, law_options), select_runs(load_runs(runs), train)
     with output.stages(f"fitting {len(curves)} runs"):
         found = fmjax.fit(law, curves, prior=held, **options)
-    return Answer(found, lambda: output.print_fit(found), lambda part: plotting.save_fit(found, curves, part))
+    return Answer(found, lambda: print_fit(found), lambda part: plotting.save_fit(found, curves, part))
 
 
 def evaluate(
@@ -67,14 +78,14 @@ def evaluate(
             found = fmjax.compare(curves, train=chosen, laws=list(LAWS), progress=report, **fits)
         return Answer(
             found,
-            lambda: output.print_comparison(found),
+            lambda: print_comparison(found),
             lambda part: plotting.save_evaluations(found.evaluations, curves, part),
         )
     with fits_on(scheduler, options, ONE_FIT) as fits, output.stages(f"fitting, and predicting {len(curves)} runs"):
         evaluation = fmjax.evaluate(law, curves, train=chosen, **fits)
     return Answer(
         evaluation,
-        lambda: output.print_evaluation(evaluation),
+        lambda: print_evaluation(evaluation),
         lambda part: plotting.save_evaluations((evaluation,), curves, part),
     )
 
@@ -92,7 +103,7 @@ def search(
         found = fmjax.search(
             result, progress=report, notice=note, client=client, folder=folder, keep_losses=keep, **grid
         )
-    return Answer(found, lambda: output.print_search(found), lambda part: plotting.save_search(found, part))
+    return Answer(found, lambda: print_search(found), lambda part: plotting.save_search(found, part))
 
 
 def _search_share(
@@ -103,7 +114,7 @@ def _search_share(
     searching = output.progress(f"searching, share {share}")
     with workers_of(scheduler) as client, _resumable(folder), searching as report:
         done = search_share(result, share, folder=folder, progress=report, notice=note, client=client, **grid)
-    return Answer(done, lambda: output.print_share(done))
+    return Answer(done, lambda: print_share(done))
 
 
 def bench(quick: bool) -> Answer:
@@ -111,7 +122,7 @@ def bench(quick: bool) -> Answer:
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
     with output.stages("measuring") as stage:
         found = benchmarking.benchmark(quick=quick, progress=stage)
-    return Answer(found, lambda: output.print_benchmark(found))
+    return Answer(found, lambda: print_benchmark(found))
 
 
 def select_(
@@ -135,7 +146,7 @@ def select_(
         evaluation = fmjax.evaluate(found.law, curves, train=chosen, **fits)
     if target is not None:
         write_file(target, lambda part: write_text(part, found.fit.to_json()))
-    return Answer(found, lambda: output.print_selection(found, evaluation))
+    return Answer(found, lambda: print_selection(found, evaluation))
 
 
 def prior(runs: Sequence[Path], **options: Any) -> Answer:
@@ -146,7 +157,7 @@ def prior(runs: Sequence[Path], **options: Any) -> Answer:
     sets = {str(path): load_runs(path) for path in runs}
     with output.stages("fitting") as stage:
         found = fmjax.learn_prior(sets, progress=stage, **with_fits(options, ONE_FIT))
-    return Answer(found, lambda: output.print_prior(found))
+    return Answer(found, lambda: print_prior(found))
 
 
 def bootstrap(
@@ -157,4 +168,4 @@ def bootstrap(
     samples = output.progress(f"fitting {options['samples']} samples")
     with fits_on(scheduler, options, ONE_FIT) as fits, samples as report:
         found = fmjax.bootstrap(law, curves, progress=report, **fits)
-    return Answer(found, lambda: output.print_bootstrap(found), lambda part: plotting.save_bootstrap(found, part))
+    return Answer(found, lambda: print_bootstrap(found), lambda part: plotting.save_bootstrap(found, part))

@@ -10,6 +10,7 @@ from fmjax._checks import require
 from fmjax._names import PREFERRED_LAWS
 from fmjax.cli import output, plans
 from fmjax.cli.answers import Answer, write_file, write_text
+from fmjax.cli.fits import print_evaluation
 from fmjax.cli.inputs import fits_on, planning_law, read_fit, with_fits
 from fmjax.cli.parameters import Assigned
 from fmjax.curves.loss_curve import LossCurve
@@ -72,7 +73,7 @@ def demo(as_json: bool) -> Answer:
     if not as_json:
         out = output.console()
         out.out(f"1. Fit {', '.join(curve.name for curve in train)}; predict the other runs.\n")
-        output.print_evaluation(fmjax.evaluate(PREFERRED_LAWS[0], curves, train=train))
+        print_evaluation(fmjax.evaluate(PREFERRED_LAWS[0], curves, train=train))
         out.out(f"\n2. Plan a run of {steps} updates from all {len(curves)} runs of {steps // 2}.\n")
     return _recommended(curves, total_steps=steps, peak_lr=train[0].peak_lr)
 

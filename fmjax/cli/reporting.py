@@ -15,6 +15,7 @@ from fmjax._checks import require
 from fmjax._json import Record
 from fmjax.cli import output, plans
 from fmjax.cli.answers import Answer
+from fmjax.cli.fits import print_search
 from fmjax.cli.inputs import candidates, planning_law, read_fit, with_fits
 from fmjax.cli.parameters import Assigned
 from fmjax.curves.manifest import load_runs, select_runs
@@ -57,7 +58,7 @@ def _print(found: Shown, target: Path) -> None:
     if isinstance(found, Recommendation):
         plans.print_recommendation(found)
     else:
-        output.print_search(found)
+        print_search(found)
     output.console().out(f"\n{target}: {target.stat().st_size / 1e6:.1f} MB; any browser opens it, without a network")
 
 

@@ -50,9 +50,11 @@ class Formula:
     end: float = 1.0
 
     def __call__(self, count: np.ndarray) -> np.ndarray:
-        """Rate at each count, in NumPy."""
+        """Rate at each count of an array, in NumPy."""
         count = np.maximum(np.asarray(count, float), 0.0)
-        return np.where(count < self.warmup, ramp(count, self.warmup, self.init, self.peak), self._fall(count))
+        rate, warming = self._fall(count), count < self.warmup
+        rate[warming] = ramp(count[warming], self.warmup, self.init, self.peak)
+        return rate
 
     def _fall(self, count: np.ndarray) -> np.ndarray:
         if self.shape == "constant":
@@ -76,10 +78,17 @@ def as_schedule(formula: Formula, total: int) -> NamedSchedule | None:
     warmup = round(formula.warmup)
     rest = {"warmup_steps": warmup, "init_lr": formula.init if warmup else 0.0}
     for schedule, own in _named(formula, total, rest):
-        every = np.arange(total) if total < 200_000 else np.unique(np.linspace(0, total - 1, 200_000).astype(int))
+        every = updates_near(formula, total)
         if np.abs(own(every) - formula(every)).max() <= NEARLY * formula.peak:
             return schedule
     return None
+
+
+def updates_near(formula: Formula, total: int) -> np.ndarray:
+    """Updates that show whether another formula has the rates of this one: 1001, and those about its kinks."""
+    kinks = np.asarray([formula.warmup, formula.start, formula.end])
+    near = (kinks[:, None] + np.arange(-2, 3)).ravel()
+    return np.clip(np.append(np.linspace(0, total - 1, 1001), near), 0, total - 1)
 
 
 def _named(formula: Formula, total: int, rest: dict[str, float]) -> Iterator[tuple[NamedSchedule, Formula]]:

@@ -8,14 +8,14 @@ every row to the last digit that was logged. So few rows suffice, and a formula 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from fmjax.schedules.formulas import SHARES, Formula
-from fmjax.schedules.solving import FormulaShape, formulas
+from fmjax.schedules.formulas import SHARES, Formula, updates_near
+from fmjax.schedules.solving import FormulaShape, Reading, formulas, readings
 
 _NOISE = 2e-6
 """Of the peak: what arithmetic in float32 may change."""
@@ -47,12 +47,24 @@ def find(step: np.ndarray, rate: np.ndarray, total: int, *, extended: bool = Fal
     """
     within = 1.6 * _quantum(rate) + _NOISE * rate.max()
     steepest = float((np.abs(np.diff(rate)) / np.diff(step)).max(initial=0.0))
-    rows = _Rates(step, rate, within, _thinned(step, rate), float(rate.max()), 4 * steepest + 2 * float(within.max()))
+    shown, far = _thinned(step, rate), 4 * steepest + 2 * float(within.max())
+    ats = [(offset, np.clip(step[shown] + offset, 0, total)) for offset in (0, 1, -1)]
+    views = [_View(offset, at, readings(at, rate[shown], within[shown])) for offset, at in ats]
+    rows = _Rates(step, rate, within, shown, float(rate.max()), far, views)
     for shapes in _tiers(extended):
         matches = [match for shape in shapes for match in _matches(shape, rows, total)]
         if matches:
             return _with_others(matches, total)
     return None
+
+
+class _View(NamedTuple):
+    """The rows that are looked at first, taken to be some updates off."""
+
+    offset: int
+    at: np.ndarray
+    """The update of each."""
+    read: Sequence[Reading]
 
 
 class _Rates(NamedTuple):
@@ -67,23 +79,24 @@ class _Rates(NamedTuple):
     peak: float
     far: float
     """Error that an update more or less does not make up for."""
+    views: Sequence[_View]
 
 
 def _matches(shape: FormulaShape, rows: _Rates, total: int) -> Iterator[Found]:
     """Formulas of one shape that give every row, with each offset for which there are any."""
     rate, within = rows.rate[rows.shown], rows.within[rows.shown]
     found = False
-    for offset in (0, 1, -1):
+    for offset, at, read in rows.views:
         if found and offset < 0:
             return
-        at = np.clip(rows.step + offset, 0, total)
         nearest = math.inf
-        for formula, hidden in formulas(shape, at[rows.shown], rate, within, total):
+        for formula, hidden in formulas(shape, read, total):
             if not (formula.peak <= 3 * rows.peak and formula.final <= 0.98 * formula.peak):
                 continue  # too far beyond the rows, or a fall that is none
-            off = float((np.abs(formula(at[rows.shown]) - rate) - within).max())
+            off = float((np.abs(formula(at) - rate) - within).max())
             if off <= 0:  # then it is worth the while to look at every row
-                off = float((np.abs(formula(at) - rows.rate) - rows.within).max())
+                every = np.clip(rows.step + offset, 0, total)
+                off = float((np.abs(formula(every) - rows.rate) - rows.within).max())
             nearest = min(nearest, off)
             if off <= 0:
                 found = True
@@ -131,9 +144,7 @@ def _tiers(extended: bool) -> Iterator[list[FormulaShape]]:
 def _with_others(matches: list[Found], total: int) -> Found:
     """The first match, or the first whose peak is shown, with those that differ from it."""
     best = min(matches, key=lambda match: match.hidden)
-    kinks = [best.formula.warmup, best.formula.start, best.formula.end]
-    near = (np.asarray(kinks)[:, None] + np.arange(-2, 3)).ravel()
-    every = np.clip(np.append(np.linspace(0, total - 1, 1001), near), 0, total - 1)
+    every = updates_near(best.formula, total)
     far = _APART * best.formula.peak
     rivals = [match.formula for match in matches if match.hidden == best.hidden]
     shifted = [best.formula(every + shift) for shift in (0, 1, -1)]  # an update early or late is no other schedule

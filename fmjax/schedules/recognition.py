@@ -121,15 +121,17 @@ def _by_formula(log: RateLog, *, extended: bool = False) -> _Answer | None:
     named = as_schedule(found.formula, log.total)
     require(named is not None or log.total <= _MOST_UPDATES, _too_many(log.total))
     schedule = as_table(found.formula, log.total) if named is None else named
-    error = float(np.abs(found.formula(log.shifted(found.offset).step) - log.rate).max()) / log.peak
     other = " or ".join(map(str, found.others[:2]))
     notes = {
         f"the rate of each update is that of a formula: {found.formula}": named is None,
         f"the rates before the first falling row are extrapolated: {found.formula}": found.hidden,
         f"another schedule gives the same rows: {other}": bool(found.others),
     }
-    if named is not None:
-        error = distance(named, log.shifted(found.offset))
+    shifted = log.shifted(found.offset)
+    if named is None:
+        error = float(np.abs(found.formula(shifted.step) - log.rate).max()) / log.peak
+    else:
+        error = distance(named, shifted)
     return _Answer(schedule, error, found.offset, tuple(note for note, is_true in notes.items() if is_true))
 
 

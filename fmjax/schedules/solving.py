@@ -1,7 +1,7 @@
 """Formulas solved for logged rates: the peak and the final rate by least squares, where the fall starts by a search."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -54,23 +54,40 @@ class _Rows:
 _Line = tuple[float, float]  # init and slope of a warmup, a rate against the update
 
 
-def formulas(
-    shape: FormulaShape, count: np.ndarray, rate: np.ndarray, within: np.ndarray, total: int
-) -> Iterator[tuple[Formula, bool]]:
-    """Formulas of a shape that may give the rows, and whether their start is hidden between or before the rows."""
+class Reading(NamedTuple):
+    """One way to read rows, whatever the shape of the fall: which of them are of the warmup, and along which line."""
+
+    rows: _Rows
+    line: _Line | None
+    """None where no row is of the warmup."""
+    hidden: bool
+    """Whether no row shows where the warmup ends."""
+    least: bool
+    """Whether no row but those that rise is taken to be of the warmup."""
+
+
+def readings(count: np.ndarray, rate: np.ndarray, within: np.ndarray) -> list[Reading]:
+    """Ways to read rows; none where the beginning is missing."""
     first = _first_top(rate, within)
     if count.size < 2 or count[0] > 1.5 * float(np.median(np.diff(count))) + 1:
-        return  # the beginning is missing
+        return []
     if first == 1 and rate[0] == 0:  # warms up from zero, and has done so by the second row
         count, rate, within, first = count[1:], rate[1:], within[1:], 0
     rises = bool((rate[:first] > 0).any())
+    found = []
     for risen in (first, first + 1):
         rows = _Rows(count, rate, within, risen)
         hidden = not rises and (risen > 0 or count[0] > 1)
-        if rows.rest[0].size < 1 + shape.unknowns or (shape.name == "constant" and risen > first):
-            continue
-        for line in _lines(rows):
-            yield from _of_line(shape, rows, line, total, hidden)
+        found += [Reading(rows, line, hidden, risen == first) for line in _lines(rows)]
+    return found
+
+
+def formulas(shape: FormulaShape, read: Sequence[Reading], total: int) -> Iterator[tuple[Formula, bool]]:
+    """Formulas of a shape that may give the rows, and whether their start is hidden between or before the rows."""
+    for one in read:
+        enough = one.rows.rest[0].size >= 1 + shape.unknowns
+        if enough and (one.least or shape.name != "constant"):
+            yield from _of_line(shape, one.rows, one.line, total, one.hidden)
 
 
 def _first_top(rate: np.ndarray, within: np.ndarray) -> int:
