@@ -47,12 +47,17 @@ def find(step: np.ndarray, rate: np.ndarray, total: int, *, extended: bool = Fal
     """
     within = 1.6 * _quantum(rate) + _NOISE * rate.max()
     steepest = float((np.abs(np.diff(rate)) / np.diff(step)).max(initial=0.0))
-    shown, far = _thinned(step, rate), 4 * steepest + 2 * float(within.max())
+    shown, far = _thinned(rate, within), 4 * steepest + 2 * float(within.max())
     ats = [(offset, np.clip(step[shown] + offset, 0, total)) for offset in (0, 1, -1)]
     views = [_View(offset, at, readings(at, rate[shown], within[shown])) for offset, at in ats]
     rows = _Rates(step, rate, within, shown, float(rate.max()), far, views)
+    every_update = step.size >= total - 1
     for shapes in _tiers(extended):
-        matches = [match for shape in shapes for match in _matches(shape, rows, total)]
+        matches = []
+        for match in (match for shape in shapes for match in _matches(shape, rows, total)):
+            matches.append(match)
+            if every_update and not match.hidden:
+                break  # rows of every update leave no room for another schedule
         if matches:
             return _with_others(matches, total)
     return None
@@ -105,11 +110,12 @@ def _matches(shape: FormulaShape, rows: _Rates, total: int) -> Iterator[Found]:
             return
 
 
-def _thinned(step: np.ndarray, rate: np.ndarray) -> np.ndarray:
-    """Some 120 rows: all of the first and last, the rest evenly, and both sides of the highest."""
+def _thinned(rate: np.ndarray, within: np.ndarray) -> np.ndarray:
+    """Some 80 rows: evenly, and those about the first of the highest, about where rates leave it, and at the end."""
     top, end = int(np.argmax(rate)), rate.size - 1
-    parts = np.linspace(0, top, 32), np.linspace(top, end, 80), np.arange(max(top - 2, 0), min(top + 3, end + 1))
-    return np.unique(np.concatenate([*parts, np.arange(max(end - 4, 0), end + 1)]).astype(int))
+    leaves = top + int(np.argmax(rate[top:] < rate[top] - 2 * within[top]))
+    near = [np.arange(max(at - 2, 0), min(at + 3, end + 1)) for at in (top, leaves, end)]
+    return np.unique(np.concatenate([np.linspace(0, top, 24), np.linspace(top, end, 48), *near]).astype(int))
 
 
 def _quantum(rate: np.ndarray) -> np.ndarray:
@@ -120,7 +126,8 @@ def _quantum(rate: np.ndarray) -> np.ndarray:
     digits = [len(mantissa.replace(".", "").rstrip("0")) for mantissa, _ in parts]
     decimals = max(count - 1 - int(power) for count, (_, power) in zip(digits, parts, strict=True))
     above = np.where(rate > 0, rate, rate[rate > 0].min())
-    significant = 10.0 ** (np.floor(np.log10(above)) + 1 - max(digits))
+    power = np.floor(np.log10(above)).astype(int)
+    significant = 10.0 ** np.arange(power.min() + 1 - max(digits), power.max() + 2 - max(digits))[power - power.min()]
     return np.asarray(np.maximum(significant, 10.0**-decimals) / 2)
 
 
