@@ -40,14 +40,17 @@ AHEAD = 3
 """Lots in flight for each worker process: one at work, others at hand."""
 
 LOT_SECONDS = 2.0
-"""Time that a lot should take: long against the milliseconds that Dask spends on a task, short against a search."""
+"""Time that a lot should take, if there are few workers: long against the milliseconds between two tasks of a worker."""
+
+TASK_SECONDS = 0.005
+"""Time between two lots in which one scheduler and one client are at ease. The scheduler takes about half of it for a
+task and the client a third (``benchmarks/workers.py`` measures it)."""
 
 GROWTH = 4
 """How much larger than the last a lot may be."""
 
 LAST = 8
-"""How many times smaller lots get towards the end: then workers wait a moment for the last, which costs less than tasks
-that are over in no time."""
+"""How many times smaller lots get towards the end, so that workers wait only a moment for the last."""
 
 LOT_BYTES = 2**25
 """Bytes that a lot should send back at most, if its parts allow it."""
@@ -129,8 +132,18 @@ class _Lot(NamedTuple):
     """Times that Dask gave it up, as worker after worker died with it."""
 
 
+def _lot_seconds(workers: int) -> float:
+    """Time that a lot should take.
+
+    ``workers`` that each ask for a lot after ``t`` seconds ask for ``workers / t`` lots a second. The scheduler serves
+    so many at ease if ``t`` is at least ``workers * TASK_SECONDS``. That must hold for the last lots too, which are
+    ``LAST`` times shorter: 64 workers get lots of 2.6 s that end at 0.3 s, and 256 get lots of 10 s that end at 1.3 s.
+    """
+    return max(LOT_SECONDS, LAST * workers * TASK_SECONDS)
+
+
 class _Lots:
-    """Cuts parts into lots that take about ``LOT_SECONDS``, by how long the last one took.
+    """Cuts parts into lots that take about the same time, by how long the last one took.
 
     The first ones have a single part, and each is at most ``GROWTH`` times as large as the last, as a compilation or an
     idle core may have slowed that down. Towards the end lots get smaller again, so that the workers end together. What
@@ -138,7 +151,9 @@ class _Lots:
     """
 
     def __init__(self, numbers: Sequence[int]) -> None:
-        self._numbers, self._next, self._size, self._again = numbers, 0, 1, deque[_Lot]()
+        self._numbers, self._next, self._again = numbers, 0, deque[_Lot]()
+        self._each, self._most = LOT_SECONDS, 1
+        """Seconds of a part, and parts of a lot at most."""
 
     def take(self, workers: int) -> _Lot | None:
         """The next lot, if there is one."""
@@ -147,15 +162,16 @@ class _Lots:
         left = len(self._numbers) - self._next
         if not left:
             return None
-        even = max(left // (2 * max(1, workers)), self._size // LAST, 1)
-        begin, size = self._next, min(self._size, even, left)
+        size = max(1, min(int(_lot_seconds(workers) / self._each), self._most))
+        even = max(left // (2 * max(1, workers)), size // LAST, 1)
+        begin, size = self._next, min(size, even, left)
         self._next += size
         return _Lot(self._numbers[begin : begin + size])
 
     def measured(self, parts: int, seconds: float, size: int) -> None:
         """Learns from a lot what it took and how many bytes it sent back."""
-        fits = parts * min(LOT_SECONDS / max(seconds, 1e-6), LOT_BYTES / max(size, 1))
-        self._size = max(1, min(int(fits), GROWTH * parts))
+        self._each = max(seconds, 1e-6) / parts
+        self._most = min(GROWTH * parts, LOT_BYTES * parts // max(size, 1))
 
     def give_again(self, lot: _Lot) -> None:
         """Has the parts of a lot that Dask gave up be taken once more, one by one, unless that is hopeless."""
@@ -177,7 +193,7 @@ class _Flight:
         with _connected_to(client):
             # a task of its own, so that the work goes to each worker once; were it scattered, it could not be had anew
             # when the worker that holds it dies
-            self._work = client.submit(_itself, work, key=(self._name, "work"))
+            self._work = client.submit(_itself, work, key=f"{self._name}-work")
 
     def fill(self) -> bool:
         """Submits lots until enough are under way, all in one message; whether any is."""
