@@ -4,10 +4,10 @@
     python -m benchmarks.workers --scaling   # simulated parts on simulated hosts, and how long tasks must be
     python -m benchmarks.workers --search    # a search on two workers, its rate, and what larger searches cost
 
-A simulated part sleeps for a known time. Scheduler, client and simulated hosts are processes of their own, and a host is
-a whole worker. So 256 hosts fit on a laptop. The cores of the laptop then handle the messages of all hosts, which have
-cores of their own in a cluster. Times suffer from that; seconds of processor are counted for each process by itself and
-do not. A task is a lot of parts. Every lot sends back when it began and ended, by the clock that all processes share.
+A simulated part sleeps for a known time, and takes no processor. So 256 hosts fit on a laptop, each a process with a
+whole worker; scheduler and client are processes of their own too. The cores of the laptop handle the messages of all
+hosts, which have cores of their own in a cluster. Times suffer from that. Seconds of processor do not: they are counted
+for each kind of process by itself. A task is a lot of parts. Every lot sends back when it began and when it ended.
 """
 
 import argparse
@@ -32,20 +32,30 @@ from fmjax.searching.parts_folder import Stored
 from fmjax.searching.sweeps import planned_search
 
 WORKERS = (1, 8, 64, 256)
-LOTS = (0.5, 2.0)
-"""Seconds that a lot should take."""
+SHORT = 0.5
+"""Seconds of a short lot, beside those that a search would have."""
 
 LOSS = 0.05
 """Share of the hosts' time that may be lost."""
 
-LOAD = 0.5
-"""How busy the scheduler or the client may be: messages that come at once then wait for a few others, and not for ever
-more."""
+LOAD = 0.1
+"""How busy the scheduler or the client may be: messages that come at once then wait for few others. It is low also so
+that this machine, which does the work of all hosts beside, can show that the length found is enough."""
 
-ROUNDS = 12
+FEW = 50
+"""Tasks below which processor time is not worth printing."""
+
+ROUNDS = 8
 """Lots of each simulated host at their full length."""
 
 STEPS, RATIOS = 20_000, 64
+"""Updates of the runs that are searched, and ratios of a cell."""
+
+CELL = 21
+"""Bytes of a cell that the client keeps."""
+
+MEMORY = 64e9
+"""Bytes that a client may have."""
 
 
 QUIET = {
@@ -55,8 +65,8 @@ QUIET = {
     "distributed.admin.tick.interval": "5s",
     "distributed.admin.tick.limit": "60s",
 }
-"""What simulated hosts leave out: a worker that measures itself takes 2 % of a core at rest, and 64 all of this machine.
-A search on real workers keeps it."""
+"""What simulated hosts leave out: a worker that measures itself takes 2 % of a core at rest, so that 64 of them would
+take more than a core of this machine. Real workers have cores of their own for it."""
 
 
 class Sleep(NamedTuple):
@@ -169,7 +179,8 @@ class Simulated(NamedTuple):
 
     def row(self) -> str:
         """A row of the table."""
-        milliseconds = "".join(f"{1000 * each:11.2f}" for each in self.each)
+        few = self.tasks < FEW
+        milliseconds = "".join("          -" if few else f"{1000 * each:11.2f}" for each in self.each)
         shares = f"{100 * self.busy:8.1f}{100 * self.lost:8.1f}{1000 * self.gap:9.1f}"
         return f"{self.workers:7}{self.lot:8.3g}{self.tasks:8}{shares}{milliseconds}"
 
@@ -177,22 +188,34 @@ class Simulated(NamedTuple):
 HEADER = "workers   lot s   tasks  busy %  lost %   gap ms  scheduler     client    workers (processor ms a task)"
 
 
+@contextlib.contextmanager
+def lots_of(seconds: float) -> Iterator[None]:
+    """Has lots take so long, whatever the number of workers."""
+    usual = _dask.LOT_SECONDS, _dask.TASK_SECONDS
+    _dask.LOT_SECONDS, _dask.TASK_SECONDS = seconds, 0.0
+    try:
+        yield
+    finally:
+        _dask.LOT_SECONDS, _dask.TASK_SECONDS = usual
+
+
 def simulated(client: distributed.Client, workers: int, lot: float, part: float) -> Simulated:
     """Has simulated hosts compute parts of ``part`` seconds in lots of about ``lot`` seconds."""
-    on_dask, _dask.LOT_SECONDS = _dask.OnDask(client), lot
+    on_dask = _dask.OnDask(client)
     assert on_dask.platform
     before = Processor.used(client)
     time.sleep(3)
     rest = Processor.used(client).since(before).over(3)
-    count = int(workers * ROUNDS * max(lot, part) / part)
-    before, begin = Processor.used(client), time.time()
-    parts = np.array([found[:3] for _, found in on_dask.results(Sleep(part), range(count))])
-    taken = time.time() - begin
-    spent = Processor.used(client).since(before, rest, taken)
+    count = int(workers * ROUNDS * lot / part)
+    with lots_of(lot):
+        before, begin = Processor.used(client), time.time()
+        parts = np.array([found[:3] for _, found in on_dask.results(Sleep(part), range(count))])
+        taken = time.time() - begin
+        spent = Processor.used(client).since(before, rest, taken)
     lots = np.unique(parts, axis=0)  # whose, begin, end, sorted
     assert len(parts) == count
     length = lots[:, 2] - lots[:, 1]
-    full = length > 0.6 * max(lot, part)  # neither while they grow nor towards the end
+    full = length > 0.6 * lot  # neither while they grow nor towards the end
     follows = (lots[1:, 0] == lots[:-1, 0]) & full[1:] & full[:-1]
     gaps = (lots[1:, 1] - lots[:-1, 2])[follows]
     lost = gaps.sum() / (gaps.sum() + length[1:][follows].sum())
@@ -200,46 +223,34 @@ def simulated(client: distributed.Client, workers: int, lot: float, part: float)
     return Simulated(workers, lot, len(lots), float(busy), float(gaps.mean()), float(lost), each)
 
 
-def scaling(part: float, counts: Sequence[int], lots: Sequence[float]) -> None:
+def scaling(part: float, counts: Sequence[int]) -> None:
     """Prints what tasks cost, how long they must be, and whether they then do."""
-    print(f"simulated parts of {1000 * part:g} ms, about {ROUNDS} lots a host\n{HEADER}")
-    found = []
+    print(f"simulated parts of {1000 * part:g} ms, {ROUNDS} lots of full length a host")
     for workers in counts:
         with cluster(workers, quiet=True) as client:
-            for lot in lots:
-                found.append(simulated(client, workers, lot, part))
-                print(found[-1].row(), flush=True)
-    gap, scheduler, client_ = costs(found)
-    print(f"\na host waits {1000 * gap:.1f} ms for its next lot where nothing else is under way")
-    print(f"the scheduler takes {1000 * scheduler:.2f} ms a task: at most {1 / scheduler:.0f} tasks a second")
-    print(f"the client takes {1000 * client_:.2f} ms a task: at most {1 / client_:.0f} tasks a second")
-    print(f"\nleast length of a lot for which hosts lose less than {100 * LOSS:g} %, and a run of simulated hosts at it")
-    print(f"  least s  bound by\n{HEADER}")
-    for workers in [count for count in counts if count >= 8]:
-        least, bound = least_lot(workers, gap, scheduler, client_)
-        print(f"{least:9.2f}  {bound}")
-        with cluster(workers, quiet=True) as client:
-            print(simulated(client, workers, least, min(part, least / 4)).row(), flush=True)
+            print(f"\n{HEADER}")
+            found = simulated(client, workers, _dask._lot_seconds(workers), part)
+            print(found.row(), flush=True)
+            print(simulated(client, workers, SHORT, part).row(), flush=True)
+            least, bound = least_lot(found)
+            print(
+                f"  least length of a lot for {100 * LOSS:g} %: {least:.2f} s, for {bound}; hosts that have it:",
+                flush=True,
+            )
+            if least > part:
+                print(simulated(client, workers, least, part).row(), flush=True)
 
 
-def costs(found: Sequence[Simulated]) -> tuple[float, float, float]:
-    """Seconds: the gap of a host without others, processor of the scheduler and of the client for a task."""
-    gap = float(np.median([one.gap for one in found if one.workers == min(each.workers for each in found)]))
-    many = [one.each for one in found if one.tasks >= 50]
-    return gap, max(each.scheduler for each in many), max(each.client for each in many)
-
-
-def least_lot(workers: int, gap: float, scheduler: float, client: float) -> tuple[float, str]:
+def least_lot(found: Simulated) -> tuple[float, str]:
     """Least seconds of a lot, and what asks for them.
 
     A host loses the gap of each lot. Hosts that ask for ``workers / length`` tasks a second keep the scheduler busy for
     its time for a task times that, which may be ``LOAD``; and so the client.
     """
-    asked = {
-        "the gap of a host": gap * (1 - LOSS) / LOSS,
-        "the scheduler": workers * scheduler / LOAD,
-        "the client": workers * client / LOAD,
-    }
+    asked = {"the gap of a host": found.gap * (1 - LOSS) / LOSS}
+    if found.tasks >= FEW:
+        asked["the scheduler"] = found.workers * found.each.scheduler / LOAD
+        asked["the client"] = found.workers * found.each.client / LOAD
     bound = max(asked, key=asked.__getitem__)
     return asked[bound], bound
 
@@ -274,8 +285,10 @@ def searched(rounds: int, peaks: int) -> None:
     for name, (seconds, *spent) in median.items():
         print(f"{name:14}{seconds:10.1f}{spent[0]:12.2f}{spent[1]:10.2f}{spent[2]:10.2f}")
     (alone, *alone_spent), (pair, *pair_spent) = median.values()
-    print(f"overhead {100 * (pair / alone - 1):.1f} % of time, "
-          f"{100 * (sum(pair_spent) / sum(alone_spent) - 1):.1f} % of processor time")
+    print(
+        f"overhead {100 * (pair / alone - 1):.1f} % of time, "
+        f"{100 * (sum(pair_spent) / sum(alone_spent) - 1):.1f} % of processor time"
+    )
     table(updates / pair / 2, updates / parts, first, float(pair_spent[1]) / parts, kept(fit, few))
 
 
@@ -285,7 +298,10 @@ def kept(fit: fmjax.FitResult, grid: dict[str, Any]) -> float:
         planned = planned_search(fit, **grid, folder=folder)
         assert isinstance(planned.workers, Stored)
         store, numbers = planned.workers.folder, range(planned.sweep.parts)
-        found = [(planned.sweep.part(number), computed) for number, computed in planned.workers.results(planned.sweep, numbers)]
+        found = [
+            (planned.sweep.part(number), computed)
+            for number, computed in planned.workers.results(planned.sweep, numbers)
+        ]
         begin = time.perf_counter()
         for part, computed in 100 * found:
             store.save(part, computed, planned.sweep.kernel.grid)
@@ -294,7 +310,7 @@ def kept(fit: fmjax.FitResult, grid: dict[str, Any]) -> float:
 
 
 def table(rate: float, part: float, first: float, client: float, folder: float) -> None:
-    """Prints what searches cost at the measured rate of a worker.
+    """Prints what searches cost at the measured rate of a worker, and what bounds them next.
 
     Args:
       rate: candidate-updates a second of one worker of one core.
@@ -303,17 +319,30 @@ def table(rate: float, part: float, first: float, client: float, folder: float) 
       client: seconds of the client's processor for a part.
       folder: seconds to keep a part.
     """
-    print(f"\none worker of one core: {rate:.3g} candidate-updates/s, {part:.3g} in a part, {part / rate:.2f} s a part")
-    print(f"a lot of {_dask.LOT_SECONDS:g} s has {_dask.LOT_SECONDS * rate:.2g} candidate-updates, {_dask.LOT_SECONDS * rate / part:.1f} parts")
+    lot, seconds = _dask.LOT_SECONDS * rate, part / rate
+    print(f"\none worker of one core: {rate:.3g} candidate-updates/s; a part has {part:.3g} and takes {seconds:.2f} s")
+    print(f"a lot of {_dask.LOT_SECONDS:g} s has {lot:.2g} candidate-updates, {lot / part:.1f} parts")
     print(f"the first search of a new cluster takes {first:.1f} s, most of it compilation")
-    print(f"the client takes {1000 * client:.2f} ms a part, so that it serves {part / rate / client:.0f} such workers; "
-          f"with a folder {1000 * (client + folder):.2f} ms, {part / rate / (client + folder):.0f} workers")
-    print("candidate-updates   workers   hours   worker-hours   client memory of the cells")
+    for name, each in (("", client), (" with a folder", client + folder)):
+        print(f"the client takes {1000 * each:.2f} ms a part{name}: it serves {seconds / each:.0f} such workers")
+    print("candidate-updates   workers       hours   of all workers   memory of the cells   bound next by")
+    most = seconds / (client + folder)
     for work in (1e12, 1e15, 1e18):
-        cells = work / STEPS / RATIOS
+        memory = CELL * work / STEPS / RATIOS
         for workers in WORKERS:
-            hours = (first + work / rate / workers) / 3600
-            print(f"{work:17.0e}{workers:10}{hours:12.4g}{work / rate / 3600:12.4g}{21 * cells / 1e9:12.4g} GB")
+            computing = work / rate / workers
+            hours, total = (first + computing) / 3600, work / rate / 3600
+            bound = bottleneck(first > computing, memory > MEMORY, workers > most)
+            print(f"{work:17.0e}{workers:10}{hours:12.4g}{total:17.4g}{memory / 1e9:19.4g} GB   {bound}")
+
+
+def bottleneck(short: bool, large: bool, many: bool) -> str:
+    """What bounds a search beside arithmetic, if anything does."""
+    if short:
+        return "compilation"
+    if large:
+        return "memory of the client: search the grid in pieces"
+    return "the client, where a folder keeps the parts" if many else "arithmetic: more workers"
 
 
 def main() -> None:
@@ -322,14 +351,13 @@ def main() -> None:
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--search", action="store_true")
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS, help="numbers of simulated hosts")
-    parser.add_argument("--lots", type=float, nargs="+", default=LOTS, help="seconds that a lot should take")
     parser.add_argument("--part", type=float, default=0.1, help="seconds of a simulated part")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peaks", type=int, default=200_000, help="peak rates of the search")
     given = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     if given.scaling or not given.search:
-        scaling(given.part, given.workers, given.lots)
+        scaling(given.part, given.workers)
     if given.search or not given.scaling:
         searched(given.rounds, given.peaks)
 

@@ -40,7 +40,7 @@ AHEAD = 3
 """Lots in flight for each worker process: one at work, others at hand."""
 
 LOT_SECONDS = 2.0
-"""Time that a lot should take, if there are few workers: long against the milliseconds between two tasks of a worker."""
+"""Time that a lot should take where workers are few: long against the milliseconds between two tasks of a worker."""
 
 TASK_SECONDS = 0.005
 """Time between two lots in which one scheduler and one client are at ease. The scheduler takes about half of it for a
@@ -82,7 +82,7 @@ class OnDask:
     """
 
     def __init__(self, client: "Client") -> None:
-        self._client = client
+        self._client, self._address = client, _address(client)
 
     @property
     def platform(self) -> str:
@@ -96,13 +96,13 @@ class OnDask:
         Raises:
           ValueError: no worker, or one with another version than this process, or with other devices than another.
         """
-        with _connected_to(self._client):
+        with _connected_to(self._client, self._address):
             try:
                 self._client.wait_for_workers(1, timeout=JOIN)
             except TimeoutError:
-                raise ValueError(f"scheduler {_address(self._client)}: no worker joined it in {JOIN:g} s") from None
+                raise ValueError(f"scheduler {self._address}: no worker joined it in {JOIN:g} s") from None
             found = self._client.run(_process_here, on_error="return")
-        _check_scheduler(self._client)
+        _check_scheduler(self._client, self._address)
         own, expected = Process(__version__, jax.__version__, version("jaxlib"), ""), None
         for address, process in found.items():
             if isinstance(process, BaseException):
@@ -116,7 +116,7 @@ class OnDask:
         """Submits lots of parts, a few for each worker, and yields the parts of each lot as it comes."""
         if not len(numbers):
             return
-        flight = _Flight(self._client, work, self._process, _Lots(numbers))
+        flight = _Flight(self._client, self._address, work, self._process, _Lots(numbers))
         try:
             while flight.fill():
                 yield from flight.arrived()
@@ -184,13 +184,13 @@ class _Lots:
 class _Flight:
     """The lots of one work that are under way, bounded by the number of workers."""
 
-    def __init__(self, client: "Client", work: Work[Any], process: Process, lots: _Lots) -> None:
-        self._client, self._process, self._lots = client, process, lots
+    def __init__(self, client: "Client", address: str, work: Work[Any], process: Process, lots: _Lots) -> None:
+        self._client, self._address, self._process, self._lots = client, address, process, lots
         self._name = f"fmjax-{type(work).__name__.lower()}-{uuid.uuid4().hex}"  # Dask's dashboard shows all but the hex
         self._lot_of: dict[Future, _Lot] = {}
         self._done: SimpleQueue[Future] = SimpleQueue()
         self._workers, self._counted, self._seen = 0, -COUNTED, time.monotonic()
-        with _connected_to(client):
+        with _connected_to(client, address):
             # a task of its own, so that the work goes to each worker once; were it scattered, it could not be had anew
             # when the worker that holds it dies
             self._work = client.submit(_itself, work, key=f"{self._name}-work")
@@ -203,7 +203,7 @@ class _Flight:
         if lots:
             keys = [(self._name, int(lot.numbers[0]), lot.given_up) for lot in lots]
             shared: dict[str, Any] = {"work": self._work, "expected": self._process}
-            with _connected_to(self._client):
+            with _connected_to(self._client, self._address):
                 futures = self._client.map(_computed, [lot.numbers for lot in lots], key=keys, **shared)
             self._lot_of.update(zip(futures, lots, strict=True))
             for future in futures:
@@ -215,11 +215,11 @@ class _Flight:
         now = time.monotonic()
         if now - self._counted < COUNTED:
             return
-        with _connected_to(self._client):
+        with _connected_to(self._client, self._address):
             self._workers, self._counted = len(self._client.nthreads()), now
         self._seen = now if self._workers else self._seen
         gone = now - self._seen > JOIN
-        require(not gone, f"scheduler {_address(self._client)}: all its workers left, and none joined in {JOIN:g} s")
+        require(not gone, f"scheduler {self._address}: all its workers left, and none joined in {JOIN:g} s")
 
     def arrived(self) -> Iterator[tuple[int, Any]]:
         """The parts of the lots that have come; none where none has come for a while."""
@@ -229,7 +229,7 @@ class _Flight:
             while True:
                 futures.append(self._done.get_nowait())
         came = [future for future in futures if future.status == "finished"]
-        with _connected_to(self._client):
+        with _connected_to(self._client, self._address):
             results = dict(zip(came, self._client.gather(came), strict=True))  # in one message
         for future in futures:
             yield from self._parts(future, results)
@@ -240,7 +240,7 @@ class _Flight:
 
         lot = self._lot_of.pop(future)
         try:
-            with _connected_to(self._client):
+            with _connected_to(self._client, self._address):
                 found, seconds, size = results.pop(future) if future in results else future.result()
         except KilledWorker:
             self._lots.give_again(lot)
@@ -274,9 +274,9 @@ def _version_here() -> str:
     return __version__
 
 
-def _check_scheduler(client: "Client") -> None:
+def _check_scheduler(client: "Client", address: str) -> None:
     """The scheduler reads what is sent through it, and so it needs fmjax too."""
-    where = f"scheduler {_address(client)}"
+    where = f"scheduler {address}"
     try:
         found = client.run_on_scheduler(_version_here)
     except Exception as error:
@@ -308,21 +308,25 @@ def _check_same(process: Process, expected: Process, address: str) -> None:
 
 
 @contextmanager
-def _connected_to(client: "Client") -> Iterator[None]:
-    """Makes one line of what goes wrong on the way to the scheduler and the workers, and in a worker."""
+def _connected_to(client: "Client", address: str) -> Iterator[None]:
+    """Makes one line of what goes wrong on the way to the scheduler and the workers, and in a worker.
+
+    A client whose scheduler is gone raises whatever its own code meets then, such as an ``AttributeError``.
+    """
     from distributed import KilledWorker
 
     try:
         yield
     except (ValueError, KilledWorker):
         raise
-    except (CancelledError, OSError) as error:
-        reason = getattr(error, "reason", None) or _first_line(error)
-        what = "dropped the work" if client.status == "running" and isinstance(error, CancelledError) else "is gone"
-        kept = "parts that came back are in the folder, if there is one"
-        raise ValueError(f"scheduler {_address(client)} {what}: {reason}; {kept}") from None
     except Exception as error:
-        raise ValueError(f"a worker of {_address(client)} failed: {_first_line(error)}") from None
+        lost, of_dask = client.status != "running", isinstance(error, CancelledError | OSError)
+        if not lost and not of_dask:
+            raise ValueError(f"a worker of {address} failed: {_first_line(error)}") from None
+        reason = getattr(error, "reason", None) or (_first_line(error) if of_dask else "the connection is closed")
+        what = "dropped the work" if not lost and isinstance(error, CancelledError) else "is gone"
+        kept = "parts that came back are in the folder, if there is one"
+        raise ValueError(f"scheduler {address} {what}: {reason}; {kept}") from None
 
 
 def _address(client: "Client") -> str:
