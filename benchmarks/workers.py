@@ -130,6 +130,7 @@ def cluster(workers: int, *, quiet: bool = False) -> Iterator[distributed.Client
         finally:
             for process in (*hosts, scheduler):
                 process.kill()
+            for process in (*hosts, scheduler):
                 process.join()
 
 
@@ -289,7 +290,7 @@ def searched(rounds: int, peaks: int) -> None:
         f"overhead {100 * (pair / alone - 1):.1f} % of time, "
         f"{100 * (sum(pair_spent) / sum(alone_spent) - 1):.1f} % of processor time"
     )
-    table(updates / pair / 2, updates / parts, first, float(pair_spent[1]) / parts, kept(fit, few))
+    table(updates / pair_spent[2], updates / parts, first, float(pair_spent[1]) / parts, kept(fit, few))
 
 
 def kept(fit: fmjax.FitResult, grid: dict[str, Any]) -> float:
@@ -313,14 +314,15 @@ def table(rate: float, part: float, first: float, client: float, folder: float) 
     """Prints what searches cost at the measured rate of a worker, and what bounds them next.
 
     Args:
-      rate: candidate-updates a second of one worker of one core.
+      rate: candidate-updates in a second of a worker's processor.
       part: candidate-updates of a part.
       first: seconds of the first search of a new cluster, which compiles.
       client: seconds of the client's processor for a part.
       folder: seconds to keep a part.
     """
     lot, seconds = _dask.LOT_SECONDS * rate, part / rate
-    print(f"\none worker of one core: {rate:.3g} candidate-updates/s; a part has {part:.3g} and takes {seconds:.2f} s")
+    print(f"\none worker of one core: {rate:.3g} candidate-updates in a second of its processor")
+    print(f"a part has {part:.3g} and takes {seconds:.2f} s")
     print(f"a lot of {_dask.LOT_SECONDS:g} s has {lot:.2g} candidate-updates, {lot / part:.1f} parts")
     print(f"the first search of a new cluster takes {first:.1f} s, most of it compilation")
     for name, each in (("", client), (" with a folder", client + folder)):
