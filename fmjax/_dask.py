@@ -40,14 +40,17 @@ AHEAD = 3
 """Lots in flight for each worker process: one at work, others at hand."""
 
 LOT_SECONDS = 2.0
-"""Time that a lot should take: long against the milliseconds that Dask spends on a task, short against a search."""
+"""Time that a lot should take where workers are few: long against the milliseconds between two tasks of a worker."""
+
+TASK_SECONDS = 0.005
+"""Time between two lots in which one scheduler and one client are at ease. The scheduler takes about half of it for a
+task and the client a third (``benchmarks/workers.py`` measures it)."""
 
 GROWTH = 4
 """How much larger than the last a lot may be."""
 
 LAST = 8
-"""How many times smaller lots get towards the end: then workers wait a moment for the last, which costs less than tasks
-that are over in no time."""
+"""How many times smaller lots get towards the end, so that workers wait only a moment for the last."""
 
 LOT_BYTES = 2**25
 """Bytes that a lot should send back at most, if its parts allow it."""
@@ -79,7 +82,7 @@ class OnDask:
     """
 
     def __init__(self, client: "Client") -> None:
-        self._client = client
+        self._client, self._address = client, _address(client)
 
     @property
     def platform(self) -> str:
@@ -93,13 +96,13 @@ class OnDask:
         Raises:
           ValueError: no worker, or one with another version than this process, or with other devices than another.
         """
-        with _connected_to(self._client):
+        with _connected_to(self._client, self._address):
             try:
                 self._client.wait_for_workers(1, timeout=JOIN)
             except TimeoutError:
-                raise ValueError(f"scheduler {_address(self._client)}: no worker joined it in {JOIN:g} s") from None
+                raise ValueError(f"scheduler {self._address}: no worker joined it in {JOIN:g} s") from None
             found = self._client.run(_process_here, on_error="return")
-        _check_scheduler(self._client)
+        _check_scheduler(self._client, self._address)
         own, expected = Process(__version__, jax.__version__, version("jaxlib"), ""), None
         for address, process in found.items():
             if isinstance(process, BaseException):
@@ -113,7 +116,7 @@ class OnDask:
         """Submits lots of parts, a few for each worker, and yields the parts of each lot as it comes."""
         if not len(numbers):
             return
-        flight = _Flight(self._client, work, self._process, _Lots(numbers))
+        flight = _Flight(self._client, self._address, work, self._process, _Lots(numbers))
         try:
             while flight.fill():
                 yield from flight.arrived()
@@ -129,8 +132,18 @@ class _Lot(NamedTuple):
     """Times that Dask gave it up, as worker after worker died with it."""
 
 
+def _lot_seconds(workers: int) -> float:
+    """Time that a lot should take.
+
+    ``workers`` that each ask for a lot after ``t`` seconds ask for ``workers / t`` lots a second. The scheduler serves
+    so many at ease if ``t`` is at least ``workers * TASK_SECONDS``. That must hold for the last lots too, which are
+    ``LAST`` times shorter: 64 workers get lots of 2.6 s that end at 0.3 s, and 256 get lots of 10 s that end at 1.3 s.
+    """
+    return max(LOT_SECONDS, LAST * workers * TASK_SECONDS)
+
+
 class _Lots:
-    """Cuts parts into lots that take about ``LOT_SECONDS``, by how long the last one took.
+    """Cuts parts into lots that take about the same time, by how long the last one took.
 
     The first ones have a single part, and each is at most ``GROWTH`` times as large as the last, as a compilation or an
     idle core may have slowed that down. Towards the end lots get smaller again, so that the workers end together. What
@@ -138,7 +151,9 @@ class _Lots:
     """
 
     def __init__(self, numbers: Sequence[int]) -> None:
-        self._numbers, self._next, self._size, self._again = numbers, 0, 1, deque[_Lot]()
+        self._numbers, self._next, self._again = numbers, 0, deque[_Lot]()
+        self._each, self._most = LOT_SECONDS, 1
+        """Seconds of a part, and parts of a lot at most."""
 
     def take(self, workers: int) -> _Lot | None:
         """The next lot, if there is one."""
@@ -147,15 +162,16 @@ class _Lots:
         left = len(self._numbers) - self._next
         if not left:
             return None
-        even = max(left // (2 * max(1, workers)), self._size // LAST, 1)
-        begin, size = self._next, min(self._size, even, left)
+        size = max(1, min(int(_lot_seconds(workers) / self._each), self._most))
+        even = max(left // (2 * max(1, workers)), size // LAST, 1)
+        begin, size = self._next, min(size, even, left)
         self._next += size
         return _Lot(self._numbers[begin : begin + size])
 
     def measured(self, parts: int, seconds: float, size: int) -> None:
         """Learns from a lot what it took and how many bytes it sent back."""
-        fits = parts * min(LOT_SECONDS / max(seconds, 1e-6), LOT_BYTES / max(size, 1))
-        self._size = max(1, min(int(fits), GROWTH * parts))
+        self._each = max(seconds, 1e-6) / parts
+        self._most = min(GROWTH * parts, LOT_BYTES * parts // max(size, 1))
 
     def give_again(self, lot: _Lot) -> None:
         """Has the parts of a lot that Dask gave up be taken once more, one by one, unless that is hopeless."""
@@ -168,16 +184,16 @@ class _Lots:
 class _Flight:
     """The lots of one work that are under way, bounded by the number of workers."""
 
-    def __init__(self, client: "Client", work: Work[Any], process: Process, lots: _Lots) -> None:
-        self._client, self._process, self._lots = client, process, lots
+    def __init__(self, client: "Client", address: str, work: Work[Any], process: Process, lots: _Lots) -> None:
+        self._client, self._address, self._process, self._lots = client, address, process, lots
         self._name = f"fmjax-{type(work).__name__.lower()}-{uuid.uuid4().hex}"  # Dask's dashboard shows all but the hex
         self._lot_of: dict[Future, _Lot] = {}
         self._done: SimpleQueue[Future] = SimpleQueue()
         self._workers, self._counted, self._seen = 0, -COUNTED, time.monotonic()
-        with _connected_to(client):
+        with _connected_to(client, address):
             # a task of its own, so that the work goes to each worker once; were it scattered, it could not be had anew
             # when the worker that holds it dies
-            self._work = client.submit(_itself, work, key=(self._name, "work"))
+            self._work = client.submit(_itself, work, key=f"{self._name}-work")
 
     def fill(self) -> bool:
         """Submits lots until enough are under way, all in one message; whether any is."""
@@ -187,7 +203,7 @@ class _Flight:
         if lots:
             keys = [(self._name, int(lot.numbers[0]), lot.given_up) for lot in lots]
             shared: dict[str, Any] = {"work": self._work, "expected": self._process}
-            with _connected_to(self._client):
+            with _connected_to(self._client, self._address):
                 futures = self._client.map(_computed, [lot.numbers for lot in lots], key=keys, **shared)
             self._lot_of.update(zip(futures, lots, strict=True))
             for future in futures:
@@ -199,11 +215,11 @@ class _Flight:
         now = time.monotonic()
         if now - self._counted < COUNTED:
             return
-        with _connected_to(self._client):
+        with _connected_to(self._client, self._address):
             self._workers, self._counted = len(self._client.nthreads()), now
         self._seen = now if self._workers else self._seen
         gone = now - self._seen > JOIN
-        require(not gone, f"scheduler {_address(self._client)}: all its workers left, and none joined in {JOIN:g} s")
+        require(not gone, f"scheduler {self._address}: all its workers left, and none joined in {JOIN:g} s")
 
     def arrived(self) -> Iterator[tuple[int, Any]]:
         """The parts of the lots that have come; none where none has come for a while."""
@@ -213,7 +229,7 @@ class _Flight:
             while True:
                 futures.append(self._done.get_nowait())
         came = [future for future in futures if future.status == "finished"]
-        with _connected_to(self._client):
+        with _connected_to(self._client, self._address):
             results = dict(zip(came, self._client.gather(came), strict=True))  # in one message
         for future in futures:
             yield from self._parts(future, results)
@@ -224,7 +240,7 @@ class _Flight:
 
         lot = self._lot_of.pop(future)
         try:
-            with _connected_to(self._client):
+            with _connected_to(self._client, self._address):
                 found, seconds, size = results.pop(future) if future in results else future.result()
         except KilledWorker:
             self._lots.give_again(lot)
@@ -258,9 +274,9 @@ def _version_here() -> str:
     return __version__
 
 
-def _check_scheduler(client: "Client") -> None:
+def _check_scheduler(client: "Client", address: str) -> None:
     """The scheduler reads what is sent through it, and so it needs fmjax too."""
-    where = f"scheduler {_address(client)}"
+    where = f"scheduler {address}"
     try:
         found = client.run_on_scheduler(_version_here)
     except Exception as error:
@@ -292,21 +308,25 @@ def _check_same(process: Process, expected: Process, address: str) -> None:
 
 
 @contextmanager
-def _connected_to(client: "Client") -> Iterator[None]:
-    """Makes one line of what goes wrong on the way to the scheduler and the workers, and in a worker."""
+def _connected_to(client: "Client", address: str) -> Iterator[None]:
+    """Makes one line of what goes wrong on the way to the scheduler and the workers, and in a worker.
+
+    A client whose scheduler is gone raises whatever its own code meets then, such as an ``AttributeError``.
+    """
     from distributed import KilledWorker
 
     try:
         yield
     except (ValueError, KilledWorker):
         raise
-    except (CancelledError, OSError) as error:
-        reason = getattr(error, "reason", None) or _first_line(error)
-        what = "dropped the work" if client.status == "running" and isinstance(error, CancelledError) else "is gone"
-        kept = "parts that came back are in the folder, if there is one"
-        raise ValueError(f"scheduler {_address(client)} {what}: {reason}; {kept}") from None
     except Exception as error:
-        raise ValueError(f"a worker of {_address(client)} failed: {_first_line(error)}") from None
+        lost, of_dask = client.status != "running", isinstance(error, CancelledError | OSError)
+        if not lost and not of_dask:
+            raise ValueError(f"a worker of {address} failed: {_first_line(error)}") from None
+        reason = getattr(error, "reason", None) or (_first_line(error) if of_dask else "the connection is closed")
+        what = "dropped the work" if not lost and isinstance(error, CancelledError) else "is gone"
+        kept = "parts that came back are in the folder, if there is one"
+        raise ValueError(f"scheduler {address} {what}: {reason}; {kept}") from None
 
 
 def _address(client: "Client") -> str:

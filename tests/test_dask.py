@@ -1,8 +1,11 @@
 """Searches on a Dask cluster of processes on this machine: the bytes of one process, whatever dies on the way."""
 
 import contextlib
+import errno
+import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -22,6 +25,7 @@ from fmjax._dask import OnDask, Process
 from fmjax.searching import sweeps
 from fmjax.searching.parts import Sweep
 
+VERSION = re.escape(fmjax.__version__)
 dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
 
 
@@ -120,6 +124,24 @@ def test_every_part_comes_once_in_lots_that_grow(client):
     assert max(sizes) > 100
 
 
+def test_all_workers_are_given_lots_at_once(client):
+    """Lots of a group that depends on itself go to the workers that have the work first, and the others wait long."""
+    groups = client.cluster.scheduler.task_groups
+    for _ in OnDask(client).results(Cubes(), range(9)):
+        own = {name: [each.name for each in group.dependencies] for name, group in groups.items()}
+        (lots,) = [name for name, needed in own.items() if needed]
+        assert lots not in own[lots]
+
+
+def test_lots_are_longer_where_many_workers_ask_for_them():
+    assert _dask._lot_seconds(1) == _dask._lot_seconds(32) == _dask.LOT_SECONDS
+    for workers in (64, 256, 1024):
+        assert workers / (_dask._lot_seconds(workers) / _dask.LAST) <= 1 / _dask.TASK_SECONDS
+    lots = _dask._Lots(range(10**6))
+    lots.measured(1000, 10.0, 10)
+    assert [len(lots.take(workers).numbers) for workers in (2, 64, 256)] == [200, 256, 1024]
+
+
 def test_lots_in_flight_are_bounded(client, monkeypatch):
     most, fill = [], _dask._Flight.fill
     monkeypatch.setattr(_dask._Flight, "fill", lambda flight: [fill(flight), most.append(len(flight._lot_of))][0])
@@ -147,40 +169,6 @@ def test_lots_take_the_time_and_the_bytes_they_should():
 def test_the_command_line(client, tmp_path, command_line):
     (tmp_path / "fit.json").write_text(FIT.to_json())
     line = ("search", tmp_path / "fit.json", "--total-steps", "60,70", "--peak-lr", "1e-3:1e-2:9", "--json")
-    _, expected, _ = command_line(*line)
-    assert command_line(*line, "--scheduler", client.scheduler.address) == (0, expected, "")
-
-
-# ------------------------------------------------------------------------------------------------ fits
-
-
-def test_fits_on_a_cluster_are_those_here(client, monkeypatch):
-    runs, law = fmjax.datasets.demo_runs()[:4], fmjax.LRAnnealing(decay=0.99)
-    rows = sum(run.step.size for run in runs)
-    samples, submitted, submit = max(8, 3 * 32_768 // rows), [], client.map
-    options = {"samples": samples, "method": "blocks"}
-    here = fmjax.bootstrap(law, runs, **options)
-    monkeypatch.setattr(
-        client, "map", lambda call, lots, **named: submitted.extend(lots) or submit(call, lots, **named)
-    )
-    there = fmjax.bootstrap(law, runs, **options, options=fmjax.FitOptions(client=client))
-    assert len(submitted) > 1
-    assert there.params.tobytes() == here.params.tobytes()
-    assert there.to_json() == here.to_json()
-
-
-RUNS = os.path.join(os.path.dirname(fmjax.datasets.__file__), "proxy_runs", "demo.toml")
-VERBS = {
-    "bootstrap": ("--samples", "20"),
-    "select": ("--grid", "decay=0.99,0.995", "--no-refine"),
-    "evaluate": ("--train", "split:train"),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("verb", VERBS)
-def test_verbs_that_fit_on_a_cluster(verb, client, command_line):
-    line = (verb, RUNS, *VERBS[verb], "--json")
     _, expected, _ = command_line(*line)
     assert command_line(*line, "--scheduler", client.scheduler.address) == (0, expected, "")
 
@@ -246,6 +234,52 @@ def test_a_part_that_kills_its_workers_ends_in_a_line():
         list(OnDask(client).results(Fails("exit"), range(9)))
 
 
+def test_a_killed_worker_in_mid_part(client):
+    """The last worker to be at work dies; its nanny starts another, and the other worker goes on."""
+    before, kill = set(pids(client)), after(1, lambda: os.kill(pids(client)[0], signal.SIGKILL))
+    found = {}
+    for number, cube in OnDask(client).results(Cubes(0.02), range(30)):
+        found[number] = cube
+        kill()
+    assert found == {number: number**3 for number in range(30)}
+    client.wait_for_workers(2, timeout=60)
+    assert len(before - set(pids(client))) == 1
+
+
+def test_a_scheduler_that_ends_is_a_line_and_its_parts_are_kept(finished, tmp_path):  # noqa: F811
+    with cluster(1) as client:
+        address = client.scheduler.address
+        with pytest.raises(ValueError, match=rf"^scheduler {address} is gone: .*; parts that came back are in the "):
+            search(FIT, **GRID, folder=tmp_path, client=client, progress=after(1, client.cluster.close))
+    kept = contents(tmp_path)
+    assert len(kept) > 1
+    assert kept.items() <= finished[1].items()
+    assert_same(search(FIT, **GRID, folder=tmp_path), finished[0])
+    assert contents(tmp_path) == finished[1]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_full_or_read_only_folder_is_a_line(number, client, finished, tmp_path, command_line, monkeypatch):  # noqa: F811
+    replace, count = os.replace, itertools.count()
+
+    def refused(source, target):
+        if next(count) == 3:
+            raise OSError(number, os.strerror(number))
+        replace(source, target)
+
+    (tmp_path / "fit.json").write_text(FIT.to_json())
+    line = ("search", tmp_path / "fit.json", "--total-steps", "60,70", "--peak-lr", "1e-3:1e-2:9", "--json")
+    _, expected, _ = command_line(*line)
+    folder = ("--folder", tmp_path / "found", "--scheduler", client.scheduler.address)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refused)
+        code, out, error = command_line(*line, *folder)
+    assert (code, out) == (2, "")
+    assert error == f"fmjax: {tmp_path / 'found'}: cannot be written: {os.strerror(number)}\n"
+    assert {name.rpartition("/")[2][0] for name in contents(tmp_path / "found")} <= {"0", "s"}  # nothing half-written
+    assert command_line(*line, *folder)[:2] == (0, expected)
+
+
 def start(*command):
     """A scheduler or a worker that finds this file, whose classes are sent to it."""
     paths = os.pathsep.join([os.path.dirname(__file__), os.getcwd(), os.environ.get("PYTHONPATH", "")])
@@ -304,13 +338,29 @@ def test_what_a_part_raises_is_a_line(client):
 
 def test_other_versions_are_refused(client, monkeypatch):
     monkeypatch.setattr(_dask, "__version__", "0.0.1")
-    with pytest.raises(ValueError, match=rf"^worker tcp://\S+ has fmjax {fmjax.__version__}, this process has 0\.0\.1"):
+    with pytest.raises(ValueError, match=rf"^worker tcp://\S+ has fmjax {VERSION}, this process has 0\.0\.1; .*$"):
+        search(FIT, **GRID, client=client)
+
+
+def test_a_scheduler_with_another_version_is_refused(client, monkeypatch):
+    monkeypatch.setattr(_dask, "_version_here", lambda: "0.0.1")
+    with pytest.raises(ValueError, match=rf"^scheduler tcp://\S+ has fmjax 0\.0\.1, this process has {VERSION}$"):
+        search(FIT, **GRID, client=client)
+
+
+def test_a_scheduler_without_fmjax_is_refused(client, monkeypatch):
+    def missing():
+        raise ModuleNotFoundError("No module named 'fmjax'\nand more")
+
+    monkeypatch.setattr(_dask, "_version_here", missing)
+    why = "ModuleNotFoundError: No module named 'fmjax'"
+    with pytest.raises(ValueError, match=rf"^scheduler tcp://\S+ cannot read what is sent by fmjax {VERSION}: {why}$"):
         search(FIT, **GRID, client=client)
 
 
 def test_a_worker_that_joins_late_is_asked_too(client):
     other = Process("0.0.1", "0", "0", "cpu")
-    with pytest.raises(ValueError, match=rf"has fmjax {fmjax.__version__}, this process has 0\.0\.1"):
+    with pytest.raises(ValueError, match=rf"has fmjax {VERSION}, this process has 0\.0\.1"):
         client.submit(_dask._computed, [1], Cubes(), other).result()
 
 

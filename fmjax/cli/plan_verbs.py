@@ -34,6 +34,7 @@ from fmjax.cli.verbs import verb
     DECAY,
     FINAL,
     *TARGET,
+    SCHEDULER,
     plot="curves, fits and loss against ratio",
 )
 def recommend() -> None:

@@ -11,7 +11,7 @@ from fmjax._names import PREFERRED_LAWS
 from fmjax.cli import output, plans
 from fmjax.cli.answers import Answer, write_file, write_text
 from fmjax.cli.fits import print_evaluation
-from fmjax.cli.inputs import fits_on, planning_law, read_fit, with_fits
+from fmjax.cli.inputs import fits_on, planning_law, read_fit
 from fmjax.cli.parameters import Assigned
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.curves.manifest import load_runs, select_runs
@@ -20,11 +20,16 @@ from fmjax.fitting.options import MANY_FITS
 
 
 def recommend(
-    runs: Path, law_name: str | None, law_options: Sequence[Assigned], train: str, **options: object
+    runs: Path,
+    law_name: str | None,
+    law_options: Sequence[Assigned],
+    train: str,
+    scheduler: str | None,
+    **options: object,
 ) -> Answer:
     """An annealing ratio for a planned run, from cheaper ones."""
     law, curves = planning_law(law_name, law_options), select_runs(load_runs(runs), train)
-    return _recommended(curves, law=law, **options)
+    return _recommended(curves, scheduler, law=law, **options)
 
 
 def transfer(
@@ -75,12 +80,12 @@ def demo(as_json: bool) -> Answer:
         out.out(f"1. Fit {', '.join(curve.name for curve in train)}; predict the other runs.\n")
         print_evaluation(fmjax.evaluate(PREFERRED_LAWS[0], curves, train=train))
         out.out(f"\n2. Plan a run of {steps} updates from all {len(curves)} runs of {steps // 2}.\n")
-    return _recommended(curves, total_steps=steps, peak_lr=train[0].peak_lr)
+    return _recommended(curves, None, total_steps=steps, peak_lr=train[0].peak_lr)
 
 
-def _recommended(curves: Sequence[LossCurve], **options: object) -> Answer:
-    with output.stages("reading") as stage:
-        found = fmjax.recommend(curves, progress=stage, **with_fits(options, MANY_FITS))
+def _recommended(curves: Sequence[LossCurve], scheduler: str | None, **options: object) -> Answer:
+    with fits_on(scheduler, options, MANY_FITS) as fits, output.stages("reading") as stage:
+        found = fmjax.recommend(curves, progress=stage, **fits)
     return Answer(
         found,
         lambda: plans.print_recommendation(found),
