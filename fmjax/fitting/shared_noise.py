@@ -51,6 +51,27 @@ class Residuals:
         return Residuals(self.step[found.kept], (self.value - found.trend)[found.kept])
 
 
+class SharedNoise(NamedTuple):
+    """The noise that other runs say a run has."""
+
+    step: np.ndarray
+    """``[steps]`` steps at which any of them has a row, rising."""
+    value: np.ndarray
+    """``[steps]`` the noise of the run's log loss."""
+    share: float
+    """Share of the variance of its rows' noise that was shared; 0 where no run shares any."""
+
+    def at(self, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``[rows]`` the noise at steps, 0 where it is not known, and whether it is."""
+        found = np.searchsorted(self.step, step).clip(max=max(self.step.size - 1, 0))
+        known = self.step[found] == step if self.step.size else np.zeros(np.shape(step), bool)
+        return np.where(known, self.value[found] if self.step.size else 0.0, 0.0), known
+
+
+NO_SHARED_NOISE = SharedNoise(np.zeros(0), np.zeros(0), 0.0)
+"""Where no run shares any."""
+
+
 class WithoutShared(NamedTuple):
     """The residuals of a run without the noise that it shares."""
 
@@ -70,20 +91,28 @@ def without_shared(run: Residuals, others: Sequence[Residuals]) -> WithoutShared
     >>> bool(np.std(found.value) < 0.5 * np.std(one.value)), 0.7 < found.share < 1
     (True, True)
     """
-    alike = [other for other in others if _move_together(run, other)]
-    if not alike:
-        return WithoutShared(run.value, 0.0)
-    noises = [other.noise for other in alike]
-    at = [np.interp(run.step, noise.step, noise.value) for noise in noises]
-    seen = [np.isin(run.step, noise.step) for noise in noises]
-    count = np.sum(seen, axis=0)
-    mean = np.sum(np.where(seen, at, 0.0), axis=0) / np.maximum(count, 1)
-    known = count > 0
-    own, theirs = _differences(run.value[known]), _differences(mean[known])
-    slope = float(np.clip(own @ theirs / max(theirs @ theirs, 1e-300), 0.0, 1.0))
-    value = run.value - slope * mean
-    left = _differences(value[known])
-    return WithoutShared(value, float(np.clip(1 - (left @ left) / max(own @ own, 1e-300), 0.0, 1.0)))
+    found = noise_shared_by(run, others)
+    return WithoutShared(run.value - found.at(run.step)[0], found.share)
+
+
+def noise_shared_by(run: Residuals, others: Sequence[Residuals]) -> SharedNoise:
+    """The noise of a run that others had at the same steps, also at steps that only they have come to."""
+    noises = [other.noise for other in others if _move_together(run, other)]
+    if not noises:
+        return NO_SHARED_NOISE
+    step = np.unique(np.concatenate([noise.step for noise in noises]))
+    total, count = np.zeros(step.size), np.zeros(step.size)
+    for noise in noises:
+        at = np.searchsorted(step, noise.step)
+        total[at] += noise.value
+        count[at] += 1
+    mean = SharedNoise(step, total / count, 0.0)
+    theirs, known = mean.at(run.step)
+    own, change = _differences(run.value[known]), _differences(theirs[known])
+    slope = float(np.clip(own @ change / max(change @ change, 1e-300), 0.0, 1.0))
+    left = _differences((run.value - slope * theirs)[known])
+    share = float(np.clip(1 - (left @ left) / max(own @ own, 1e-300), 0.0, 1.0))
+    return SharedNoise(step, slope * mean.value, share)
 
 
 def each_without_shared(

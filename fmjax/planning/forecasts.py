@@ -104,16 +104,18 @@ def forecast(
     A law $\hat L$ fitted to earlier runs says how the loss goes on; the run's own rows say how the law errs on this
     run: $\log L = \log \hat L + b + g + k\,a + q\,x + \epsilon$.
 
-    - b is common to all rows; g is a Gaussian process over $\log S$ and the rate relative to its highest, as what the
-      law misses at the peak rate says little about the end of an anneal.
+    - b is common to all rows; g is a sum of two Gaussian processes over $\log S$ and the rate relative to its highest,
+      as what the law misses at the peak rate says little about the end of an anneal. One changes along the whole run,
+      the other (``WANDERING_REACH``) as the state of a run wanders with its batches.
     - a is the relative gain of annealing by the law (its loss, had the rate never fallen, over its loss), and k the
-      error of that gain: by the end as large as the law's errors at the ends of the runs it was fitted to.
+      error of that gain: by the end as large as the law's errors at the ends of the runs it was fitted to. It is a
+      Gaussian process over a.
     - x is what the law says the log loss at the peak rate falls by after the longest fitted run, and q a share of it
       (``BEYOND_FITTED``).
     - samples of a bootstrapped prior add what its parameters leave open.
 
-    All is conditioned on averages of the rows after warmup; the sizes of g and of the noise are averaged by marginal
-    likelihood. Intervals are of the row logged last, whose noise is taken to fall with the rate.
+    All is conditioned on averages of the rows after warmup; the sizes of both parts of g and of the noise are averaged
+    by marginal likelihood. Intervals are of the row logged last, whose noise is taken to fall with the rate.
 
     Without a prior, the law is fitted and bootstrapped on the run itself: enough once the rate has fallen for a while.
     Before that ``status`` is "undetermined" and all losses are NaN.
