@@ -7,7 +7,9 @@ runs of a group is forecast from its first 25, 50 and 75 % with two priors: the 
 group, or only to shorter ones. Beside it: the same law without the run's rows ("law alone"), and the last loss logged
 ("no change"). Errors are of the last logged loss, in percent.
 
-A second table, of the first prior: the same with the rows of the run rounded to two decimals, with a spike that it has
+A third table has the first prior and the other runs as control variates, which take out the noise they share.
+
+A last table, of the first prior: the same with the rows of the run rounded to two decimals, with a spike that it has
 recovered from (the losses of 5 % of the rows four higher, the last ones normal again), and with every fourth row kept.
 """
 
@@ -68,7 +70,13 @@ SPOILT: dict[str, Callable[[fmjax.LossCurve], fmjax.LossCurve]] = {
 
 
 def scores(
-    curves: Sequence[fmjax.LossCurve], law: str, shares: Sequence[float], *, others: bool, spoilt: Iterable[str]
+    curves: Sequence[fmjax.LossCurve],
+    law: str,
+    shares: Sequence[float],
+    *,
+    others: bool,
+    spoilt: Iterable[str] = ("as logged",),
+    controlled: bool = False,
 ) -> Iterator[Score]:
     """A score for each of the longest runs of each group, each share of it, and each way to spoil its rows.
 
@@ -78,6 +86,7 @@ def scores(
       shares: parts of a run that are seen.
       others: whether the prior is fitted to all other runs of the group, or only to the shorter ones.
       spoilt: keys of ``SPOILT``.
+      controlled: whether the other runs of the group are control variates.
     """
     for group in _groups(curves):
         longest = max(int(curve.schedule.total_steps) for curve in group)
@@ -85,10 +94,12 @@ def scores(
         runs = [curve for curve in group if curve.schedule.total_steps == longest and curve.is_finished]
         prior = fmjax.fit(law, shorter, starts=3) if len(shorter) > 1 else None
         for run in runs if prior is not None else ():
+            rest = [curve for curve in group if curve is not run]
             if others:
-                prior = fmjax.fit(law, [curve for curve in group if curve is not run], starts=3)
+                prior = fmjax.fit(law, rest, starts=3)
             if prior.ok:
-                yield from (_score(run, prior, share, rows) for rows in spoilt for share in shares)
+                earlier = rest if controlled else []
+                yield from (_score(run, prior, earlier, share, rows) for rows in spoilt for share in shares)
 
 
 def _groups(curves: Sequence[fmjax.LossCurve]) -> list[list[fmjax.LossCurve]]:
@@ -98,10 +109,12 @@ def _groups(curves: Sequence[fmjax.LossCurve]) -> list[list[fmjax.LossCurve]]:
     return list(groups.values())
 
 
-def _score(run: fmjax.LossCurve, prior: fmjax.FitResult, share: float, rows: str) -> Score:
+def _score(
+    run: fmjax.LossCurve, prior: fmjax.FitResult, earlier: Sequence[fmjax.LossCurve], share: float, rows: str
+) -> Score:
     end = float(run.loss[-1])
     seen = SPOILT[rows](run.until(int(share * int(run.schedule.total_steps))))
-    found = fmjax.forecast(seen, prior=prior, alternatives={}).planned
+    found = fmjax.forecast(seen, prior=prior, earlier=earlier, alternatives={}).planned
     guesses = (found.loss, float(fmjax.predict(prior, [run])[0][-1]), float(seen.loss[-1]))
     errors = [100 * (guess / end - 1) for guess in guesses]
     low, high = found.interval
@@ -114,9 +127,11 @@ def main() -> None:
     curves = load(arguments.manifests) if arguments.manifests else fmjax.datasets.proxy_runs()
     shares = [float(share) for share in arguments.shares.split(",")]
     first = list(scores(curves, arguments.law, shares, others=True, spoilt=SPOILT))
-    second = list(scores(curves, arguments.law, shares, others=False, spoilt=["as logged"]))
-    for found, others in ((first, "the other"), (second, "the shorter")):
-        print(f"{arguments.law} fitted to {others} runs of each group")
+    second = list(scores(curves, arguments.law, shares, others=False))
+    third = list(scores(curves, arguments.law, shares, others=True, controlled=True))
+    of = ("the other runs", "the shorter runs", "the other runs, which are control variates too,")
+    for found, runs in zip((first, second, third), of, strict=True):
+        print(f"{arguments.law} fitted to {runs} of each group")
         print(table([HEADER, *lines(found, shares, "as logged")]) + "\n")
     print("the rows of the run spoilt, with the first prior: median error %, and in 90 % interval")
     spoilt = [[rows, *(f"{one[1]}, {one[3]}" for one in lines(first, shares, rows))] for rows in SPOILT]

@@ -67,7 +67,7 @@ def forecast(runs: Path, name: str, prior: Path | None, law_name: str, train: st
     with output.stages("forecasting"):
         others = [] if prior else [curve for curve in select_runs(curves, train) if curve is not run]
         law = read_fit(prior) if prior else fmjax.fit(law_name, others, starts=MANY_FITS.starts)
-        found = fmjax.forecast(run, prior=law, level=level)
+        found = fmjax.forecast(run, prior=law, earlier=others, level=level)
     return Answer(found, lambda: plans.print_forecast(found), lambda part: plotting.save_forecast(found, run, part))
 
 

@@ -11,7 +11,6 @@ from fmjax._checks import positive, require, whole, within
 from fmjax._json import Record, plain
 from fmjax._names import LEVEL
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.curves.row_noise import RowNoise
 from fmjax.fitting.fitted_runs import FittedRuns, of_batches
 from fmjax.fitting.metrics import percentile_interval
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb
@@ -19,7 +18,7 @@ from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap
 from fmjax.laws import Law
 from fmjax.laws.base import NEEDS_BATCH
-from fmjax.planning.run_error import Averages, Bins, ForecastPrior, View, posterior
+from fmjax.planning.run_error import Averages, Bins, ForecastPrior, View, after_warmup, posterior
 from fmjax.schedules.checks import check_schedule
 from fmjax.schedules.host_rates import host_rates
 from fmjax.schedules.kinds import WSD, Constant, Schedule, Tabulated
@@ -93,6 +92,7 @@ def forecast(
     curve: LossCurve,
     *,
     prior: FitResult | Bootstrap | None = None,
+    earlier: Sequence[LossCurve] = (),
     alternatives: Mapping[str, Schedule] | None = None,
     law: Law | str = "lr-annealing",
     level: float = LEVEL,
@@ -123,6 +123,8 @@ def forecast(
     Args:
       curve: the run: its planned schedule and the rows logged so far.
       prior: a law fitted to earlier runs, by ``fit`` or, for parameters few runs leave uncertain, ``bootstrap``.
+      earlier: runs of the same data order, if there are any, as control variates: the noise that they share with the
+        run, row by row, is taken out of it. Where one has a row at the last step, the noise there is known too.
       alternatives: schedules by name, which make the updates made so far at the rates they were made at; by default
         other ratios and "anneal now" while the run is at its peak rate, else those of ``alternatives_to``.
       law: law to fit to the run itself where there is no prior.
@@ -156,7 +158,7 @@ def forecast(
     require(not by.fit.law.spans_batches or curve.tokens_per_step, f"run {curve.name!r}: {NEEDS_BATCH}")
     if by.fit.ok:
         with jax.enable_x64(True):
-            rows, mean, draws = _log_losses(by, bins, list(targets.values()), np.random.default_rng(seed))
+            rows, mean, draws = _log_losses(by, bins, earlier, list(targets.values()), np.random.default_rng(seed))
     else:
         rows = None
         mean, draws = np.full(len(targets), np.nan), np.full((2, len(targets)), np.nan)
@@ -176,7 +178,11 @@ def forecast(
 
 
 def _log_losses(
-    prior: ForecastPrior, bins: Bins, targets: Sequence[Schedule], rng: np.random.Generator
+    prior: ForecastPrior,
+    bins: Bins,
+    earlier: Sequence[LossCurve],
+    targets: Sequence[Schedule],
+    rng: np.random.Generator,
 ) -> tuple[Averages, np.ndarray, np.ndarray]:
     """The run's averages; mean ``[targets]`` and draws ``[draws, targets]`` of the log final loss."""
     last = [int(schedule.total_steps) - 1 for schedule in targets]
@@ -186,8 +192,8 @@ def _log_losses(
     known = all(np.isfinite(view.log_loss).all() and np.isfinite(view.gain).all() for view in (here, there))
     name = bins.curve.name
     require(known, f"run {name!r}: the law predicts losses that are not above zero; give a prior of runs like it")
-    rows = Averages.of(bins, prior)
-    return rows, *posterior(prior, rows, here.at(rows.used), there, rng)
+    rows = Averages.of(bins, prior, [after for run in earlier if (after := after_warmup(run)) is not None])
+    return rows, *posterior(prior, rows, here.at(rows.used), there, np.array(last), rng)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -249,7 +255,7 @@ def _check_made(curve: LossCurve, alternatives: Mapping[str, Schedule], seen: in
 
 def _notes(curve: LossCurve, prior: ForecastPrior, rows: Averages | None) -> tuple[str, ...]:
     said = (*prior.fit.notes, *_of_run(curve, prior.fit.trained_with))
-    notes = () if rows is None else _rows_notes(rows.noise)
+    notes = () if rows is None else _rows_notes(rows)
     if prior.has_seen:
         return (*notes, "fitted to this run alone: give a prior") if prior.fit.ok else ()
     reach = prior.fit.reach
@@ -279,11 +285,14 @@ def _of_run(curve: LossCurve, runs: FittedRuns | None) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _rows_notes(noise: RowNoise) -> tuple[str, ...]:
+def _rows_notes(rows: Averages) -> tuple[str, ...]:
     """What was left out of the rows."""
+    noise, share = rows.noise, rows.control.noise.share
+    shared = f"{share:.0%} of the variance of its rows' noise is that of earlier runs and was taken out"
     spiked = f"{noise.spikes} of {noise.kept.size} rows lie far off their neighbours and were left out"
     repeated = f"{noise.repeats} of {noise.kept.size} rows repeat the loss before them and were left out"
-    return tuple(said for said, count in ((spiked, noise.spikes), (repeated, noise.repeats)) if count)
+    said = ((shared, share), (spiked, noise.spikes), (repeated, noise.repeats))
+    return tuple(text for text, size in said if size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -295,6 +304,7 @@ class ForecastOptions(TypedDict, total=False):
     """Options of ``forecast`` that a ``Forecaster`` hands on."""
 
     prior: FitResult | Bootstrap | None
+    earlier: Sequence[LossCurve]
     alternatives: Mapping[str, Schedule] | None
     law: Law | str
     level: float

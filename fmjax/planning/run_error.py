@@ -17,6 +17,7 @@ from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap, bootstrap
 from fmjax.fitting.row_effects import batch_effects
 from fmjax.laws import Law
+from fmjax.planning.control_runs import Control, RowsAboutLaw
 from fmjax.planning.gaussian import conditioned, probabilities, roots
 from fmjax.schedules.host_rates import has_formula, host_rates
 from fmjax.schedules.kinds import Constant, Schedule, Step, Tabulated, Warmed
@@ -64,7 +65,7 @@ LEAST_NOISE = 1e-5
 """Relative noise of a row, at the least; smaller ones would make the covariance of the rows singular in float64."""
 
 WORTH = 10
-"""Rows that the noise of the fitted runs is worth, beside those of the run itself."""
+"""RowsAboutLaw that the noise of the fitted runs is worth, beside those of the run itself."""
 
 GAIN_ERROR = 0.25
 """Share of what annealing gains by the law within which a row is no spike, however steep the anneal."""
@@ -107,7 +108,7 @@ class ForecastPrior(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """Rows after warmup, put into bins even in the logarithm of the update."""
+    """RowsAboutLaw after warmup, put into bins even in the logarithm of the update."""
 
     curve: LossCurve
     """The rows after warmup."""
@@ -119,14 +120,22 @@ class Bins(NamedTuple):
     @classmethod
     def of(cls, curve: LossCurve) -> "Bins":
         """The bins of a run."""
-        after = curve.step >= int(curve.schedule.warmup_steps)
-        require(after.sum() > 1, f"run {curve.name!r}: expected rows after warmup, found {after.sum()}")
-        step = curve.step[after]
+        after = after_warmup(curve)
+        count = 0 if after is None else after.step.size
+        if after is None or count < 2:
+            raise ValueError(f"run {curve.name!r}: expected rows after warmup, found {count}")
+        step = after.step
         place = np.log(step + 1.0)
         edges = np.linspace(place[0], place[-1], BINS + 1)[1:-1]
         _, label, rows = np.unique(np.digitize(place, edges), return_inverse=True, return_counts=True)
         means = (np.bincount(label, step) / rows).astype(int)
-        return cls(replace(curve, step=step, loss=curve.loss[after], final_loss=None), label, means)
+        return cls(after, label, means)
+
+
+def after_warmup(curve: LossCurve) -> LossCurve | None:
+    """The run's rows after warmup; None where there is none."""
+    after = curve.step >= int(curve.schedule.warmup_steps)
+    return replace(curve, step=curve.step[after], loss=curve.loss[after], final_loss=None) if after.any() else None
 
 
 class Averages(NamedTuple):
@@ -139,35 +148,57 @@ class Averages(NamedTuple):
     variance: np.ndarray
     """Of ``residual``, if measurements err independently."""
     noise: RowNoise
+    control: Control
+    """What earlier runs say of the noise."""
 
     @classmethod
-    def of(cls, bins: Bins, prior: ForecastPrior) -> "Averages":
-        """The averages of a run about its prior's law, and of the noise of the runs that this was fitted to.
+    def of(cls, bins: Bins, prior: ForecastPrior, earlier: Sequence[LossCurve] = ()) -> "Averages":
+        """The averages of a run about its prior's law, without the noise that earlier runs had at the same steps.
+
+        Of the noise of a row, that of the runs that the prior was fitted to tells too.
 
         Rows of equal loss, one after the other, count as one measurement: rounding errs alike on all of them, and so
         does a measurement that is logged again.
         """
-        law = View.of(prior._replace(samples=prior.samples[:0]), [bins.curve])
-        expected, place = law.log_loss[0], np.log(bins.curve.step + 1.0)
+        law = View.of(prior._replace(samples=prior.samples[:0]), [bins.curve, *earlier])
+        own, *others = _rows_of([bins.curve, *earlier], law)
+        law, place = law.at(np.arange(own.step.size)), np.log(own.step + 1.0)
+        control = Control.of(own, [other for other in others if np.isfinite(other.residual).all()])
+        shared, known = control.at(own.step, own.rate)
+        expected = law.log_loss[0] + shared
         found = RowNoise.of(place, bins.curve.loss, expected, GAIN_ERROR * np.abs(law.gain))
         rows = found.kept.sum()
-        variance = (rows * found.deviation**2 + WORTH * prior.noise**2) / (rows + WORTH)
+        usual = prior.noise**2 * (1 - control.noise.share * known.mean())
+        variance = (rows * found.deviation**2 + WORTH * usual) / (rows + WORTH)
         found = found._replace(deviation=max(float(np.sqrt(variance)), found.rounding, LEAST_NOISE))
         plateau = np.cumsum(found.fresh) - 1
         worth = np.where(found.kept, 1.0 / np.bincount(plateau, found.kept)[plateau].clip(1.0), 0.0)
         rows, counts = (np.bincount(bins.label, weights) for weights in (found.kept, worth))
         used = rows > 0
         residual = np.bincount(bins.label, np.where(found.kept, np.log(bins.curve.loss) - expected, 0.0))
-        return cls(used, residual[used] / rows[used], found.deviation**2 / counts[used], found)
+        return cls(used, residual[used] / rows[used], found.deviation**2 / counts[used], found, control)
 
-    def last_row(self, rate: np.ndarray) -> np.ndarray:
-        """Standard deviation of rows at rates relative to the highest; rounding does not fall with the rate."""
-        rounding = self.noise.rounding
-        return np.hypot(np.sqrt(max(self.noise.deviation**2 - rounding**2, 0.0)) * rate, rounding)
+    def last_row(self, step: np.ndarray, rate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What is known of the noise of rows to come, and the standard deviation of the rest ``[rows]``.
+
+        Rounding does not fall with the rate.
+        """
+        noise, known = self.control.at(step, rate)
+        own = np.sqrt(max(self.noise.deviation**2 - self.noise.rounding**2, 0.0))
+        return noise, np.hypot(self.control.deviation(own, rate, known), self.noise.rounding)
+
+
+def _rows_of(curves: Sequence[LossCurve], law: "View") -> list[RowsAboutLaw]:
+    """The rows of each curve about the law, as ``View.of`` sees them."""
+    ends = np.cumsum([curve.step.size for curve in curves])[:-1]
+    parts = zip(curves, np.split(law.log_loss[0], ends), np.split(law.rate, ends), strict=True)
+    return [
+        RowsAboutLaw(curve.step, curve.loss, np.log(curve.loss) - log_loss, rate) for curve, log_loss, rate in parts
+    ]
 
 
 class View(NamedTuple):
-    """Rows, or ends of schedules, as the law sees them, ``[points]`` each."""
+    """RowsAboutLaw, or ends of schedules, as the law sees them, ``[points]`` each."""
 
     log_s: np.ndarray
     """Logarithm of the sum of learning rates."""
@@ -207,10 +238,11 @@ _predicted = jax.jit(jax.vmap(predict_batch, in_axes=(None, None, 0)))
 
 
 def _never_falling(schedule: Schedule) -> Schedule:
-    kinks = schedule.kinks if has_formula(schedule) and not isinstance(schedule, Step) else ()
-    if kinks and min(float(kink) for kink in kinks) >= schedule.warmup_steps:  # the peak rate is reached, and held
+    if has_formula(schedule) and not isinstance(schedule, Step):
         warmed = cast(Warmed, schedule)
-        return Constant(warmed.peak_lr, schedule.total_steps, schedule.warmup_steps, warmed.init_lr)
+        warmed_up = np.array([min(int(warmed.warmup_steps), int(schedule.total_steps) - 1)])
+        if np.isclose(host_rates(schedule, warmed_up)[0], warmed.peak_lr, rtol=1e-12):  # reached, and held
+            return Constant(warmed.peak_lr, schedule.total_steps, schedule.warmup_steps, warmed.init_lr)
     every = host_rates(schedule, np.arange(int(schedule.total_steps)))
     return Tabulated(np.maximum.accumulate(every), schedule.warmup_steps)
 
@@ -221,9 +253,9 @@ def _at_the_last_fitted(twin: LossCurve, longest: float) -> LossCurve:
 
 
 def posterior(
-    prior: ForecastPrior, rows: Averages, here: View, there: View, rng: np.random.Generator
+    prior: ForecastPrior, rows: Averages, here: View, there: View, last: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean ``[targets]`` and draws ``[draws, targets]`` of the log final loss."""
+    """Mean ``[targets]`` and draws ``[draws, targets]`` of the log loss at the last steps ``last[targets]``."""
     seen = here.log_s.size
     log_s, rate, gain, beyond = (np.concatenate(pair) for pair in zip(here[:4], there[:4], strict=True))
     place = np.stack([log_s, rate], axis=1)
@@ -241,9 +273,10 @@ def posterior(
     of_rows = covariance[:, :seen, :seen] + noise
     odds = probabilities(of_rows, rows.residual)
     gains, left = conditioned(of_rows, covariance[:, seen:, :seen], covariance[:, seen:, seen:])
-    means = there.log_loss[0] + gains @ rows.residual
+    noise_there, deviation = rows.last_row(last, there.rate)
+    means = there.log_loss[0] + noise_there + gains @ rows.residual
     which = rng.choice(odds.size, size=FORECAST_DRAWS, p=odds)
-    left = left + np.diag(rows.last_row(there.rate) ** 2)
+    left = left + np.diag(deviation**2)
     spread = np.einsum("dtu,du->dt", roots(left)[which], rng.standard_normal((FORECAST_DRAWS, there.log_s.size)))
     return odds @ means, means[which] + spread
 
