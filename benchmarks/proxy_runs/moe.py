@@ -1,7 +1,7 @@
-"""A transformer whose blocks end in a mixture of experts: each token uses the two experts that its router scores highest.
+"""A transformer whose blocks end in a mixture of experts: a token uses the two experts that its router scores highest.
 
-Every expert computes every token, and what a token does not use is multiplied by zero. At these sizes that is faster
-than sorting tokens by expert, no token is ever dropped, and no shape depends on the data.
+Every expert computes every token, and what a token does not use is multiplied by zero. So no token is ever dropped, and
+no shape depends on the data.
 """
 
 import jax

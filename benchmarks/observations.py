@@ -1,0 +1,226 @@
+"""The observations on the optimal annealing ratio of arXiv 2512.13705, measured anew on the shipped curves.
+
+    python -m benchmarks.observations
+
+For dense models and mixtures of experts: how the ratio of least final loss changes with the peak rate, the number of
+updates, the model size and the batch size, as exponents of one power law; and how that of the training loss and of the
+loss on another domain differ from that of the validation loss. For dense models: whether loss follows updates or bytes.
+An observation that predicts a change holds where the 90 % interval lies on the side of zero that it says. One that
+predicts none holds where the interval lies within 0.1 of zero, that is where a doubling, or the other loss, changes the
+ratio by less than a tenth. Otherwise it is open, or does not hold.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+import fmjax
+from benchmarks.effects_choice import table
+from fmjax.datasets import SETS
+from fmjax.fitting.metrics import percentile_interval
+from fmjax.scaling.batch_size import CriticalBatchSize, critical_batch_size
+from fmjax.scaling.optima import Optimum, Tried, optima, tried
+from fmjax.scaling.power_laws import power_law
+from fmjax.scaling.transfers import PUBLISHED
+
+STABLE = 0.1
+"""An exponent, or a log of a ratio of two optima, is none if its interval lies within this distance of zero."""
+
+DRAWS = 4000
+"""Draws behind the interval and the p-value of a paired difference."""
+
+LEAST_CELLS = 3
+"""Cells from which a paired difference has an interval."""
+
+CLAIMS = {
+    "peak_lr": f"power law, dense {PUBLISHED['peak_lr']:+g}",
+    "total_steps": f"power law, experts {PUBLISHED['total_steps']:+g}",
+    "model_size": "stable across sizes",
+    "tokens_per_step": "",
+}
+"""What the paper says of the exponent of each variable; nothing of the last."""
+
+HEADER = ["models", "observation", "measured", "90 % interval", "p of zero", "cells", "the paper", "here"]
+
+
+class Observation(NamedTuple):
+    """A measured exponent or difference beside what the paper says of it."""
+
+    name: str
+    value: float
+    interval: tuple[float, float]
+    p_value: float
+    cells: int
+    claim: str
+    sign: int
+    """Sign that the paper says; 0 if it says that there is no change."""
+
+    @property
+    def verdict(self) -> str:
+        """Whether the paper's observation holds."""
+        low, high = self.interval
+        if not self.claim or not np.isfinite(low + high):
+            return "" if not self.claim else "open"
+        if self.sign == 0:
+            within = max(-low, high) < STABLE
+            return "holds" if within else "does not hold" if low > 0 or high < 0 else "open"
+        return "open" if low <= 0 <= high else "holds" if np.sign(self.value) == self.sign else "does not hold"
+
+    def line(self, kind: str) -> list[str]:
+        """The observation as a line of the table."""
+        interval = "{:+.3f} ... {:+.3f}".format(*self.interval)
+        return [kind, self.name, f"{self.value:+.3f}", interval, f"{self.p_value:.3f}", str(self.cells)] + [
+            self.claim,
+            self.verdict,
+        ]
+
+
+class Cell(NamedTuple):
+    """Runs that differ in nothing but their ratio, and the best one."""
+
+    tried: Tried
+    best: Optimum
+
+    @property
+    def variables(self) -> dict[str, float | None]:
+        """What the best ratio may depend on."""
+        group = self.tried
+        known = {"peak_lr": group.peak_lr, "total_steps": group.total_steps, "model_size": group.model_size}
+        return {**known, "tokens_per_step": group.tokens_per_step}
+
+    @property
+    def key(self) -> tuple[float | None, ...]:
+        """The same of the cell under any loss."""
+        return tuple(self.variables.values())
+
+
+def cells_of(curves: Sequence[fmjax.LossCurve]) -> list[Cell]:
+    """Cells of linear anneals with their optima, where at least three ratios were tried."""
+    groups = [group for group in tried(curves) if group.schedule.decay == "linear"]
+    return [Cell(group, best) for group, best in zip(groups, optima(groups), strict=True) if best is not None]
+
+
+def exponents(cells: Sequence[Cell]) -> Iterator[Observation]:
+    """Exponents of the optimal ratio in all that differs among the cells that bound theirs."""
+    bounded = [cell for cell in cells if not cell.best.at_edge]
+    law = power_law([cell.variables for cell in bounded], [(cell.best.ratio, cell.best.interval) for cell in bounded])
+    for name, one in (law.exponents if law else {}).items():
+        sign = int(np.sign(PUBLISHED.get(name, 0)))
+        yield Observation(f"best R ~ {name}^e", one.value, one.interval, one.p_value, len(bounded), CLAIMS[name], sign)
+
+
+def difference(cells: Sequence[Cell], others: Sequence[Cell], name: str) -> Iterator[Observation]:
+    """Mean log of the other loss's optimal ratio over that of the validation loss, paired by cell.
+
+    Its interval redraws cells, and its p-value flips the signs of the cells' differences.
+    """
+    there = {cell.key: cell.best for cell in others if not cell.best.at_edge}
+    pairs = [(there[cell.key], cell.best) for cell in cells if cell.key in there and not cell.best.at_edge]
+    logs = np.log([other.ratio / best.ratio for other, best in pairs])
+    if logs.size < LEAST_CELLS:
+        return
+    rng = np.random.default_rng(0)
+    redrawn = rng.choice(logs, (DRAWS, logs.size)).mean(axis=1)
+    p_value = np.mean(np.abs(_flipped(logs, rng)) >= abs(logs.mean()) * (1 - 1e-9))
+    low, high = percentile_interval(redrawn)
+    claim = "the same" if name == "training" else ""
+    title = f"log of best R, {name} over validation"
+    yield Observation(title, float(logs.mean()), (low, high), float(p_value), logs.size, claim, 0)
+
+
+def _flipped(logs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means under all ways to flip signs, or some of them where there are many."""
+    if logs.size <= 12:
+        signs = np.array(list(itertools.product((-1, 1), repeat=logs.size)))
+    else:
+        signs = rng.choice((-1, 1), (DRAWS, logs.size))
+    return (signs * logs).mean(axis=1)
+
+
+def under(column: str, kind: str) -> list[fmjax.LossCurve]:
+    """The runs of a set with another of their losses as the curve's loss."""
+    folder, curves = SETS[kind].parent, fmjax.datasets.proxy_runs(kind)
+    files = [np.genfromtxt(folder / f"{curve.name}.csv", delimiter=",", names=True) for curve in curves]
+    return [dataclasses.replace(c, loss=file[column], final_loss=None) for c, file in zip(curves, files, strict=True)]
+
+
+def dense_cells() -> list[Cell]:
+    """The cells of dense models; those of several batch sizes that were trained before are not taken twice."""
+    wide, more = (cells_of(fmjax.datasets.proxy_runs(kind)) for kind in ("dense", "batches"))
+    known = {cell.key for cell in wide}
+    return [*wide, *(cell for cell in more if cell.key not in known)]
+
+
+def observed(kind: str, cells: Sequence[Cell], probed: str) -> list[list[str]]:
+    """Lines of the table for one kind of model; ``probed`` is its set of runs with three losses."""
+    validation = cells_of(fmjax.datasets.proxy_runs(probed))
+    found = [*exponents(cells)]
+    for column, name in (("train_loss", "training"), ("headers_loss", "other domain")):
+        found.extend(difference(validation, cells_of(under(column, probed)), name))
+    return [one.line(kind) for one in found]
+
+
+def regret_of_training(probed: str) -> str:
+    """What it costs to choose the ratio by the training loss, in a sentence."""
+    there = {cell.key: cell.tried.best for cell in cells_of(under("train_loss", probed))}
+    groups = [cell.tried for cell in cells_of(fmjax.datasets.proxy_runs(probed))]
+    keys = [cell.key for cell in cells_of(fmjax.datasets.proxy_runs(probed))]
+    costs = [100 * group.regret(there[key]) / group.means.min() for group, key in zip(groups, keys, strict=True)]
+    same = sum(cost == 0 for cost in costs)
+    return (
+        f"{probed}: the ratio best by training loss is best by validation loss in {same} of {len(costs)} cells; "
+        f"it costs {np.mean(costs):.3f} % of the loss on average, at most {max(costs):.3f} %"
+    )
+
+
+def cell_lines(kind: str, cells: Sequence[Cell]) -> Iterator[list[str]]:
+    """The optimum of each cell."""
+    for group, best in cells:
+        interval = "{:.3f} ... {:.3f}".format(*best.interval)
+        edge = "at the edge" if best.at_edge else ""
+        where = [f"{group.model_size:g}", f"{group.tokens_per_step:g}", f"{group.peak_lr:g}", str(group.total_steps)]
+        yield [kind, *where, f"{best.ratio:.3f}", interval, f"{group.means.min():.4f}", edge]
+
+
+def by_batch(peak: float) -> CriticalBatchSize | None:
+    """Whether loss follows updates or tokens at one peak rate, from the runs at constant rates."""
+    stems = [
+        curve
+        for curve in fmjax.datasets.proxy_runs("batches")
+        if isinstance(curve.schedule, fmjax.Constant) and np.isclose(curve.peak_lr, peak) and "-s" not in curve.name
+    ]
+    several = len({curve.tokens_per_step for curve in stems}) > 1
+    return critical_batch_size(stems) if several else None
+
+
+def batch_text(peak: float, found: CriticalBatchSize) -> str:
+    """The critical batch size at each loss, and how far curves lie apart by updates and by tokens."""
+    lines = [
+        [f"{level.loss:.4g}", f"{level.critical:.0f}", "{:.0f} ... {:.0f}".format(*level.critical_interval)]
+        + [f"{level.min_updates:.0f}", f"{level.min_tokens:.3g}", level.status]
+        for level in found.levels
+    ]
+    header = ["loss", "critical batch (bytes)", "90 % interval", "least updates", "least bytes", "status"]
+    spread = f"{found.spread_by_updates_percent:.2f} % by updates, {found.spread_by_tokens_percent:.2f} % by bytes"
+    batches = sorted({run.tokens_per_step for run in found.runs})
+    names = ", ".join(f"{batch:g}" for batch in batches)
+    return f"Peak rate {peak:g}, batches of {names} bytes: curves lie apart by {spread}\n{table([header, *lines])}"
+
+
+def main() -> None:
+    """Prints the observations, the optima behind them, and what batches change."""
+    dense, mixtures = dense_cells(), cells_of(fmjax.datasets.proxy_runs("moe"))
+    print(table([HEADER, *observed("dense", dense, "batches"), *observed("experts", mixtures, "moe")]))
+    print("", regret_of_training("batches"), regret_of_training("moe"), "", sep="\n")
+    for peak in sorted({curve.peak_lr for curve in fmjax.datasets.proxy_runs("batches")}):
+        if (found := by_batch(peak)) is not None:
+            print(batch_text(peak, found), end="\n\n")
+    header = ["models", "size", "bytes an update", "peak rate", "updates", "best R", "90 % interval", "loss", ""]
+    print(table([header, *cell_lines("dense", dense), *cell_lines("experts", mixtures)]))
+
+
+if __name__ == "__main__":
+    main()
