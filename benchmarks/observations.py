@@ -1,6 +1,6 @@
 """The observations on the optimal annealing ratio of arXiv 2512.13705, measured anew on the shipped curves.
 
-    python -m benchmarks.observations
+    python -m benchmarks.observations [--plot FILE]
 
 For dense models and mixtures of experts: how the ratio of least final loss changes with the peak rate, the number of
 updates, the model size and the batch size, as exponents of one power law; and how that of the training loss and of the
@@ -10,10 +10,11 @@ predicts none holds where the interval lies within 0.1 of zero, that is where a 
 ratio by less than a tenth. Otherwise it is open, or does not hold.
 """
 
+import argparse
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,7 @@ import fmjax
 from benchmarks.effects_choice import table
 from fmjax.datasets import SETS
 from fmjax.fitting.metrics import percentile_interval
+from fmjax.plotting.style import color_of, legend, log_ticks, picture, title
 from fmjax.scaling.batch_size import CriticalBatchSize, critical_batch_size
 from fmjax.scaling.optima import Optimum, Tried, optima, tried
 from fmjax.scaling.power_laws import power_law
@@ -210,8 +212,59 @@ def batch_text(peak: float, found: CriticalBatchSize) -> str:
     return f"Peak rate {peak:g}, batches of {names} bytes: curves lie apart by {spread}\n{table([header, *lines])}"
 
 
+AXES = {"peak_lr": "peak learning rate", "total_steps": "updates", "tokens_per_step": "bytes an update"}
+"""Variables that a panel of the picture shows the optimum against."""
+
+
+def draw(path: str, dense: Sequence[Cell], mixtures: Sequence[Cell]) -> None:
+    """A panel for each variable, the others as in most cells; the last compares training and validation loss."""
+    with picture(path, 4 * (len(AXES) + 1), 3.5) as figure:
+        *panels, last = figure.subplots(1, len(AXES) + 1)
+        for (name, label), ax in zip(AXES.items(), panels, strict=True):
+            usual = {"peak_lr": 0.0025, "total_steps": 2000, "tokens_per_step": 1024.0}
+            fixed = {other: value for other, value in usual.items() if other != name}
+            for i, (kind, cells) in enumerate((("dense", dense), ("experts", mixtures))):
+                if usual_cells := [cell for cell in cells if _is_usual(cell, fixed)]:
+                    _series(ax, name, usual_cells, kind, color_of(i))
+            ax.set(xlabel=label, xscale="log", yscale="log")
+            title(ax, ", ".join(f"{value:g} {AXES[other]}" for other, value in fixed.items()), size=8)
+            log_ticks(ax.xaxis)
+            log_ticks(ax.yaxis)
+            legend(ax)
+        panels[0].set_ylabel("best annealing ratio (90 % interval)")
+        _training_against_validation(last)
+
+
+def _is_usual(cell: Cell, fixed: dict[str, float]) -> bool:
+    small = 9e4 < (cell.tried.model_size or 0) < 1.1e5
+    return small and all(np.isclose(cell.variables[name] or np.nan, value) for name, value in fixed.items())
+
+
+def _series(ax: Any, name: str, cells: Sequence[Cell], kind: str, color: str) -> None:
+    x = [cell.variables[name] for cell in cells]
+    y = np.array([cell.best.ratio for cell in cells])
+    ends = np.clip([cell.best.interval for cell in cells], 0.02, 1).reshape(-1, 2)
+    ax.errorbar(x, y, np.abs(ends.T - y), fmt="o-", ms=4, lw=1, capsize=2, color=color, label=f"{kind}, 0.1M")
+
+
+def _training_against_validation(ax: Any) -> None:
+    for i, probed in enumerate(("batches", "moe")):
+        there = {cell.key: cell.best.ratio for cell in cells_of(under("train_loss", probed))}
+        cells = cells_of(fmjax.datasets.proxy_runs(probed))
+        label = {"batches": "dense", "moe": "experts"}[probed]
+        found = [(cell.best.ratio, there[cell.key]) for cell in cells]
+        ax.plot(*np.array(found).T, "o", ms=4, color=color_of(i), label=label)
+    ax.axline((0.2, 0.2), slope=1, lw=0.8, color="gray")
+    ax.set(xlabel="best ratio by validation loss", ylabel="best ratio by training loss")
+    title(ax, "training against validation, all cells", size=8)
+    legend(ax)
+
+
 def main() -> None:
     """Prints the observations, the optima behind them, and what batches change."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plot", metavar="FILE", help="picture of the optima")
+    arguments = parser.parse_args()
     dense, mixtures = dense_cells(), cells_of(fmjax.datasets.proxy_runs("moe"))
     print(table([HEADER, *observed("dense", dense, "batches"), *observed("experts", mixtures, "moe")]))
     print("", regret_of_training("batches"), regret_of_training("moe"), "", sep="\n")
@@ -220,6 +273,8 @@ def main() -> None:
             print(batch_text(peak, found), end="\n\n")
     header = ["models", "size", "bytes an update", "peak rate", "updates", "best R", "90 % interval", "loss", ""]
     print(table([header, *cell_lines("dense", dense), *cell_lines("experts", mixtures)]))
+    if arguments.plot:
+        draw(arguments.plot, dense, mixtures)
 
 
 if __name__ == "__main__":

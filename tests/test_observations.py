@@ -62,8 +62,10 @@ def test_losses_are_compared_cell_by_cell(sets):
     assert list(difference(cells[:2], cells[:2], "training")) == []
 
 
-def test_the_page_is_printed_from_these(sets, capsys):
+def test_the_page_is_printed_from_these(sets, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["observations", "--plot", str(tmp_path / "optima.png")])
     observations.main()
+    assert (tmp_path / "optima.png").stat().st_size > 10_000
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if line.startswith("experts  best R ~")]) == 2
     assert len([line for line in lines if "over validation" in line]) == 4

@@ -15,6 +15,7 @@ from benchmarks.proxy_runs.config import ModelConfig, RunConfig, Setup
 from benchmarks.proxy_runs.corpus import Corpus
 from benchmarks.proxy_runs.grids import GRIDS, annealed, others
 from benchmarks.proxy_runs.runner import train_grid
+from fmjax import datasets
 from fmjax.curves.manifest import load_runs
 from fmjax.schedules.kinds import Constant, lrs
 
@@ -186,6 +187,30 @@ def test_a_part_of_a_grid_can_be_trained_first(probed, tmp_path):
     first = train_grid(PROBED, tmp_path, workers=1, lanes=1, only="wsd-*,cos*")
     assert first == {name: rows for name, rows in probed.items() if name != "constant"}
     assert train_grid(PROBED, tmp_path, workers=1, lanes=1) == probed
+
+
+@pytest.mark.parametrize("kind", sorted(datasets.SETS))
+def test_shipped_folders_hold_what_their_manifests_name(kind):
+    folder, curves = datasets.SETS[kind].parent, datasets.proxy_runs(kind)
+    files = sorted(folder.glob("*.csv"))
+    planned = {run.name: run for run in GRIDS["wide" if kind == "dense" else kind]()}
+    assert [file.stem for file in files] == sorted(curve.name for curve in curves)
+    assert sum(file.stat().st_size for file in files) < 500_000
+    for curve in curves:
+        run = planned[curve.name]
+        assert curve.tokens_per_step == run.setup.tokens_per_step
+        assert lrs(curve.schedule).tolist() == run.rates().tolist()
+        assert curve.step.tolist() == [step for step in range(run.total_steps) if run.logs(step)]
+        columns = (folder / f"{curve.name}.csv").read_text().splitlines()[0]
+        assert columns == ("step,loss,train_loss,headers_loss" if run.setup.probe_sequences else "step,loss")
+
+
+def test_a_first_word_picks_the_set():
+    assert {curve.model_size for curve in datasets.proxy_runs("moe", "moe-0.1M-*")} == {99648}
+    both = (datasets.proxy_runs(*chosen, "0.025M-*") for chosen in (("dense",), ()))
+    assert len({tuple(curve.name for curve in curves) for curves in both}) == 1
+    with pytest.raises(ValueError, match="matches no run"):
+        datasets.proxy_runs("moe-*")
 
 
 @pytest.mark.parametrize("name", sorted(set(GRIDS) - {"smoke"}))
