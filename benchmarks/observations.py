@@ -5,9 +5,9 @@
 For dense models and mixtures of experts: how the ratio of least final loss changes with the peak rate, the number of
 updates, the model size and the batch size, as exponents of one power law; and how that of the training loss and of the
 loss on another domain differ from that of the validation loss. For dense models: whether loss follows updates or bytes.
-An observation that predicts a change holds where the 90 % interval lies on the side of zero that it says. One that
-predicts none holds where the interval lies within 0.1 of zero, that is where a doubling, or the other loss, changes the
-ratio by less than a tenth. Otherwise it is open, or does not hold.
+There is a change where the 90 % interval leaves zero out and the p-value is below 0.1, and none where the interval lies
+within 0.1 of zero, that is where a doubling, or the other loss, changes the ratio by less than a tenth. An observation
+holds where what it says is found, does not hold where the opposite is, and is open in between.
 """
 
 import argparse
@@ -31,6 +31,9 @@ from fmjax.scaling.transfers import PUBLISHED
 STABLE = 0.1
 """An exponent, or a log of a ratio of two optima, is none if its interval lies within this distance of zero."""
 
+UNLIKELY = 0.1
+"""A p-value from which on a change may be chance."""
+
 DRAWS = 4000
 """Draws behind the interval and the p-value of a paired difference."""
 
@@ -38,8 +41,8 @@ LEAST_CELLS = 3
 """Cells from which a paired difference has an interval."""
 
 CLAIMS = {
-    "peak_lr": f"power law, dense {PUBLISHED['peak_lr']:+g}",
-    "total_steps": f"power law, experts {PUBLISHED['total_steps']:+g}",
+    "peak_lr": f"power law ({PUBLISHED['peak_lr']:+g} for dense models)",
+    "total_steps": f"power law ({PUBLISHED['total_steps']:+g} for experts)",
     "model_size": "stable across sizes",
     "tokens_per_step": "",
 }
@@ -64,12 +67,15 @@ class Observation(NamedTuple):
     def verdict(self) -> str:
         """Whether the paper's observation holds."""
         low, high = self.interval
-        if not self.claim or not np.isfinite(low + high):
-            return "" if not self.claim else "open"
-        if self.sign == 0:
-            within = max(-low, high) < STABLE
-            return "holds" if within else "does not hold" if low > 0 or high < 0 else "open"
-        return "open" if low <= 0 <= high else "holds" if np.sign(self.value) == self.sign else "does not hold"
+        if not self.claim:
+            return ""
+        changes = (low > 0 or high < 0) and self.p_value < UNLIKELY
+        if self.sign and changes:
+            return "holds" if np.sign(self.value) == self.sign else "does not hold"
+        none = max(-low, high) < STABLE
+        if self.sign == 0 and (none or changes):
+            return "holds" if none else "does not hold"
+        return "open"
 
     def line(self, kind: str) -> list[str]:
         """The observation as a line of the table."""
@@ -241,6 +247,7 @@ def _is_usual(cell: Cell, fixed: dict[str, float]) -> bool:
 
 
 def _series(ax: Any, name: str, cells: Sequence[Cell], kind: str, color: str) -> None:
+    cells = sorted(cells, key=lambda cell: cell.variables[name] or 0)
     x = [cell.variables[name] for cell in cells]
     y = np.array([cell.best.ratio for cell in cells])
     ends = np.clip([cell.best.interval for cell in cells], 0.02, 1).reshape(-1, 2)

@@ -72,19 +72,21 @@ def test_the_page_is_printed_from_these(sets, capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "interval", "sign", "said"),
+    ("value", "interval", "p_value", "sign", "said"),
     [
-        (0.5, (0.4, 0.6), 1, "holds"),
-        (0.5, (-0.1, 1.1), 1, "open"),
-        (0.5, (0.4, 0.6), -1, "does not hold"),
-        (0.01, (-0.05, 0.07), 0, "holds"),
-        (0.01, (-0.2, 0.3), 0, "open"),
-        (0.3, (0.2, 0.4), 0, "does not hold"),
-        (0.5, (np.nan, np.nan), 1, "open"),
+        (0.5, (0.4, 0.6), 0.01, 1, "holds"),
+        (0.5, (-0.1, 1.1), 0.4, 1, "open"),
+        (0.5, (0.4, 0.6), 0.01, -1, "does not hold"),
+        (0.01, (-0.05, 0.07), 0.8, 0, "holds"),
+        (0.01, (-0.2, 0.3), 0.9, 0, "open"),
+        (0.3, (0.2, 0.4), 0.01, 0, "does not hold"),
+        (0.3, (0.2, 0.4), 0.25, 0, "open"),  # three cells on one side of zero may be chance
+        (0.5, (np.nan, np.nan), np.nan, 1, "open"),
+        (0.05, (np.nan, np.nan), np.nan, 0, "open"),
     ],
 )
-def test_an_observation_holds_only_where_its_interval_says_so(value, interval, sign, said):
-    assert Observation("", value, interval, 0.5, 5, "a claim", sign).verdict == said
+def test_an_observation_holds_only_where_the_runs_say_so(value, interval, p_value, sign, said):
+    assert Observation("", value, interval, p_value, 5, "a claim", sign).verdict == said
 
 
 def test_loss_that_follows_updates_is_told_from_loss_that_follows_bytes(tmp_path, monkeypatch):
