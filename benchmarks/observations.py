@@ -23,7 +23,7 @@ from benchmarks.effects_choice import table
 from fmjax.datasets import SETS
 from fmjax.fitting.metrics import percentile_interval
 from fmjax.plotting.style import color_of, legend, log_ticks, picture, title
-from fmjax.scaling.batch_size import CriticalBatchSize, critical_batch_size
+from fmjax.scaling.batch_size import critical_batch_size
 from fmjax.scaling.optima import Optimum, Tried, optima, tried
 from fmjax.scaling.power_laws import power_law
 from fmjax.scaling.transfers import PUBLISHED
@@ -33,6 +33,9 @@ STABLE = 0.1
 
 UNLIKELY = 0.1
 """A p-value from which on a change may be chance."""
+
+BEGIN = 5
+"""Row from which on the smoothed curve of a run exists."""
 
 DRAWS = 4000
 """Draws behind the interval and the p-value of a paired difference."""
@@ -193,29 +196,40 @@ def cell_lines(kind: str, cells: Sequence[Cell]) -> Iterator[list[str]]:
         yield [kind, *where, f"{best.ratio:.3f}", interval, f"{group.means.min():.4f}", edge]
 
 
-def by_batch(peak: float) -> CriticalBatchSize | None:
-    """Whether loss follows updates or tokens at one peak rate, from the runs at constant rates."""
+def stems_of(peak: float) -> list[fmjax.LossCurve]:
+    """The runs of one seed at a constant rate, by rising batch size."""
     stems = [
         curve
         for curve in fmjax.datasets.proxy_runs("batches")
         if isinstance(curve.schedule, fmjax.Constant) and np.isclose(curve.peak_lr, peak) and "-s" not in curve.name
     ]
-    several = len({curve.tokens_per_step for curve in stems}) > 1
-    return critical_batch_size(stems) if several else None
+    return sorted(stems, key=lambda curve: curve.tokens_per_step or 0)
 
 
-def batch_text(peak: float, found: CriticalBatchSize) -> str:
-    """The critical batch size at each loss, and how far curves lie apart by updates and by tokens."""
-    lines = [
-        [f"{level.loss:.4g}", f"{level.critical:.0f}", "{:.0f} ... {:.0f}".format(*level.critical_interval)]
-        + [f"{level.min_updates:.0f}", f"{level.min_tokens:.3g}", level.status]
-        for level in found.levels
-    ]
-    header = ["loss", "critical batch (bytes)", "90 % interval", "least updates", "least bytes", "status"]
-    spread = f"{found.spread_by_updates_percent:.2f} % by updates, {found.spread_by_tokens_percent:.2f} % by bytes"
-    batches = sorted({run.tokens_per_step for run in found.runs})
-    names = ", ".join(f"{batch:g}" for batch in batches)
-    return f"Peak rate {peak:g}, batches of {names} bytes: curves lie apart by {spread}\n{table([header, *lines])}"
+def shared_loss(pair: Sequence[fmjax.LossCurve]) -> float:
+    """A loss that both runs pass, halfway between the first and the last of them; NaN where there is none."""
+    high, low = min(curve.loss[BEGIN] for curve in pair), max(curve.loss[-1] for curve in pair)
+    return float(np.sqrt(low * high)) if low < high else float("nan")
+
+
+def batch_lines(stems: Sequence[fmjax.LossCurve]) -> Iterator[list[str]]:
+    """For each two batch sizes next to each other, what they need to reach a loss, and the critical batch size there.
+
+    The critical batch size is that of all runs that reach the loss.
+    """
+    for pair in itertools.pairwise(stems):
+        if np.isfinite(loss := shared_loss(pair)):
+            both, all_runs = (critical_batch_size(runs, losses=[loss]) for runs in (pair, stems))
+            level, (one, two) = all_runs.levels[0], both.levels[0].runs
+            spreads = [both.spread_by_updates_percent, both.spread_by_tokens_percent]
+            needs = [f"{one.updates:.0f}, {two.updates:.0f}", f"{one.tokens:.3g}, {two.tokens:.3g}"]
+            apart = [f"{spread:.2f}" for spread in spreads]
+            critical = [f"{level.critical:.0f}", "{:.0f} ... {:.0f}".format(*level.critical_interval), level.status]
+            yield [f"{one.tokens_per_step:g}, {two.tokens_per_step:g}", f"{loss:.3f}", *needs, *apart, *critical]
+
+
+BATCH_HEADER = ["bytes an update", "loss", "updates to it", "bytes to it", "apart by updates %", "apart by bytes %"]
+BATCH_HEADER += ["critical batch", "90 % interval", "status"]
 
 
 AXES = {"peak_lr": "peak learning rate", "total_steps": "updates", "tokens_per_step": "bytes an update"}
@@ -276,8 +290,8 @@ def main() -> None:
     print(table([HEADER, *observed("dense", dense, "batches"), *observed("experts", mixtures, "moe")]))
     print("", regret_of_training("batches"), regret_of_training("moe"), "", sep="\n")
     for peak in sorted({curve.peak_lr for curve in fmjax.datasets.proxy_runs("batches")}):
-        if (found := by_batch(peak)) is not None:
-            print(batch_text(peak, found), end="\n\n")
+        if lines := list(batch_lines(stems_of(peak))):
+            print(f"Constant rate {peak:g}, 0.1M", table([BATCH_HEADER, *lines]), sep="\n", end="\n\n")
     header = ["models", "size", "bytes an update", "peak rate", "updates", "best R", "90 % interval", "loss", ""]
     print(table([header, *cell_lines("dense", dense), *cell_lines("experts", mixtures)]))
     if arguments.plot:

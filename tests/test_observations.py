@@ -92,13 +92,16 @@ def test_an_observation_holds_only_where_the_runs_say_so(value, interval, p_valu
 def test_loss_that_follows_updates_is_told_from_loss_that_follows_bytes(tmp_path, monkeypatch):
     def rows(batch):
         step = range(49, 4000, 50)
-        return [(s, *[2 + 5 * ((s + 1) / (1 + 3000 / (batch * 16))) ** -0.3] * 3) for s in step]
+        return [(s, *[2 + 5 * ((s + 1) / (1 + 500 / (batch * 16))) ** -0.3] * 3) for s in step]
 
     setups = [Setup(ModelConfig(16, 1, 1), context=16, batch=batch) for batch in BATCHES]
     runs = [RunConfig(f"b{setup.batch}", Constant(0.002, 4000, 10), setup) for setup in setups]
     publish(runs, {run.name: rows(run.setup.batch) for run in runs}, tmp_path)
     monkeypatch.setitem(fmjax.datasets.SETS, "batches", tmp_path / "runs.toml")
-    found = observations.by_batch(0.002)
-    assert found.levels[-1].critical == pytest.approx(3000, rel=0.1)
-    assert "batches of 64, 256, 1024 bytes" in observations.batch_text(0.002, found)
-    assert observations.by_batch(0.004) is None
+    small, large = observations.batch_lines(observations.stems_of(0.002))
+    for line in (small, large):
+        assert float(line[6]) == pytest.approx(500, rel=0.15)
+        assert line[8] == "determined"
+    assert float(small[5]) < float(small[4])  # below the critical size curves lie closer by bytes
+    assert [small[0], large[0]] == ["64, 256", "256, 1024"]
+    assert observations.stems_of(0.004) == []
