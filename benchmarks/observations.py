@@ -159,10 +159,13 @@ def under(column: str, kind: str) -> list[fmjax.LossCurve]:
 
 
 def dense_cells() -> list[Cell]:
-    """The cells of dense models; those of several batch sizes that were trained before are not taken twice."""
+    """The cells of dense models; of those that are in both sets, the one with more ratios."""
     wide, more = (cells_of(fmjax.datasets.proxy_runs(kind)) for kind in ("dense", "batches"))
-    known = {cell.key for cell in wide}
-    return [*wide, *(cell for cell in more if cell.key not in known)]
+    found = {cell.key: cell for cell in wide}
+    for cell in more:
+        if cell.key not in found or cell.tried.distinct.size > found[cell.key].tried.distinct.size:
+            found[cell.key] = cell
+    return list(found.values())
 
 
 def observed(kind: str, cells: Sequence[Cell], probed: str) -> list[list[str]]:
