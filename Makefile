@@ -64,9 +64,13 @@ minimum:
 reference: $(VENV)/.ready
 	$(BIN)/python .ci/reference.py reference
 
-# Trains the shipped curves anew: hours on a laptop, on all cores. Stopped, it goes on where it was when called again.
+# Trains the shipped curves anew on all cores; on two, about two hours for `wide` and two for the others together
+# (`python -m benchmarks.proxy_runs GRID --plan` measures). Stopped, it goes on where it was when called again.
 proxy-runs: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.proxy_runs wide --out fmjax/datasets/proxy_runs
+	$(BIN)/python -m benchmarks.proxy_runs moe --out fmjax/datasets/proxy_runs/moe
+	$(BIN)/python -m benchmarks.proxy_runs batches --out fmjax/datasets/proxy_runs/batches
+	$(BIN)/python -m benchmarks.proxy_runs large --out fmjax/datasets/proxy_runs/large
 
 away = rm -rf $(1)/away && mkdir $(1)/away && cp -r tests pyproject.toml $(1)/away \
 	&& cd $(1)/away && FMJAX_SHARED=$(SHARED) ../bin/$(PYTEST) -m "not slow" $(2)

@@ -15,11 +15,13 @@ class ModelConfig:
       width: size of the residual stream.
       depth: number of blocks.
       heads: attention heads of a block; width / heads must be even, for the rotary positions.
+      experts: experts of a block, of which a token uses two; 0 for a dense model.
     """
 
     width: int = 64
     depth: int = 2
     heads: int = 2
+    experts: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Setup:
       weight_decay: decoupled weight decay of matrices; gains are not decayed.
       clip_norm: global norm that gradients are clipped to.
       validation_sequences: size of the fixed validation set, in sequences.
+      probe_sequences: size of two more fixed sets, one of the training text and one of another domain; 0 for none.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -47,6 +50,7 @@ class Setup:
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     validation_sequences: int = 768
+    probe_sequences: int = 0
 
     @property
     def tokens_per_step(self) -> int:

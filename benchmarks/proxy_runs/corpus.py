@@ -1,4 +1,4 @@
-"""The text: source files of Python's own standard library, as bytes."""
+"""The text, as bytes: source files of Python's own standard library, and NumPy's C headers as another domain."""
 
 import hashlib
 import sysconfig
@@ -15,11 +15,12 @@ BUILD_SPECIFIC = ("config-", "_sysconfigdata")
 
 
 class Corpus(NamedTuple):
-    """Training and validation text, ``[bytes]`` each, and a digest of both."""
+    """Training and validation text, ``[bytes]`` each, a digest of both, and text of another domain."""
 
     train: np.ndarray
     validation: np.ndarray
     digest: str
+    headers: np.ndarray
 
     @classmethod
     def of_standard_library(cls) -> "Corpus":
@@ -29,7 +30,8 @@ class Corpus(NamedTuple):
             parts[_held_out(path)].append(text)
         train, validation = b"".join(parts[False]), b"".join(parts[True])
         digest = hashlib.sha256(hashlib.sha256(train).digest() + validation).hexdigest()
-        return cls(np.frombuffer(train, np.uint8), np.frombuffer(validation, np.uint8), digest)
+        headers = b"".join(_headers(Path(np.get_include())))
+        return cls(_bytes(train), _bytes(validation), digest, _bytes(headers))
 
     def batch(self, setup: Setup, count: int) -> np.ndarray:
         """Sequences of update ``count``, ``[batch, context + 1]``: windows drawn from the training text.
@@ -42,9 +44,13 @@ class Corpus(NamedTuple):
 
     def validation_set(self, setup: Setup) -> np.ndarray:
         """The fixed validation sequences, evenly spaced over the held-out text, ``[sequences, context + 1]``."""
-        last = len(self.validation) - setup.context - 1
-        starts = np.linspace(0, last, setup.validation_sequences).astype(np.int64)
-        return _windows(self.validation, starts, setup.context)
+        return _evenly_spaced(self.validation, setup.validation_sequences, setup.context)
+
+    def measured_sets(self, setup: Setup) -> list[np.ndarray]:
+        """What losses are measured on: the validation set, and those of the training text and the other domain."""
+        probes = [self.train, self.headers] if setup.probe_sequences else []
+        spaced = [_evenly_spaced(text, setup.probe_sequences, setup.context) for text in probes]
+        return [self.validation_set(setup), *spaced]
 
 
 def _sources(root: Path) -> Iterator[tuple[str, bytes]]:
@@ -53,8 +59,23 @@ def _sources(root: Path) -> Iterator[tuple[str, bytes]]:
             yield path, (root / path).read_bytes()
 
 
+def _bytes(text: bytes) -> np.ndarray:
+    return np.frombuffer(text, np.uint8)
+
+
+def _headers(root: Path) -> Iterator[bytes]:
+    for path in sorted(file.relative_to(root).as_posix() for file in root.rglob("*.h")):
+        if not path.endswith("_numpyconfig.h"):  # describes one build
+            yield (root / path).read_bytes()
+
+
 def _held_out(path: str) -> bool:
     return hashlib.sha256(path.encode()).digest()[0] % 10 == 0
+
+
+def _evenly_spaced(text: np.ndarray, sequences: int, context: int) -> np.ndarray:
+    starts = np.linspace(0, len(text) - context - 1, sequences).astype(np.int64)
+    return _windows(text, starts, context)
 
 
 def _windows(text: np.ndarray, starts: np.ndarray, context: int) -> np.ndarray:

@@ -10,8 +10,10 @@ SIZES = {
     "0.1M": ModelConfig(64, 2, 2),
     "0.4M": ModelConfig(128, 2, 4),
     "1.6M": ModelConfig(256, 2, 4),
+    "moe-0.1M": ModelConfig(64, 2, 2, experts=8),
+    "moe-0.4M": ModelConfig(128, 2, 4, experts=8),
 }
-"""Model shapes by their number of parameters without embeddings."""
+"""Model shapes by their number of parameters without embeddings; of experts only those that a token uses."""
 
 HORIZONS = (4000, 2000, 1000)
 """Updates of a run; the longest first, as the shorter ones start from its checkpoints."""
@@ -44,6 +46,40 @@ def wide() -> list[RunConfig]:
     ]
 
 
+SPREAD = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+"""Annealing ratios of the runs below, which all log three losses."""
+
+
+def mixtures() -> list[RunConfig]:
+    """Mixtures of experts: two sizes, two peak rates, three lengths."""
+    return [
+        *probed("moe-0.1M", 0.0025),
+        *probed("moe-0.1M", 0.0064),
+        *probed("moe-0.4M", 0.0025),
+        *probed("moe-0.4M", 0.0064),
+        *probed("moe-0.1M", 0.0025, (2000,), seed=1),
+    ]
+
+
+def batches() -> list[RunConfig]:
+    """A dense model at five batch sizes and two peak rates."""
+    return [
+        *probed("0.1M", 0.0025, (2000,), batch=4),
+        *probed("0.1M", 0.0025, (2000,), batch=8),
+        *probed("0.1M", 0.0025, batch=16),
+        *probed("0.1M", 0.0025, (2000,), batch=64),
+        *probed("0.1M", 0.0025, (2000,), batch=32),
+        *probed("0.1M", 0.0064, batch=16),
+        *(run for batch in (4, 8, 32, 64) for run in probed("0.1M", 0.0064, (2000,), batch=batch)),
+        *probed("0.1M", 0.0025, (2000,), batch=16, seed=1),
+    ]
+
+
+def large() -> list[RunConfig]:
+    """The largest dense model at a rate that suits it better than that of ``wide``."""
+    return probed("1.6M", 0.001, batch=16)
+
+
 def smoke() -> list[RunConfig]:
     """A minute of training, to see that everything works."""
     setup = Setup(ModelConfig(32, 1, 1), validation_sequences=128)
@@ -60,6 +96,7 @@ def family(
     other: Iterable[int] = (),
     batch: int = 16,
     seed: int = 0,
+    probes: int = 0,
 ) -> list[RunConfig]:
     """The runs of one setup and peak rate: a constant stem, and what anneals from it at every horizon.
 
@@ -71,14 +108,25 @@ def family(
       other: horizons that get the other schedules as well.
       batch: sequences per update.
       seed: of the initial parameters and the data.
+      probes: sequences of the sets of the second and third loss; the runs then log every 100 updates.
     """
-    setup = Setup(SIZES[size], batch=batch, seed=seed)
-    prefix = f"{size}-lr{peak:g}" + (f"-b{batch}" if batch != 16 else "") + (f"-s{seed}" if seed else "")
-    chosen: dict[str, Schedule] = {f"T{horizons[0]}-constant": Constant(peak, horizons[0], WARMUP)}
+    setup = Setup(SIZES[size], batch=batch, seed=seed, probe_sequences=probes)
+    has_batch = batch != 16 or probes
+    prefix = f"{size}-lr{peak:g}" + (f"-b{batch}" if has_batch else "") + (f"-s{seed}" if seed else "")
+    longest = max(horizons)
+    chosen: dict[str, Schedule] = {f"T{longest}-constant": Constant(peak, longest, WARMUP)}
     for total in horizons:
         shapes = annealed(peak, total, ratios, WARMUP) | (others(peak, total, WARMUP) if total in other else {})
         chosen |= {f"T{total}-{name}": schedule for name, schedule in shapes.items()}
-    return [RunConfig(f"{prefix}-{name}", schedule, setup, _split(name)) for name, schedule in chosen.items()]
+    every = 100 if probes else 50
+    return [RunConfig(f"{prefix}-{name}", one, setup, _split(name), every) for name, one in chosen.items()]
+
+
+def probed(
+    size: str, peak: float, horizons: tuple[int, ...] = HORIZONS, *, batch: int = 16, seed: int = 0
+) -> list[RunConfig]:
+    """A family of runs that log three losses."""
+    return family(size, peak, SPREAD, horizons, batch=batch, seed=seed, probes=256)
 
 
 def annealed(peak: float, total: int, ratios: tuple[float, ...], warmup: int) -> dict[str, Schedule]:
@@ -106,5 +154,5 @@ def _split(name: str) -> str:
     return "train" if name.endswith(TRAIN) else "test"
 
 
-GRIDS = {"wide": wide, "smoke": smoke}
+GRIDS = {"wide": wide, "moe": mixtures, "batches": batches, "large": large, "smoke": smoke}
 """Grids by name."""

@@ -7,24 +7,29 @@ from typing import Any
 
 import jax
 
-from benchmarks.proxy_runs import model
 from benchmarks.proxy_runs.config import RunConfig
+from benchmarks.proxy_runs.training import architecture
 from fmjax.schedules.kinds import Schedule
 
-Rows = list[tuple[int, float]]
-"""Step and validation loss of every logged row; a row of step s has seen updates 0 ... s."""
+Rows = list[tuple[int, float, *tuple[float, ...]]]
+"""Step and losses of every logged row; a row of step s has seen updates 0 ... s."""
+
+COLUMNS = ("step", "loss", "train_loss", "headers_loss")
+"""Columns of a curve; ``loss`` is that of the validation set, and runs without probes end there."""
 
 FIELDS = ("total_steps", "anneal_ratio", "decay", "final_lr", "boundaries", "lrs", "warmup_steps", "init_lr", "peak_lr")
 
 
 def csv_text(rows: Rows) -> str:
-    """The rows as a CSV file with columns step and loss."""
-    return "step,loss\n" + "".join(f"{step},{loss:.6f}\n" for step, loss in rows)
+    """The rows as a CSV file."""
+    lines = [f"{step}," + ",".join(f"{loss:.6f}" for loss in losses) for step, *losses in rows]
+    return "\n".join([",".join(COLUMNS[: len(rows[0])]), *lines]) + "\n"
 
 
 def read_rows(path: Path) -> Rows:
     """The rows of a file that ``csv_text`` wrote."""
-    return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(io.StringIO(path.read_text()))]
+    _, *lines = csv.reader(io.StringIO(path.read_text()))
+    return [(int(step), float(loss), *map(float, probes)) for step, loss, *probes in lines]
 
 
 def manifest_text(grid: list[RunConfig], rows: dict[str, Rows], *, prefix: str = "") -> str:
@@ -47,6 +52,7 @@ def _entry(run: RunConfig, name: str, final_loss: float) -> str:
 
 
 def _model_size(run: RunConfig) -> int:
+    model = architecture(run.setup.model)
     return model.size(jax.eval_shape(lambda: model.init(run.setup.model, run.setup.seed)))
 
 

@@ -41,25 +41,32 @@ def size(params: Params) -> int:
 def loss(params: Params, tokens: jax.Array, config: ModelConfig) -> jax.Array:
     """Mean cross entropy of the next byte, in nats; ``tokens`` is ``[batch, context + 1]``."""
     tokens = tokens.astype(jnp.int32)
-    logits = _logits(params, tokens[:, :-1], config)
-    target = jnp.take_along_axis(logits, tokens[:, 1:, None], axis=-1)[..., 0]
+    x = params["embedding"][tokens[:, :-1]]
+    for block in params["blocks"]:
+        x = x + attention(block, rms_norm(x, block["attention_norm"]), config.heads)
+        hidden = jax.nn.relu(rms_norm(x, block["mlp_norm"]) @ block["up"])
+        x = x + jnp.square(hidden) @ block["down"]
+    return cross_entropy(params, x, tokens[:, 1:])
+
+
+objective = loss
+"""What training minimises."""
+
+
+def cross_entropy(params: Params, x: jax.Array, following: jax.Array) -> jax.Array:
+    """Mean cross entropy of the bytes that follow, ``[batch, context]``, from the last block's output ``x``."""
+    logits = rms_norm(x, params["norm"]) @ params["embedding"].T
+    target = jnp.take_along_axis(logits, following[..., None], axis=-1)[..., 0]
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - target)
 
 
-def _logits(params: Params, tokens: jax.Array, config: ModelConfig) -> jax.Array:
-    x = params["embedding"][tokens]
-    for block in params["blocks"]:
-        x = x + _attention(block, _rms_norm(x, block["attention_norm"]), config.heads)
-        hidden = jax.nn.relu(_rms_norm(x, block["mlp_norm"]) @ block["up"])
-        x = x + jnp.square(hidden) @ block["down"]
-    return _rms_norm(x, params["norm"]) @ params["embedding"].T
-
-
-def _rms_norm(x: jax.Array, gain: jax.Array) -> jax.Array:
+def rms_norm(x: jax.Array, gain: jax.Array) -> jax.Array:
+    """Root-mean-square normalisation over the last axis."""
     return gain * x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
 
 
-def _attention(block: Params, x: jax.Array, heads: int) -> jax.Array:
+def attention(block: Params, x: jax.Array, heads: int) -> jax.Array:
+    """Causal self-attention, ``[batch, context, width]``."""
     batch, context, width = x.shape
     q, k, v = jnp.moveaxis((x @ block["qkv"]).reshape(batch, context, 3, heads, width // heads), 2, 0)
     scores = jnp.einsum("bqhd,bkhd->bhqk", _rotate(q), _rotate(k)) * (width // heads) ** -0.5

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": s
 _corpus = cache(Corpus.of_standard_library)
 
 
-def train_grid(grid: list[RunConfig], work: Path, *, workers: int, lanes: int) -> dict[str, Rows]:
-    """Trains what is not trained yet and returns every run's rows by its name.
+def train_grid(grid: list[RunConfig], work: Path, *, workers: int, lanes: int, only: str = "*") -> dict[str, Rows]:
+    """Trains what is not trained yet and returns the rows of what is trained by its name.
 
     Args:
       grid: the runs.
@@ -40,16 +41,24 @@ def train_grid(grid: list[RunConfig], work: Path, *, workers: int, lanes: int) -
       workers: processes; each keeps to one core, so that a curve does not depend on how many there are. 1 trains in
         this process, on whatever device JAX has.
       lanes: runs of one shape that a process trains at once. A curve's rounding depends on it.
+      only: globs of the names of the runs to train, comma-separated; others keep their place in the grid, so that what
+        they start from is kept.
     """
     corpus = _corpus()
     print(f"text: {len(corpus.train):,} bytes to train on, {len(corpus.validation):,} held out ({corpus.digest[:12]})")
     tasks = groups(grid, across_stems=lanes > 1)
     if workers == 1:
         for task in tasks:
-            train_group(task, work, lanes)
+            train_group(task, work, lanes, only)
     else:
-        _in_processes(tasks, work, workers, lanes)
-    return {run.name: _finished(run, work, corpus) for run in grid}
+        _in_processes(tasks, work, workers, lanes, only)
+    return finished(grid, work)
+
+
+def finished(grid: list[RunConfig], work: Path) -> dict[str, Rows]:
+    """The rows of the runs that are trained to their end."""
+    found = {run.name: Store(work, run, _corpus()).finished() for run in grid}
+    return {name: rows for name, rows in found.items() if rows is not None}
 
 
 def groups(grid: list[RunConfig], *, across_stems: bool) -> list[list[RunConfig]]:
@@ -61,14 +70,14 @@ def groups(grid: list[RunConfig], *, across_stems: bool) -> list[list[RunConfig]
     return list(found.values())
 
 
-def _in_processes(tasks: list[list[RunConfig]], work: Path, workers: int, lanes: int) -> None:
+def _in_processes(tasks: list[list[RunConfig]], work: Path, workers: int, lanes: int, only: str) -> None:
     os.environ.update(KEEP_MEMORY)
     context = multiprocessing.get_context("spawn")
     cores = context.SimpleQueue()
     for core in sorted(os.sched_getaffinity(0)) * workers:
         cores.put(core)
     with ProcessPoolExecutor(workers, context, _keep_to_one_core, (cores,)) as pool:
-        for done in as_completed([pool.submit(train_group, task, work, lanes) for task in tasks]):
+        for done in as_completed([pool.submit(train_group, task, work, lanes, only) for task in tasks]):
             done.result()
 
 
@@ -76,12 +85,13 @@ def _keep_to_one_core(cores: Any) -> None:
     os.sched_setaffinity(0, {cores.get()})
 
 
-def train_group(runs: list[RunConfig], work: Path, lanes: int) -> None:
+def train_group(runs: list[RunConfig], work: Path, lanes: int, only: str = "*") -> None:
     """Trains runs of one shape: first those that others start from, then the others."""
     corpus = _corpus()
     stems = [run for run in runs if run.is_stem]
     for wave in (stems, [run for run in runs if not run.is_stem]):
-        waiting = [run for run in wave if Store(work, run, corpus).finished() is None]
+        asked = [run for run in wave if any(fnmatchcase(run.name, glob) for glob in only.split(","))]
+        waiting = [run for run in asked if Store(work, run, corpus).finished() is None]
         _train(waiting, work, lanes, grid=runs)
 
 
@@ -92,12 +102,6 @@ def _train(waiting: list[RunConfig], work: Path, lanes: int, grid: list[RunConfi
             active.append(Lane(waiting.pop(0), work, _corpus(), grid))
         advance_lanes(active, lanes)
         active = [lane for lane in active if not lane.is_finished]
-
-
-def _finished(run: RunConfig, work: Path, corpus: Corpus) -> Rows:
-    rows = Store(work, run, corpus).finished()
-    assert rows is not None, f"{run.name} was not trained to its end"
-    return rows
 
 
 class Lane:
@@ -136,11 +140,15 @@ class Lane:
         rates[:updates] = self.rates[self.count : self.count + updates]
         return tokens, rates
 
-    def accept(self, state: State, updates: int, loss: float) -> None:
-        """Takes over the state after some updates, and its validation loss if a row is due."""
+    def logs_after(self, updates: int) -> bool:
+        """Whether a row is due after some more updates."""
+        return self.run.logs(self.count + updates - 1)
+
+    def accept(self, state: State, updates: int, losses: tuple[float, ...]) -> None:
+        """Takes over the state after some updates, and its losses if a row is due."""
         self.state, self.count = state, self.count + updates
         if self.run.logs(self.count - 1):
-            self._rows.append((self.count - 1, loss))
+            self._rows.append((self.count - 1, *losses))
         if self.is_finished:
             self._store.finish(self._rows)
             self._report()
@@ -171,14 +179,16 @@ def advance_lanes(active: list[Lane], lanes: int) -> None:
     filled = active + active[-1:] * (lanes - len(active))
     tokens, rates = map(np.stack, zip(*(lane.data(updates) for lane in filled), strict=True))
     states = advance(_stacked(lane.state for lane in filled), tokens, rates, updates, setup)
-    losses = validation_losses(states.params, _validation_set(setup), setup.model)
+    sets = _measured_sets(setup) if any(lane.logs_after(updates) for lane in active) else []
+    losses = [validation_losses(states.params, sequences, setup.model) for sequences in sets]
     for i, lane in enumerate(active):
-        lane.accept(jax.tree.map(lambda leaf, i=i: leaf[i], states), updates, float(losses[i]))
+        own = tuple(float(loss[i]) for loss in losses)
+        lane.accept(jax.tree.map(lambda leaf, i=i: leaf[i], states), updates, own)
 
 
 @cache
-def _validation_set(setup: Setup) -> np.ndarray:
-    return _corpus().validation_set(setup)
+def _measured_sets(setup: Setup) -> list[np.ndarray]:
+    return _corpus().measured_sets(setup)
 
 
 def _stacked(states: Iterable[State]) -> State:

@@ -58,7 +58,7 @@ class Store:
         """Writes a checkpoint after ``count`` updates."""
         arrays = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
         content = io.BytesIO()
-        np.savez(content, rows=np.array(rows, np.float64).reshape(-1, 2), **arrays)
+        np.savez(content, rows=np.array(rows, np.float64), **arrays)
         write_atomically(self._path(count), content.getvalue())
 
     def discard(self, count: int) -> None:
@@ -75,7 +75,7 @@ class Store:
     def _load(self, count: int, like: State) -> tuple[State, Rows]:
         with np.load(self._path(count), allow_pickle=False) as saved:
             leaves = [saved[f"leaf{i}"] for i in range(len(jax.tree.leaves(like)))]
-            rows = [(int(step), float(loss)) for step, loss in saved["rows"] if self.run.logs(int(step))]
+            rows = [(int(step), *losses) for step, *losses in saved["rows"].tolist() if self.run.logs(int(step))]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), rows
 
     def _path(self, count: int) -> Path:
@@ -84,7 +84,7 @@ class Store:
 
 def _history(run: RunConfig, corpus: Corpus) -> Iterator[str]:
     """Names of the states after 0 ... T updates."""
-    digest = hashlib.sha256(f"{corpus.digest} {run.setup}".encode())
+    digest = hashlib.sha256(f"{corpus.digest} {run.setup}".encode() + corpus.headers.tobytes())
     yield digest.hexdigest()[:20]
     for rate in run.rates():
         digest.update(rate.tobytes())
@@ -93,11 +93,11 @@ def _history(run: RunConfig, corpus: Corpus) -> Iterator[str]:
 
 def branch_counts(run: RunConfig, grid: list[RunConfig]) -> set[int]:
     """Counts at which other runs of the grid leave this run's way: their checkpoints are to be kept."""
-    counts = {_shared_updates(run, other) for other in grid if other.setup == run.setup and other.name != run.name}
+    counts = {shared_updates(run, other) for other in grid if other.setup == run.setup and other.name != run.name}
     return counts - {0}
 
 
-def _shared_updates(run: RunConfig, other: RunConfig) -> int:
+def shared_updates(run: RunConfig, other: RunConfig) -> int:
     """Updates that two runs of one setup have in common."""
     length = min(run.total_steps, other.total_steps)
     differ = run.rates()[:length] != other.rates()[:length]

@@ -4,16 +4,22 @@ What runs of one shape (model, batch, optimiser) have of their own is stacked al
 """
 
 from functools import partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from benchmarks.proxy_runs import model
+from benchmarks.proxy_runs import model, moe
 from benchmarks.proxy_runs.config import ModelConfig, Setup
 
 VALIDATION_BATCH = 64
+
+
+def architecture(config: ModelConfig) -> ModuleType:
+    """The file that has the model: ``model``, or ``moe`` where there are experts."""
+    return moe if config.experts else model
 
 
 class State(NamedTuple):
@@ -25,7 +31,7 @@ class State(NamedTuple):
     @classmethod
     def initial(cls, setup: Setup) -> "State":
         """The state before the first update."""
-        params = model.init(setup.model, setup.seed)
+        params = architecture(setup.model).init(setup.model, setup.seed)
         return cls(params, _optimizer(setup, 0.0).init(params))
 
 
@@ -58,13 +64,13 @@ def advance(states: State, tokens: jax.Array, rates: jax.Array, updates: Any, se
 
 
 def _update(setup: Setup, state: State, tokens: jax.Array, rate: jax.Array) -> State:
-    gradients = jax.grad(model.loss)(state.params, tokens, setup.model)
+    gradients = jax.grad(architecture(setup.model).objective)(state.params, tokens, setup.model)
     changes, moments = _optimizer(setup, rate).update(gradients, state.moments, state.params)
     return State(optax.apply_updates(state.params, changes), moments)
 
 
 def validation_losses(params: model.Params, sequences: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """Mean loss over the validation sequences, ``[lanes]``."""
+    """Mean loss over the sequences of a validation set, ``[lanes]``."""
     batches = np.split(sequences, range(VALIDATION_BATCH, len(sequences), VALIDATION_BATCH))
     losses = [np.asarray(_losses(params, batch, config), np.float64) for batch in batches]
     return np.average(losses, axis=0, weights=[len(batch) for batch in batches])
@@ -72,4 +78,4 @@ def validation_losses(params: model.Params, sequences: np.ndarray, config: Model
 
 @partial(jax.jit, static_argnames="config")
 def _losses(params: model.Params, tokens: jax.Array, config: ModelConfig) -> jax.Array:
-    return jax.vmap(lambda one: model.loss(one, tokens, config))(params)
+    return jax.vmap(lambda one: architecture(config).loss(one, tokens, config))(params)
