@@ -1,6 +1,5 @@
 """Gradients through fast effects, at rows and after the last update, against those through every update."""
 
-import dataclasses
 from functools import partial
 
 import jax
@@ -37,7 +36,7 @@ each_law_and_decay = pytest.mark.parametrize(
         pytest.param(
             name,
             decay,
-            marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE or decay != "linear" and not LAWS[name].weighted),
+            marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE or (decay != "linear" and not LAWS[name].weighted)),
         )
         for name in LAWS
         for decay in DECAYS
