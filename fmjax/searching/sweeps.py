@@ -186,7 +186,7 @@ def planned_search(
     else:
         vectors = np.concatenate([result.vector[None], samples])
     workers: Workers[Sweep, Computed] = Alone() if client is None else OnDask(client)
-    layout = Layout.of(grid, len(vectors), workers.platform, weighted=law.weighted)
+    layout = Layout.of(grid, len(vectors), workers.platform, law)
     log_n = result.log_size(model_size)
     kernel = Kernel(law, vectors, grid, log_n, dtype, layout, share_stem=True)
     limits = {int(steps): result.loss_limits(int(steps)) for steps in grid.total_steps}
