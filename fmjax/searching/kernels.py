@@ -49,7 +49,7 @@ class Layout(NamedTuple):
         """
         pairs, count, is_cpu = grid.peak_lr.size * grid.final_lr.size, grid.anneal_ratio.size, platform == "cpu"
         if law.scales and grid.scales:
-            most, ratios, side = (2**12, 64, 64) if is_cpu else (2**14, 2**8, 2**8)
+            most, ratios, side = (2**14, 64, 64) if is_cpu else (2**14, 2**8, 2**8)
             ratios = _even(count, min(ratios, max(1, CALL // vectors)))
             rows = _even(pairs, max(1, min(most, CALL // (vectors * ratios), PART // (vectors * count))))
             return cls(rows, ratios, min(side, ratios))

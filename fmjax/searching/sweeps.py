@@ -220,11 +220,10 @@ def _outside(result: FitResult, grid: Grid) -> Iterator[str]:
         return
     yield from result.reach.longer(int(grid.total_steps.max()))
     low, high = result.reach.peak_lr
-    others = [f"{lr:.4g}" for lr in grid.peak_lr if not result.reach.has_peak(lr)]
+    others = [lr for lr in grid.peak_lr.tolist() if not result.reach.has_peak(lr)]
     if others:
-        named = (
-            others[0] if len(others) == 1 else f"{others[0]} ... {others[-1]} ({len(others)} of {grid.peak_lr.size})"
-        )
+        first, last, count = others[0], others[-1], len(others)
+        named = f"{first:.4g}" if count == 1 else f"{first:.4g} ... {last:.4g} ({count} of {grid.peak_lr.size})"
         yield f"peak rate {named} lies outside those fitted, {low:.4g} ... {high:.4g}"
 
 
