@@ -261,9 +261,9 @@ def least_lot(found: Simulated) -> tuple[float, str]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def searched(rounds: int, peaks: int) -> None:
+def searched(law: str, rounds: int, peaks: int) -> None:
     """Prints the time of a search on two workers of one core beside that of one process of two cores."""
-    fit = fmjax.fit("lr-annealing", fmjax.datasets.demo_runs())
+    fit = fmjax.fit(law, fmjax.datasets.demo_runs())
     grid: dict[str, Any] = {"total_steps": STEPS, "peak_lr": np.geomspace(1e-4, 1e-2, peaks), "warmup_steps": 100}
     grid |= {"anneal_ratio": np.linspace(0.01, 0.5, RATIOS)}
     few = grid | {"peak_lr": grid["peak_lr"][:2048]}
@@ -354,6 +354,7 @@ def main() -> None:
     parser.add_argument("--search", action="store_true")
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS, help="numbers of simulated hosts")
     parser.add_argument("--part", type=float, default=0.1, help="seconds of a simulated part")
+    parser.add_argument("--law", default="intrinsic-momentum", help="law of the search (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peaks", type=int, default=200_000, help="peak rates of the search")
     given = parser.parse_args()
@@ -361,7 +362,7 @@ def main() -> None:
     if given.scaling or not given.search:
         scaling(given.part, given.workers)
     if given.search or not given.scaling:
-        searched(given.rounds, given.peaks)
+        searched(given.law, given.rounds, given.peaks)
 
 
 if __name__ == "__main__":

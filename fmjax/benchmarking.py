@@ -200,7 +200,7 @@ def ratio_sweep(
         warmup_steps=0,
         init_lr=0.0,
     )
-    layout = Layout.of(grid, 1, jax.local_devices()[0].platform, weighted=law.weighted)
+    layout = Layout.of(grid, 1, jax.local_devices()[0].platform, law)
     return Kernel(law, vector[None], grid, 0.0, dtype, layout, share_stem)
 
 

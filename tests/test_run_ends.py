@@ -1,6 +1,7 @@
 """Final losses of searches against the recursion over every update: laws, decays, warmups, ratios, lengths, dtypes."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from fmjax.schedules.host_rates import host_rates
 from fmjax.schedules.kinds import WSD
 from fmjax.searching import kernels
 from fmjax.searching.grid import Grid
+from fmjax.searching.kernels import Kernel, Layout
 from fmjax.searching.panels import NEIGHBOURS, STEEP, Counts, crossings, most_panels, panel_sizes
 from fmjax.searching.run_ends import alike, groups_of
 
@@ -75,6 +77,60 @@ def test_final_losses_are_those_of_the_recursion(name, decay, warmup):
         grid = {"total_steps": total, "peak_lr": (5e-4, 2e-3), "anneal_ratio": ratios, "final_lr": final_lrs(decay)}
         for steps in warmups:
             assert_as_by_recursion(fit, grid | {"decay": decay}, steps, 1e-5 * (steps > 0))
+
+
+CELL, LAYOUT = ("total_steps", "peak_lr", "decay", "final_lr"), Layout(2, 3, 2)
+SCALING = [("lr-annealing", {"rho": 0.7}), ("lr-annealing", {}), ("forward-only", {}), ("chinchilla", {})]
+
+
+@pytest.mark.parametrize(("name", "options"), SCALING)
+@each_decay
+def test_multiples_of_one_schedule(name, decay, options):
+    """Final rates in proportion to peak rates over four orders of magnitude."""
+    ratios = np.array([1e-3, 0.0313, 0.4, 0.9003, 1.0])
+    axes = {"total_steps": 1000, "peak_lr": np.geomspace(1e-5, 1e-1, 5), "anneal_ratio": ratios, "decay": decay}
+    for warmup_steps in (0, 500):
+        final = {"final_lr": 0.02 * (decay != "linear"), "final_is_share": True}
+        grid = Grid.of(**axes, **final, warmup_steps=warmup_steps, init_lr=0.0)
+        cells = [SimpleNamespace(**dict(zip(CELL, grid.cell(i), strict=True))) for i in range(grid.cells)]
+        for warmup in WARMUPS:
+            fit = synthetic_fit(name, warmup=warmup, **options)
+            exact = by_recursion(fit, SimpleNamespace(cells=cells, anneal_ratio=ratios), warmup_steps, 0.0)
+            for dtype, tolerance in (("float64", 1e-8), ("float32", 1e-6)):
+                kernel = Kernel(fit.law, fit.vector[None], grid, 0.0, dtype, LAYOUT, share_stem=True)
+                assert kernel.law.scales
+                assert grid.scales
+                found = np.concatenate([losses[0] for _, losses in kernel.losses(grid.parts(LAYOUT.rows))])
+                np.testing.assert_allclose(found, exact, rtol=tolerance, atol=tolerance * 2.5)
+
+
+def test_which_grids_scale():
+    axes = {"total_steps": 90, "peak_lr": (1e-3, 2e-3), "decay": "linear", "anneal_ratio": 0.5}
+    zero = {"final_lr": 0.0, "warmup_steps": 9, "init_lr": 0.0}
+    share = {"final_lr": 0.1, "final_is_share": True}
+    for changes, scales in (
+        ({}, True),
+        (share, True),
+        ({"init_lr": 1e-5}, False),
+        ({"init_lr": 1e-5, "warmup_steps": 0}, True),
+        ({"final_lr": 1e-5}, False),
+        (share | {"final_lr": (0.0, 0.1)}, False),
+    ):
+        assert Grid.of(**axes, **zero | changes).scales == scales
+
+
+class Squared(LAWS["lr-annealing"]):
+    """A law whose effects are others, and do not scale as those of the law it comes from."""
+
+    name = "squared"
+
+    def row_effects(self, updates, at):
+        return super().row_effects(updates._replace(lr=updates.lr**2), at)
+
+
+def test_a_law_with_other_effects_does_not_scale():
+    assert Squared.weighted
+    assert not Squared.scales
 
 
 @pytest.mark.slow
@@ -164,7 +220,9 @@ def test_only_decays_with_a_steep_start_are_called_steep():
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-@pytest.mark.parametrize("name", ["intrinsic-momentum", pytest.param("functional", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["intrinsic-momentum", "lr-annealing", pytest.param("functional", marks=pytest.mark.slow)]
+)
 def test_programs_lower_for_accelerators(name, platform):
     grid = Grid.of(
         total_steps=90,
@@ -177,11 +235,17 @@ def test_programs_lower_for_accelerators(name, platform):
     )
     law, part = make_law(name), grid.part(0, 2)
     vector = np.array([[synthetic.TRUTH[name][parameter] for parameter in law.parameter_names]], np.float32)
-    groups = list(groups_of(part, grid, 2, held=False))
+    groups = list(groups_of(grid.unit(part) if law.scales else part, grid, 2, held=False))
     arguments = (law, vector, kernels.Run(np.int32(90), np.int32(9), np.float32(0)), np.float32(0))
     runs = alike(groups, part, grid, (2, 2), "float32")
-    exported = jax.export.export(kernels.end_losses, platforms=[platform])(
-        *arguments, *runs, decay="1-sqrt", together=1
-    )
+    options = {"decay": "1-sqrt", "together": 1}
+    exported = jax.export.export(kernels.end_losses, platforms=[platform])(*arguments, *runs, **options)
     assert exported.platforms == (platform,)
     assert exported.out_avals[0].shape == (1, 2, 2)
+    if law.scales:
+        runs = alike(groups, grid.unit(part), grid, (2, 1), "float32")
+        factor = part.peak_lr.astype("float32")
+        exported = jax.export.export(kernels.multiples_losses, platforms=[platform])(
+            *arguments, *runs, factor, **options
+        )
+        assert exported.out_avals[0].shape == (1, 2, 2)

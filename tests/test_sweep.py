@@ -279,16 +279,20 @@ def test_ratios_in_any_order(whole):
 
 
 LONG = {"total_steps": (60, 9000), "warmup_steps": 20}
+SCALING = {"final_lr": 0.0, "peak_lr": np.linspace(1e-3, 2e-3, 4)}
+"""Schedules of all peak rates are then multiples of each other."""
 
 
 @pytest.mark.parametrize(
     "layout", [Layout(1, 3, 2), Layout(3, 2, 1), Layout(3, 3, 2, 2)], ids=["pairs", "one-by-one", "lanes"]
 )
-def test_parts_and_calls_change_nothing(layout, monkeypatch):
-    whole = search(synthetic_fit(), **(SMALL | LONG))
+@pytest.mark.parametrize("rates", [{}, SCALING], ids=["", "scaling"])
+def test_parts_and_calls_change_nothing(layout, rates, monkeypatch):
+    grid = SMALL | LONG | rates
+    whole = search(synthetic_fit(), **grid)
     seen = []
     monkeypatch.setattr(kernels.Layout, "of", lambda *_, **__: layout)
-    found = search(synthetic_fit(), **(SMALL | LONG), progress=lambda done, total: seen.append((done, total)))
+    found = search(synthetic_fit(), **grid, progress=lambda done, total: seen.append((done, total)))
     np.testing.assert_allclose(found.losses, whole.losses, rtol=1e-12)
     assert [cell[4:5] + cell[6:] for cell in found.cells] == [cell[4:5] + cell[6:] for cell in whole.cells]
     assert [candidate[:5] for candidate in found.top] == [candidate[:5] for candidate in whole.top]
@@ -298,11 +302,11 @@ def test_parts_and_calls_change_nothing(layout, monkeypatch):
 
 @pytest.mark.parametrize(("vectors", "platform"), [(1, "cpu"), (1, "gpu"), (1001, "cpu"), (1001, "gpu")])
 @pytest.mark.parametrize(("peaks", "ratios"), [(1, 1), (3, 99), (4000, 64), (10**5, 10**3), (7, 10**6)])
-@pytest.mark.parametrize("weighted", [True, False])
-def test_layouts_bound_calls_and_parts(peaks, ratios, vectors, platform, weighted):
+@pytest.mark.parametrize("law", ["lr-annealing", "intrinsic-momentum", "forward-momentum"])
+def test_layouts_bound_calls_and_parts(peaks, ratios, vectors, platform, law):
     axes = {"peak_lr": np.full(peaks, 1e-3), "anneal_ratio": np.full(ratios, 0.5), "final_lr": 0.0}
     grid = kernels.Grid.of(total_steps=60, decay="linear", warmup_steps=0, init_lr=0.0, **axes)
-    layout = Layout.of(grid, vectors, platform, weighted=weighted)
+    layout = Layout.of(grid, vectors, platform, make_law(law))
     assert 1 <= layout.lanes <= layout.rows <= peaks
     assert 1 <= layout.branches <= layout.ratios <= ratios
     assert layout.rows * layout.ratios * vectors <= kernels.CALL
@@ -354,17 +358,22 @@ ONE_OR_EIGHT = """
 import hashlib, sys
 sys.path.insert(0, sys.argv[1])
 import jax, test_sweep
-from test_sweep import SMALL, WARM, search, synthetic_fit
+from test_sweep import SCALING, SMALL, WARM, search, synthetic_fit
 test_sweep.kernels.Layout.of = lambda *_, **__: test_sweep.Layout(2, 5, 5)  # four calls
-found = search(synthetic_fit(sys.argv[2]), **(SMALL | {"total_steps": (90, 9000)}), **WARM)
+grid, ramp = SMALL | {"total_steps": (90, 9000)}, WARM
+if sys.argv[3]:
+    grid, ramp = grid | SCALING, WARM | {"init_lr": 0.0}
+found = search(synthetic_fit(sys.argv[2]), **grid, **ramp)
 print(len(jax.local_devices()), hashlib.sha256(found.losses.tobytes()).hexdigest(), sep=",")
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("law", ["forward-only", "forward-momentum"])
-def test_any_number_of_devices_gives_the_same_bytes(law):
-    command = [sys.executable, "-c", ONE_OR_EIGHT, os.path.dirname(__file__), law]
+@pytest.mark.parametrize(
+    ("law", "scaling"), [("forward-only", ""), ("forward-momentum", ""), ("lr-annealing", "scaling")]
+)
+def test_any_number_of_devices_gives_the_same_bytes(law, scaling):
+    command = [sys.executable, "-c", ONE_OR_EIGHT, os.path.dirname(__file__), law, scaling]
     flag = "--xla_force_host_platform_device_count="
     runs = [
         subprocess.Popen(command, env={**os.environ, "XLA_FLAGS": flag + n}, stdout=subprocess.PIPE) for n in ("1", "8")

@@ -131,6 +131,8 @@ class Law:
     """Whether ``step`` also takes a ``Block`` of updates; if not, long schedules are followed update by update."""
     weighted: ClassVar[bool] = False
     """Whether the law gives ``row_effects`` as sums over updates, so that a few weighted updates stand for all."""
+    scales: ClassVar[bool] = False
+    """Whether the law gives ``scaled``, so that one schedule stands for all that are multiples of it."""
     size_term: ClassVar[tuple[str, str]] = ("B", "beta")
     """Names of the coefficient and the exponent of the term in the model size."""
     warmup: str = field(default="as-scheduled", kw_only=True, metadata={"static": True})
@@ -138,8 +140,12 @@ class Law:
 
     def __init_subclass__(cls) -> None:
         # Guard: a law that changes the recursion of another must not keep that one's sums, which would be plausible
-        # and wrong. It follows every update, unless it gives its own.
+        # and wrong. It follows every update, unless it gives its own. Nor may it keep how that one's effects scale.
         own = vars(cls)
+        if "scaled" in own:
+            cls.scales = True
+        elif own.keys() & {"init", "step", "observe", "row_effects"}:
+            cls.scales = False
         if "row_effects" in own:
             cls.weighted = True
         elif own.keys() & {"init", "step", "observe"}:
@@ -241,6 +247,13 @@ class Law:
         """
         return self._followed(One(updates.lr, updates.drop), at)
 
+    def scaled(self, row: Row, factor: Real) -> Row:
+        """Effects of a schedule each rate of which is ``factor`` times that of one with the effects ``row``.
+
+        Laws whose effects do not follow from those leave it out.
+        """
+        raise NotImplementedError
+
     def _followed(self, updates: One, at: Array) -> Row:
         """Effects by the recursion."""
 
@@ -333,9 +346,19 @@ class Ahead(NamedTuple):
         return cls(lr, drop, jnp.cumsum(lr), jnp.cumsum(lr[::-1])[::-1] - lr)
 
 
+LOG_OF_NOTHING = -80.0
+"""What stands for the logarithm of zero."""
+
+
 def safe_log(x: Real) -> jax.Array:
     """Log x, with a large negative number (and no slope) at x <= 0 in place of -inf."""
-    return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1.0)), -80.0)
+    return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1.0)), LOG_OF_NOTHING)
+
+
+def scaled_log(log_x: Array, factor: Real, power: Real | None = None) -> jax.Array:
+    """The ``safe_log`` of factor^power x from that of x; no power is 1."""
+    grown = jnp.log(factor) * (1.0 if power is None else power)
+    return jnp.where(log_x > LOG_OF_NOTHING, log_x + grown, log_x)
 
 
 def stack(*terms: Real) -> jax.Array:

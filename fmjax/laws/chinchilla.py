@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from fmjax._types import Array, Dtype
+from fmjax._types import Array, Dtype, Real
 from fmjax.effects.updates import Sum, Update, plus
 from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import Law, Row, register, stack
@@ -34,6 +34,9 @@ class Chinchilla(Law):
 
     def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
         return {"log_t": jnp.log(updates.update[at] + 1)}
+
+    def scaled(self, row: Row, factor: Real) -> Row:
+        return row
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         return stack(*self.powers(row, row["log_t"], exponents))

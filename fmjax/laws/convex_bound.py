@@ -58,8 +58,14 @@ class ConvexBound(Law):
 
     def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
         own = updates.lr[at]
+        removed = jnp.asarray(own)[:, None] ** 2  # a row's own rate is not among the rates before it
+        if updates.left is not None:
+            # The row is the last update. Left out by its weight, it leaves no slope either: that of e^(-r x) at x = 0
+            # is -r, up to 5e9, and would leave its rounding where it cancels.
+            updates = updates._replace(weight=jnp.where(updates.left.updates > 0, updates.weight, 0.0))
+            removed = jnp.zeros_like(removed)
         squares = memories(updates, at, MEMORY_RATES, lambda lr, *_: (lr**2)[None], fading=Fading.LATER)[..., 0]
-        before = squares - own[:, None] ** 2  # a row's own rate is not among the rates before it
+        before = squares - removed
         noise = own + before @ jnp.asarray(INVERSE, before.dtype)
         return {"log_S": safe_log(updates.forward[at]), "noise": noise}
 

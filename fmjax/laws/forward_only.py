@@ -9,7 +9,7 @@ from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
 from fmjax.effects.updates import Sum, Update
 from fmjax.effects.weighted import WeightedUpdates
-from fmjax.laws.base import RATE_EXPONENT, Law, Option, Row, register, safe_log, stack
+from fmjax.laws.base import RATE_EXPONENT, Law, Option, Row, register, safe_log, scaled_log, stack
 
 
 @register
@@ -39,6 +39,9 @@ class ForwardOnly(Law):
 
     def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
         return {"log_S": safe_log(updates.total(recursions.forward_increment(updates.lr, self.rho), at))}
+
+    def scaled(self, row: Row, factor: Real) -> Row:
+        return {"log_S": scaled_log(row["log_S"], factor, self.rho)}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         return stack(*self.powers(row, row["log_S"], exponents))

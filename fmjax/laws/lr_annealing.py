@@ -20,6 +20,7 @@ from fmjax.laws.base import (
     Row,
     register,
     safe_log,
+    scaled_log,
     stack,
 )
 from fmjax.laws.memory import memories
@@ -90,6 +91,9 @@ class LRAnnealing(Law):
             area = updates.total(-jnp.expm1(-pace * (updates.left.updates + 1)) * updates.drop, at)
         forward = updates.total(recursions.forward_increment(updates.lr, self.rho), at)
         return {"log_S": safe_log(forward), "S2": area / rate}
+
+    def scaled(self, row: Row, factor: Real) -> Row:
+        return {"log_S": scaled_log(row["log_S"], factor, self.rho), "S2": row["S2"] * factor}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         scale = jnp.exp(exponents[2] * row["log_N"]) if self.sizes else 1.0

@@ -126,6 +126,16 @@ class Grid(NamedTuple):
         """Final rates of pairs of places on the axes of peak and final rates."""
         return self.final_lr[final] * (self.peak_lr[peak] if self.final_is_share else 1.0)
 
+    @property
+    def scales(self) -> bool:
+        """Whether schedules that differ in their peak rate alone are multiples of each other."""
+        ends = self.final_lr.size == 1 and (self.final_is_share or not self.final_lr.any())
+        return ends and (self.init_lr == 0 or self.warmup_steps == 0)
+
+    def unit(self, part: Part) -> Part:
+        """Of a grid that scales, the one cell whose rates times each peak rate are those of all cells of a part."""
+        return part._replace(peak_lr=np.ones(1), final_lr=self.final_lr, cells=part.cells[:1])
+
     def count_parts(self, rows: int) -> int:
         """Number of parts of at most ``rows`` cells."""
         steps, peaks, decays, finals = self.shape

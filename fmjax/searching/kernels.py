@@ -42,13 +42,18 @@ class Layout(NamedTuple):
     """Cells of a group; of weighted updates, groups are what is computed side by side."""
 
     @classmethod
-    def of(cls, grid: Grid, vectors: int, platform: str, *, weighted: bool = False) -> "Layout":
-        """The layout for a grid, found by measurement.
+    def of(cls, grid: Grid, vectors: int, platform: str, law: Law) -> "Layout":
+        """The layout for a grid and a law, found by measurement.
 
         On a CPU about a thousand lanes of a rollout stay in the cache, and the weighted updates of 64 candidates.
         """
         pairs, count, is_cpu = grid.peak_lr.size * grid.final_lr.size, grid.anneal_ratio.size, platform == "cpu"
-        if weighted:
+        if law.scales and grid.scales:
+            most, ratios, side = (2**14, 64, 64) if is_cpu else (2**14, 2**8, 2**8)
+            ratios = _even(count, min(ratios, max(1, CALL // vectors)))
+            rows = _even(pairs, max(1, min(most, CALL // (vectors * ratios), PART // (vectors * count))))
+            return cls(rows, ratios, min(side, ratios))
+        if law.weighted:
             most, side, call = (1024, 64, 2**12) if is_cpu else (2**14, 2**12, 2**16)
             call = max(1, min(call, CALL // vectors))
             rows = _even(pairs, max(1, min(most, call, PART // (vectors * count))))
@@ -102,12 +107,15 @@ class Kernel(NamedTuple):
     def call(self, part: Part, work: np.ndarray | tuple[Group, ...], device: jax.Device) -> tuple[Places, np.ndarray]:
         """Losses ``[vectors, ...]`` of some candidates of a part, and which they are; all in shapes of the layout."""
         with jax.default_device(device):
-            return self._followed(part, work) if isinstance(work, np.ndarray) else self._ends(part, work)
+            if isinstance(work, np.ndarray):
+                return self._followed(part, work)
+            return self._multiples(part, work) if self._scaled else self._ends(part, work)
 
     def _calls(self, part: Part) -> Iterator[np.ndarray | tuple[Group, ...]]:
         """Groups of each call, or for a rollout its ratios, sorted by length of the anneal, the longest first."""
         if self.law.weighted:
-            groups = groups_of(part, self.grid, self.layout.lanes, held=self.law.warmup == "as-peak")
+            seen, lanes = (self.grid.unit(part), 1) if self._scaled else (part, self.layout.lanes)
+            groups = groups_of(seen, self.grid, lanes, held=self.law.warmup == "as-peak")
             while call := tuple(islice(groups, self._groups)):
                 yield call
             return
@@ -115,14 +123,20 @@ class Kernel(NamedTuple):
         yield from np.array_split(order, -(-order.size // self.layout.ratios))
 
     @property
+    def _scaled(self) -> bool:
+        """Whether the effects of one peak rate give those of all."""
+        return self.law.scales and self.grid.scales
+
+    @property
     def _groups(self) -> int:
         """Groups of a call, a multiple of those side by side."""
         rows, ratios, branches, lanes = self.layout
-        return -(-ratios * -(-rows // lanes) // branches) * branches
+        groups = ratios if self._scaled else ratios * -(-rows // lanes)
+        return -(-groups // branches) * branches
 
     def _program(self, part: Part) -> Hashable:
         """What tells the compiled program of one call from that of another."""
-        options = (self.dtype, self.layout, self.share_stem, len(self.vectors), part.decay)
+        options = (self.dtype, self.layout, self.share_stem, self._scaled, len(self.vectors), part.decay)
         return (jax.tree.structure(self.law), panels_of(self.grid, part) if self.law.weighted else 0, *options)
 
     def _gather(self, part: Part, calls: list["Future[tuple[Places, np.ndarray]]"]) -> tuple[Part, np.ndarray]:
@@ -147,6 +161,15 @@ class Kernel(NamedTuple):
         ratios = np.repeat([group.ratio for group in groups], [group.rows.size for group in groups])
         real = np.arange(shape[1]) < np.array([[group.rows.size] for group in groups])
         return (rows, ratios), np.asarray(found, float)[:, : len(groups)][:, real]
+
+    def _multiples(self, part: Part, groups: tuple[Group, ...]) -> tuple[Places, np.ndarray]:
+        """Losses ``[vectors, ratios, rows]`` of some ratios of a part whose schedules are multiples of the groups'."""
+        runs = alike(groups, self.grid.unit(part), self.grid, (self._groups, 1), self.dtype)
+        factor = np.resize(part.peak_lr, self.layout.rows).astype(self.dtype)
+        found = multiples_losses(*self._shared(part), *runs, factor, decay=part.decay, together=self.layout.branches)
+        ratios = np.array([group.ratio for group in groups])
+        places = np.arange(part.cells.size)[None, :], ratios[:, None]
+        return places, np.asarray(found, float)[:, : ratios.size, : part.cells.size]
 
     def _followed(self, part: Part, ratios: np.ndarray) -> tuple[Places, np.ndarray]:
         """Losses ``[vectors, rows, ratios]`` of some ratios of a part; arrays are padded to the layout's shapes."""
@@ -175,6 +198,26 @@ def end_losses(
     follow = partial(end_effects, law, panels=panels, run=run, decay=decay)
     effects = jax.lax.map(follow, runs, batch_size=together)
     return _losses(law, vectors, effects, log_n, np.shape(runs.peak_lr))
+
+
+@partial(jax.jit, static_argnames=("decay", "together"))
+def multiples_losses(
+    law: Law,
+    vectors: jax.Array,
+    run: Run,
+    log_n: jax.Array,
+    runs: Alike,
+    panels: Panels,
+    factor: jax.Array,
+    *,
+    decay: str,
+    together: int,
+) -> jax.Array:
+    """Predicted losses ``[vectors, groups, rows]`` of the multiples ``factor[rows]`` of the one run of each group."""
+    follow = partial(end_effects, law, panels=panels, run=run, decay=decay)
+    units = {key: value[:, 0] for key, value in jax.lax.map(follow, runs, batch_size=together).items()}
+    effects = jax.vmap(jax.vmap(law.scaled, in_axes=(None, 0)), in_axes=(0, None))(units, factor)
+    return _losses(law, vectors, effects, log_n, (jnp.size(runs.panels), factor.size))
 
 
 @partial(jax.jit, static_argnames=("decay", "share"))

@@ -16,7 +16,7 @@ counts of updates, not on rates, except where the anneal begins in the warmup: t
 """
 
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -104,6 +104,7 @@ def most_panels(total_steps: int, falls: int) -> int:
     return 2 * (total_steps.bit_length() // 2 * 2 + 2) + 5 * falls // 4
 
 
+@lru_cache(maxsize=10_000)
 def panel_sizes(counts: Counts) -> np.ndarray:
     """Sizes of the panels of a run, from its first update to its last."""
     pieces = list(_pieces(counts))

@@ -86,7 +86,7 @@ def _reduced(part: Part, losses: np.ndarray, grid: Grid, limits: tuple[float, fl
     bad = ~np.isfinite(fitted).all(axis=1)
     require(not bad.any(), f"the fit predicts a loss that is not finite for peak_lr {part.peak_lr[np.argmax(bad)]:g}")
     columns, least = best_columns(ratios, fitted), fitted.min(axis=1)
-    each = enumerate(columns["best"])
+    each = enumerate(columns["best"]) if len(losses) > 1 else ()
     intervals = np.array([ratio_intervals(ratios, losses[1:, i], best) for i, best in each])
     refused = (least < limits[0]) | (least > limits[1])
     offered = np.where(refused[:, None] | (fitted > limits[1]), np.inf, fitted)

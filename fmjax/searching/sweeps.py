@@ -186,7 +186,7 @@ def planned_search(
     else:
         vectors = np.concatenate([result.vector[None], samples])
     workers: Workers[Sweep, Computed] = Alone() if client is None else OnDask(client)
-    layout = Layout.of(grid, len(vectors), workers.platform, weighted=law.weighted)
+    layout = Layout.of(grid, len(vectors), workers.platform, law)
     log_n = result.log_size(model_size)
     kernel = Kernel(law, vectors, grid, log_n, dtype, layout, share_stem=True)
     limits = {int(steps): result.loss_limits(int(steps)) for steps in grid.total_steps}
@@ -220,11 +220,10 @@ def _outside(result: FitResult, grid: Grid) -> Iterator[str]:
         return
     yield from result.reach.longer(int(grid.total_steps.max()))
     low, high = result.reach.peak_lr
-    others = [f"{lr:.4g}" for lr in grid.peak_lr if not result.reach.has_peak(lr)]
+    others = [lr for lr in grid.peak_lr.tolist() if not result.reach.has_peak(lr)]
     if others:
-        named = (
-            others[0] if len(others) == 1 else f"{others[0]} ... {others[-1]} ({len(others)} of {grid.peak_lr.size})"
-        )
+        first, last, count = others[0], others[-1], len(others)
+        named = f"{first:.4g}" if count == 1 else f"{first:.4g} ... {last:.4g} ({count} of {grid.peak_lr.size})"
         yield f"peak rate {named} lies outside those fitted, {low:.4g} ... {high:.4g}"
 
 
