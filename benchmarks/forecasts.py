@@ -1,6 +1,7 @@
 """Forecasts of runs in progress: how far from the end that was reached, and how often within the interval.
 
     python -m benchmarks.forecasts [MANIFEST ...] [--law NAME] [--shares 0.25,0.5,0.75]
+    python -m benchmarks.forecasts --simulations 100
 
 Without a manifest: the shipped curves. Runs are grouped by model size, peak rate and batch size. Each of the longest
 runs of a group is forecast from its first 25, 50 and 75 % with two priors: the law fitted to the other runs of the
@@ -11,6 +12,9 @@ A third table has the first prior and the other runs as control variates, which 
 
 A last table, of the first prior: the same with the rows of the run rounded to two decimals, with a spike that it has
 recovered from (the losses of 5 % of the rows four higher, the last ones normal again), and with every fourth row kept.
+
+``--simulations`` forecasts raw runs at half their length instead: rows with noise of 1 % that does not fall with the
+rate, of which an earlier run has a share of the variance at the same steps. Beside it, with one that shares none.
 """
 
 import argparse
@@ -121,9 +125,42 @@ def _score(
     return Score(rows, share, *errors, low <= end <= high, 100 * (high - low) / end)
 
 
+def simulated(share: float, simulations: int) -> list[str]:
+    """How wide forecasts of raw runs are beside those with a stranger, and how often they hold the last row."""
+    law, total = fmjax.LRAnnealing(decay=0.99), 3000
+    schedules = (
+        fmjax.WSD(1e-3, total, 0.3, final_lr=1e-4, warmup_steps=50),
+        fmjax.Cosine(1e-3, total, final_lr=1e-4, warmup_steps=50),
+    )
+    step = np.arange(51, total, 2)
+    truth = fmjax.fit(law, fmjax.datasets.demo_runs())
+    blank = [fmjax.LossCurve(str(i), step, np.ones(step.size), schedule) for i, schedule in enumerate(schedules)]
+    clean = [replace(run, loss=loss) for run, loss in zip(blank, fmjax.predict(truth, blank), strict=True)]
+    prior, rng, found = fmjax.fit(law, clean), np.random.default_rng(0), []
+    for _ in range(simulations):
+        common, *own = rng.standard_normal((4, step.size))
+        noises = [np.sqrt(share) * common + np.sqrt(1 - share) * own[0], np.sqrt(share) * common, own[2]]
+        noises[1] = noises[1] + np.sqrt(1 - share) * own[1]
+        pairs = zip((clean[0], clean[1], clean[1]), noises, strict=True)
+        run, earlier, stranger = [replace(curve, loss=curve.loss * np.exp(0.01 * noise)) for curve, noise in pairs]
+        for other in (earlier, stranger):
+            forecast = fmjax.forecast(run.until(total // 2), prior=prior, earlier=[other], alternatives={}).planned
+            low, high = forecast.interval
+            found.append((np.log(high / low), low <= run.loss[-1] <= high))
+    widths, inside = np.array(found).reshape(simulations, 2, 2).transpose(2, 1, 0)
+    width, alone = np.median(widths, axis=1)
+    held, held_alone = (f"{each.mean():.0%}" for each in inside)
+    return [f"{share:.0%}", f"{100 * width:.2f}", held, f"{100 * alone:.2f}", held_alone, f"{alone / width:.1f}"]
+
+
 def main() -> None:
     """Prints the tables."""
     arguments = _parser().parse_args()
+    if arguments.simulations:
+        header = ["shared", "width %", "in 90 % interval", "with a stranger: width %", "in", "narrower by"]
+        rows = [simulated(share, arguments.simulations) for share in (0.0, 0.5, 0.9, 0.98)]
+        print(table([header, *rows]))
+        return
     curves = load(arguments.manifests) if arguments.manifests else fmjax.datasets.proxy_runs()
     shares = [float(share) for share in arguments.shares.split(",")]
     first = list(scores(curves, arguments.law, shares, others=True, spoilt=SPOILT))
@@ -155,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifests", nargs="*", type=Path, metavar="MANIFEST")
     parser.add_argument("--law", default="intrinsic-momentum", metavar="NAME", help="law (default: %(default)s)")
+    parser.add_argument("--simulations", type=int, default=0, help="forecast so many simulated raw runs instead")
     parser.add_argument("--shares", default="0.25,0.5,0.75", help="parts of a run that are seen (default: %(default)s)")
     return parser
 

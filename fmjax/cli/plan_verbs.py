@@ -113,7 +113,8 @@ def forecast() -> None:
     """Forecast the final loss of a run in progress.
 
     Prints the loss forecast for the planned schedule, then those of others that go on from here, such as to anneal now,
-    all with intervals. A law fitted to earlier runs says how the loss goes on; the rows so far correct it.
+    all with intervals. A law fitted to earlier runs says how the loss goes on; the rows so far correct it. Noise that
+    the run has in common with the runs fitted, as they saw the same batches, is taken out.
 
     \b
     Example:
