@@ -60,6 +60,10 @@ def recommend(options):
     return fmjax.recommend(RUNS, law=LAW, total_steps=4000, peak_lr=RUNS[0].peak_lr, samples=20, options=options)
 
 
+MORE = (leave_one_out, select, compare)
+"""Twins of the others, which go to the cluster by the same way."""
+
+
 def without_times(record):
     """A record as plain values, without the seconds that it took."""
     if isinstance(record, dict):
@@ -67,7 +71,9 @@ def without_times(record):
     return [without_times(value) for value in record] if isinstance(record, list) else record
 
 
-@pytest.mark.parametrize("verb", [bootstrap, leave_one_out, select, compare, transfer, recommend])
+@pytest.mark.parametrize(
+    "verb", [bootstrap, transfer, *(pytest.param(verb, marks=pytest.mark.slow) for verb in MORE), recommend]
+)
 def test_fits_on_a_cluster_are_those_here(verb, client, sent):  # noqa: F811
     here = verb(FitOptions())
     assert sent == []

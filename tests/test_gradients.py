@@ -36,7 +36,7 @@ each_law_and_decay = pytest.mark.parametrize(
         pytest.param(
             name,
             decay,
-            marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE or (decay != "linear" and not LAWS[name].weighted)),
+            marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE or decay != "linear" or not LAWS[name].weighted),
         )
         for name in LAWS
         for decay in DECAYS
