@@ -180,9 +180,8 @@ def observed(kind: str, cells: Sequence[Cell], probed: str) -> list[list[str]]:
 def regret_of_training(probed: str) -> str:
     """What it costs to choose the ratio by the training loss, in a sentence."""
     there = {cell.key: cell.tried.best for cell in cells_of(under("train_loss", probed))}
-    groups = [cell.tried for cell in cells_of(fmjax.datasets.proxy_runs(probed))]
-    keys = [cell.key for cell in cells_of(fmjax.datasets.proxy_runs(probed))]
-    costs = [100 * group.regret(there[key]) / group.means.min() for group, key in zip(groups, keys, strict=True)]
+    cells = cells_of(fmjax.datasets.proxy_runs(probed))
+    costs = [100 * cell.tried.regret(there[cell.key]) / cell.tried.means.min() for cell in cells]
     same = sum(cost == 0 for cost in costs)
     return (
         f"{probed}: the ratio best by training loss is best by validation loss in {same} of {len(costs)} cells; "

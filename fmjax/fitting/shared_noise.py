@@ -63,13 +63,13 @@ class SharedNoise(NamedTuple):
 
     def at(self, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``[rows]`` the noise at steps, 0 where it is not known, and whether it is."""
-        found = np.searchsorted(self.step, step).clip(max=max(self.step.size - 1, 0))
-        known = self.step[found] == step if self.step.size else np.zeros(np.shape(step), bool)
-        return np.where(known, self.value[found] if self.step.size else 0.0, 0.0), known
+        found = np.searchsorted(self.step, step).clip(max=self.step.size - 1)
+        known = self.step[found] == step
+        return np.where(known, self.value[found], 0.0), known
 
 
-NO_SHARED_NOISE = SharedNoise(np.zeros(0), np.zeros(0), 0.0)
-"""Where no run shares any."""
+NO_SHARED_NOISE = SharedNoise(np.array([-1]), np.zeros(1), 0.0)
+"""Where no run shares any: a step that no run has."""
 
 
 class WithoutShared(NamedTuple):

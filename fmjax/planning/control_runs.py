@@ -21,7 +21,7 @@ HIGH_RATE, LOW_RATE = 0.7, 0.4
 """Rates relative to the highest from which, and up to which, rows tell how noise falls with the rate."""
 
 LEAST_PER_RATE = 12
-"""RowsAboutLaw at high and at low rates that this takes."""
+"""Rows at high and at low rates that this takes."""
 
 LEAST_RATE = 0.1
 """Relative rate below which noise is taken to fall no further."""
@@ -31,7 +31,7 @@ MOST_SHARED = 0.999
 
 
 class RowsAboutLaw(NamedTuple):
-    """RowsAboutLaw of a run, and what a law leaves over of them, ``[rows]`` each."""
+    """Rows of a run, and what a law leaves over of them, ``[rows]`` each."""
 
     step: np.ndarray
     loss: np.ndarray

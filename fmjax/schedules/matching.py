@@ -10,6 +10,7 @@ every row to the last digit that was logged. So few rows suffice, and a formula 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ def find(step: np.ndarray, rate: np.ndarray, total: int, *, extended: bool = Fal
     every_update = step.size >= total - 1
     for shapes in _tiers(extended):
         matches = []
-        for match in (match for shape in shapes for match in _matches(shape, rows, total)):
+        for match in chain.from_iterable(_matches(shape, rows, total) for shape in shapes):
             matches.append(match)
             if every_update and not match.hidden:
                 break  # rows of every update leave no room for another schedule
@@ -126,8 +127,7 @@ def _quantum(rate: np.ndarray) -> np.ndarray:
     digits = [len(mantissa.replace(".", "").rstrip("0")) for mantissa, _ in parts]
     decimals = max(count - 1 - int(power) for count, (_, power) in zip(digits, parts, strict=True))
     above = np.where(rate > 0, rate, rate[rate > 0].min())
-    power = np.floor(np.log10(above)).astype(int)
-    significant = 10.0 ** np.arange(power.min() + 1 - max(digits), power.max() + 2 - max(digits))[power - power.min()]
+    significant = 10.0 ** (np.floor(np.log10(above)) + 1 - max(digits))
     return np.asarray(np.maximum(significant, 10.0**-decimals) / 2)
 
 
