@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.fitting.fits import fit_groups, measure, with_measured_runs
+from fmjax.fitting.fits import fit_groups, with_measured_runs
 from fmjax.fitting.option_choice import OptionChoice, choose_options
 from fmjax.fitting.options import FitOptions, precision
 from fmjax.fitting.problem import Problem, prepare
@@ -15,17 +15,10 @@ from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.fitting.resampling import held_out, leave_one_out_groups
 from fmjax.fitting.sampling import Choices
 from fmjax.laws import Law, make_law
+from fmjax.planning.drift import MOST_DRIFT, drift_from_early_rows, drift_from_shorter
 
 Peak = TypeVar("Peak", bound=float | None)
 """The peak rate of a group of runs; None where they have several."""
-
-MOST_DRIFT = 1e-2
-"""Relative error of a law per e-fold of updates beyond the longest fitted run, at the most and where none can be
-measured: that of the shipped runs, whose loss flattens sooner than a power law would; on public runs of 25M to 124M
-parameters it was a fifth of that."""
-
-LEAST_DRIFT = 1e-3
-"""The same, at the least."""
 
 RUN_DRAWS = 2000
 """Draws of weights of the runs left out, by which laws are compared."""
@@ -158,26 +151,16 @@ def _fit(
     groups = np.concatenate([group[None], without, shorter[None][: int(shorter.any())]])
     fit, *others = fit_groups(problem, groups, options)
     errors = held_out(problem, group, others[: len(without)]) if len(without) else ()
-    drift = _drift(problem, group, shorter, others[-1]) if shorter.any() else MOST_DRIFT
+    drift = _drift(problem, group, fit, shorter, others[-1] if shorter.any() else None)
     return LawFit(problem, choice, place, peak_lr, group, with_measured_runs(problem, fit, group), errors, drift)
 
 
-def _drift(problem: Problem, group: np.ndarray, shorter: np.ndarray, fit: FitResult) -> float:
-    """Relative error per e-fold of updates of a fit of the shorter runs at the ends of the longest.
-
-    At most ``MOST_DRIFT``: fits of few short rows miss more than those of all runs will.
-    """
-    if not fit.ok:
-        return MOST_DRIFT
-    runs, lengths = measure(problem, fit.vector, usable=group), problem.batch.at[:, -1] + 1
-    ended = np.array([curve.is_finished for curve in problem.curves])
-    error = np.array([np.log(run.final_loss / run.final_loss_predicted) for run in runs])
-    before, after = ended & shorter, ended & group & ~shorter
-    if not (before.any() and after.any()):
-        return MOST_DRIFT
-    far = np.log(lengths[after].max() / lengths[shorter].max())
-    missed = np.sqrt(np.mean((error[after] - error[before].mean()) ** 2)) / far
-    return float(np.clip(missed, LEAST_DRIFT, MOST_DRIFT))
+def _drift(problem: Problem, group: np.ndarray, fit: FitResult, shorter: np.ndarray, others: FitResult | None) -> float:
+    """By what the runs can tell it best: a fit of the shorter ones, else the rows of their first half."""
+    found = None if others is None else drift_from_shorter(problem, group, shorter, others)
+    if found is None and fit.ok:
+        found = drift_from_early_rows(problem, group, fit)
+    return MOST_DRIFT if found is None else found
 
 
 def _problem(

@@ -138,7 +138,8 @@ def recommend(
     bootstrapped for intervals of the best ratio and of the loss there. What the fit leaves over of the final losses
     measured at other ratios, lengths and peak rates corrects its predictions; see ``correction.Correction``. Beyond the
     longest run the interval of the loss also grows by what a fit of the shorter runs misses at the ends of the longest
-    ones, per e-fold of updates; by at most a percent, and by a percent where all have one length.
+    ones, per e-fold of updates; where all have one length, by what the first half of their rows misses at their ends;
+    by at least 0.2 and at most 1 percent (``planning/drift.py``).
 
     Args:
       curves: the runs at hand.

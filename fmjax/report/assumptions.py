@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fmjax._names import LEVEL
 from fmjax.fitting.records import FitResult
-from fmjax.planning.law_fits import MOST_DRIFT
+from fmjax.planning.drift import LEAST_DRIFT, MOST_DRIFT
 from fmjax.planning.recommendation import Recommendation
 from fmjax.report.markup import Html, element, listed, section
 from fmjax.searching.results import NEAR, Cell
@@ -50,7 +50,8 @@ _RECOMMENDED = (
     "What the fit leaves over of the measured final losses of other ratios, lengths and peak rates corrects its "
     "predictions.",
     "Beyond the longest run the interval of the loss grows by what a fit of the shorter runs misses at the ends of the "
-    f"longest ones, per e-fold of updates, and by at most {100 * MOST_DRIFT:g} %.",
+    "longest ones, per e-fold of updates; where all have one length, by what the first half of their rows misses; by "
+    f"at least {100 * LEAST_DRIFT:g} and at most {100 * MOST_DRIFT:g} %.",
     "The expected regret is the mean over samples of how much worse the recommended ratio is than the best one of the "
     "sample.",
 )
