@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from fmjax.schedules import anneals
 from fmjax.schedules.checks import check_schedule
 from fmjax.schedules.kinds import DECAYS, WSD, Constant, Cosine, Step, Tabulated, lrs
 
@@ -311,6 +312,15 @@ def test_kinks_of_an_overlap(decay, x64):
         assert (warmed, start) == (20, np.floor(T - schedule.anneal_ratio * T))
         assert crossed == pytest.approx(crossing(schedule), abs=1e-8)
         assert start < crossed < warmed
+
+
+def test_kinks_search_only_for_an_overlap_and_compile_once(x64):
+    before = anneals._crossing._cache_size()
+    assert WSD(**WARM, anneal_ratio=0.25).kinks == (20, 75, 20)
+    assert anneals._crossing._cache_size() == before
+    found = [WSD(**WARM, anneal_ratio=ratio, final_lr=2e-5).kinks[2] for ratio in (0.9, 0.91, 0.92)]
+    assert 10 < found[0] > found[1] > found[2]
+    assert anneals._crossing._cache_size() == before + 1
 
 
 def test_piecewise_linear_rates_bend_at_kinks_alone(x64):

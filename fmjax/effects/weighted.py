@@ -25,7 +25,7 @@ import numpy as np
 
 from fmjax._types import Array, Real
 from fmjax.schedules.host_rates import has_formula, host_rates
-from fmjax.schedules.kinds import WSD, Schedule
+from fmjax.schedules.kinds import Schedule
 
 PANEL_NODES = 10
 """Updates that stand for a panel; sums are exact where they are polynomials up to degree 19."""
@@ -167,12 +167,8 @@ def _panels(schedule: Schedule, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def _breaks(schedule: Schedule) -> np.ndarray:
     """Updates at which smooth pieces begin, 0 among them."""
-    warmup, total = int(schedule.warmup_steps), int(schedule.total_steps)
-    start = total - float(schedule.anneal_ratio) * total if isinstance(schedule, WSD) else -1.0
-    kinks = (warmup, start) if start >= warmup else schedule.kinks  # of a WSD, also where warmup and anneal cross
-    assert kinks is not None
-    floors = [0, *(int(np.floor(np.asarray(kink, float))) for kink in kinks)]
-    return np.unique([at for at in floors if 0 <= at < total])
+    floors = [0, *(int(np.floor(np.asarray(kink, float))) for kink in schedule.kinks or ())]
+    return np.unique([at for at in floors if 0 <= at < int(schedule.total_steps)])
 
 
 @lru_cache(maxsize=100_000)

@@ -238,11 +238,10 @@ _predicted = jax.jit(jax.vmap(predict_batch, in_axes=(None, None, 0)))
 
 
 def _never_falling(schedule: Schedule) -> Schedule:
-    if has_formula(schedule) and not isinstance(schedule, Step):
+    kinks = schedule.kinks if has_formula(schedule) and not isinstance(schedule, Step) else ()
+    if kinks and min(float(kink) for kink in kinks) >= schedule.warmup_steps:  # the peak rate is reached, and held
         warmed = cast(Warmed, schedule)
-        warmed_up = np.array([min(int(warmed.warmup_steps), int(schedule.total_steps) - 1)])
-        if np.isclose(host_rates(schedule, warmed_up)[0], warmed.peak_lr, rtol=1e-12):  # reached, and held
-            return Constant(warmed.peak_lr, schedule.total_steps, schedule.warmup_steps, warmed.init_lr)
+        return Constant(warmed.peak_lr, schedule.total_steps, schedule.warmup_steps, warmed.init_lr)
     every = host_rates(schedule, np.arange(int(schedule.total_steps)))
     return Tabulated(np.maximum.accumulate(every), schedule.warmup_steps)
 

@@ -1,6 +1,7 @@
 """Ramps and anneals: the shapes a rate can rise and fall along, for arrays of JAX or of NumPy."""
 
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import NamedTuple, Protocol
 
@@ -140,14 +141,9 @@ class Joined(NamedTuple):
     def kinks(self) -> tuple[Real, ...]:
         """End of warmup, start of the anneal, and where their rates cross if they overlap."""
         warmup, start = self.stem.warmup_steps, self.anneal.start
-
-        def halve(_: jax.Array, bracket: tuple[Real, Real]) -> tuple[Real, Real]:
-            middle = (bracket[0] + bracket[1]) / 2
-            above = self.anneal(middle) > self.stem(middle)
-            return jnp.where(above, middle, bracket[0]), jnp.where(above, bracket[1], middle)
-
-        crossing = jax.lax.fori_loop(0, 40, halve, (jnp.asarray(start, float), jnp.asarray(warmup, float)))[1]
-        return warmup, start, jnp.where(start < warmup, crossing, warmup)
+        if not isinstance(warmup, jax.Array) and not isinstance(start, jax.Array) and np.all(start >= warmup):
+            return warmup, start, warmup
+        return warmup, start, _crossing(self.anneal.decay, self.stem, *self.anneal[1:])
 
     def __call__(self, count: Real, annealing: Real | None = None) -> jax.Array:
         """Learning rate of update ``count``.
@@ -163,3 +159,18 @@ class Joined(NamedTuple):
         rose = (count <= self.stem.warmup_steps) & (self.stem(count - 1) < self.anneal(at - 1))
         crossed = self(count - 1, at - 1) - self(count, at)  # not nearly equal rates
         return jnp.where(fallen, jnp.where(rose, crossed, self.anneal.drop(at)), self.stem.drop(count))
+
+
+@partial(jax.jit, static_argnums=0)  # by itself one would compile its loop at every call
+def _crossing(decay: Decay, stem: Stem, *anneal: Real) -> jax.Array:
+    """Where the rates of a warmup and an anneal cross; the end of warmup where they do not overlap."""
+    falling = Anneal(decay, *anneal)
+    warmup, start = stem.warmup_steps, falling.start
+
+    def halve(_: jax.Array, bracket: tuple[Real, Real]) -> tuple[Real, Real]:
+        middle = (bracket[0] + bracket[1]) / 2
+        above = falling(middle) > stem(middle)
+        return jnp.where(above, middle, bracket[0]), jnp.where(above, bracket[1], middle)
+
+    found = jax.lax.fori_loop(0, 40, halve, (jnp.asarray(start, float), jnp.asarray(warmup, float)))[1]
+    return jnp.where(start < warmup, found, warmup)
