@@ -2,9 +2,11 @@
 
     python benchmarks/coverage.py [--simulations 200] [--samples 200] [--law lr-annealing] [--phis 0,0.7,0.9]
     python benchmarks/coverage.py --law two-memories --methods recommend-named,recommend-any --phis 0,0.7
+    python benchmarks/coverage.py --shared 0,0.5,0.9 --methods noise --phis 0.5 --simulations 40
 
 Each simulation is five runs (constant, cosine, WSD with linear anneals over 10, 20 and 40 %) with first-order
-autoregressive noise of correlation phi between logged rows. Counted are the intervals of every parameter, of the best
+autoregressive noise of correlation phi between logged rows; a share of its variance, ``--shared``, is the same noise in
+all runs. Counted are the intervals of every parameter, of the best
 annealing ratio of a run twice as long, and of its loss: the interval at the ratio that the fit chose, against the true
 law's loss at that ratio. The method "recommend" gives the intervals of ``fmjax.recommend``, whose predictions are
 corrected by the final losses of the runs; "recommend-named" has it choose the coefficients of the law's effects, and
@@ -14,6 +16,7 @@ corrected by the final losses of the runs; "recommend-named" has it choose the c
 
 import argparse
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -109,9 +112,14 @@ def _clean(law: laws.Law, params: dict[str, float], name: str, schedule: schedul
     return fmjax.LossCurve(name, step, np.asarray(loss), schedule)
 
 
-def simulate(truth: Truth, phi: float, rng: np.random.Generator) -> list[fmjax.LossCurve]:
-    """The runs with stationary noise."""
-    return [dataclasses.replace(c, loss=c.loss * np.exp(_noise(c.loss.size, phi, rng))) for c in truth.curves]
+def simulate(truth: Truth, phi: float, shared: float, rng: np.random.Generator) -> list[fmjax.LossCurve]:
+    """The runs with stationary noise, a share of its variance common to all."""
+    common = _noise(truth.curves[0].loss.size, phi, rng) if shared else 0.0
+
+    def noise(rows: int) -> np.ndarray:
+        return np.sqrt(shared) * common + np.sqrt(1 - shared) * _noise(rows, phi, rng)
+
+    return [dataclasses.replace(c, loss=c.loss * np.exp(noise(c.loss.size))) for c in truth.curves]
 
 
 def _noise(rows: int, phi: float, rng: np.random.Generator) -> np.ndarray:
@@ -162,16 +170,18 @@ def _outcome(interval: tuple[float, float] | None, value: float) -> Outcome:
 
 
 def cover(
-    truth: Truth, phi: float, method: str, simulations: int, samples: int
+    truth: Truth, phi: float, shared: float, method: str, simulations: int, samples: int
 ) -> tuple[list[dict[str, Outcome]], int, float]:
     """Outcomes of the simulations that could be fitted, how many could not, and seconds for each."""
     rng, found, failed, begin = np.random.default_rng(0), [], 0, time.perf_counter()
     for i in range(simulations):
         try:
-            found.append(outcomes(truth, simulate(truth, phi, rng), method, samples, i))
+            found.append(outcomes(truth, simulate(truth, phi, shared, rng), method, samples, i))
         except ValueError:  # a fit that failed has no intervals
             failed += 1
-        print(f"\rphi {phi:g}, {method}: {i + 1}/{simulations} ", end="", file=sys.stderr, flush=True)
+        print(
+            f"\rphi {phi:g}, shared {shared:g}, {method}: {i + 1}/{simulations} ", end="", file=sys.stderr, flush=True
+        )
     print(file=sys.stderr)
     return found, failed, (time.perf_counter() - begin) / simulations
 
@@ -183,6 +193,7 @@ def cover(
 
 def line(
     phi: float,
+    shared: float,
     method: str,
     columns: Sequence[str],
     found: Sequence[dict[str, Outcome]],
@@ -199,7 +210,7 @@ def line(
         error = np.sqrt(share * (1 - share) / len(found))
         width = np.median([outcome[name].width for outcome in found])
         cells.append(f"{100 * share:.0f} +- {100 * error:.0f} ({width:.2g})")
-    return [f"{phi:g}", method, *cells, str(failed), f"{seconds:.2f}"]
+    return [f"{phi:g}", f"{shared:g}", method, *cells, str(failed), f"{seconds:.2f}"]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -218,12 +229,12 @@ def main() -> None:
         f"coverage in % of {100 * resampling.LEVEL:.0f} % intervals +- standard error (median width)\n"
     )
     rows, columns = [], ["final loss", "best ratio", *truth.params]
-    for phi in map(float, arguments.phis.split(",")):
-        for method in arguments.methods.split(","):
-            found, failed, seconds = cover(truth, phi, method, arguments.simulations, arguments.samples)
-            if found:
-                rows.append(line(phi, method, columns, found, failed, seconds))
-    print(table(["phi", "method", *columns, "failed", "s each"], rows))
+    kinds = (map(float, arguments.phis.split(",")), map(float, arguments.shared.split(",")))
+    for phi, shared, method in itertools.product(*kinds, arguments.methods.split(",")):
+        found, failed, seconds = cover(truth, phi, shared, method, arguments.simulations, arguments.samples)
+        if found:
+            rows.append(line(phi, shared, method, columns, found, failed, seconds))
+    print(table(["phi", "shared", "method", *columns, "failed", "s each"], rows))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -232,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=200, help="bootstrap samples of each (default: 200)")
     parser.add_argument("--law", choices=TRUTHS, default="lr-annealing", help="law simulated and fitted")
     parser.add_argument("--phis", default="0,0.7,0.9", help="correlations of the noise (default: 0,0.7,0.9)")
+    parser.add_argument("--shared", default="0", help="shares of its variance that all runs share (default: 0)")
     parser.add_argument(
         "--methods", default="noise,blocks,recommend", help="bootstrap methods, and recommend (default: all but runs)"
     )

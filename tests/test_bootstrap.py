@@ -196,7 +196,8 @@ def test_intervals_cover_the_truth():
 
 # ------------------------------------------------------------------------------------------------ noise along runs
 
-PHI = ChainNoise(np.full(4000, 0.6), np.full(4000, 2e-3))
+PHI = ChainNoise(*(np.full(4000, value) for value in (0.6, 2e-3, 0.0, 0.0)))
+SHARED = ChainNoise(*(np.full(4000, value) for value in (0.3, 2e-3, 0.7, 0.8)))
 
 
 def setting_of(curves):
@@ -268,6 +269,63 @@ def test_runs_of_their_own_share_nothing():
     chain = NoiseChain.of(setting.rows, setting.run)
     np.testing.assert_array_equal(chain.owner[:120], np.arange(120))
     np.testing.assert_array_equal(np.flatnonzero(chain.starts), [0, 30, 60, 90])
+
+
+def grouped(setting, group):
+    return NoiseChain.of(setting.rows, setting.run, np.array(group)[setting.run], setting.step)
+
+
+def test_runs_of_a_group_share_noise_as_asked_for(branches):
+    chain = grouped(branches, [0, 0, 0, 3])
+    drawn = chain.draw(np.random.default_rng(0), SHARED).reshape(-1, 4, 32)
+    np.testing.assert_allclose(drawn.std(axis=0), 2e-3, rtol=0.06)
+
+    def correlation(one, other):
+        return np.corrcoef(one, other)[0, 1]
+
+    for k in (1, 2):  # from the same step on, a branch has the stem's noise and its own
+        assert correlation(drawn[:, k, -1], drawn[:, 0, -1]) == pytest.approx(0.7, abs=0.04)
+        assert correlation(drawn[:, k, -1], drawn[:, 0, -2]) == pytest.approx(0.7 * 0.8, abs=0.04)
+        assert correlation(drawn[:, k, -1], drawn[:, k, -2]) == pytest.approx(0.7 * 0.8 + 0.3 * 0.3, abs=0.04)
+        assert abs(correlation(drawn[:, k, -1], drawn[:, 3, -1])) < 0.05
+    np.testing.assert_array_equal(drawn[:, 1, :5], drawn[:, 0, :5])
+
+
+def test_shared_noise_is_measured_between_rows_that_are_not_one_measurement(branches):
+    chain = grouped(branches, [0, 0, 0, 0])
+    seen = chain.noise(chain.draw(np.random.default_rng(0), SHARED), np.ones((4000, 128)))
+    variance = np.mean(seen.sigma**2)
+    assert variance == pytest.approx(4e-6, rel=0.03)
+    assert np.mean(seen.share * seen.sigma**2) / variance == pytest.approx(0.7, abs=0.05)
+    alone = chain.noise(np.random.default_rng(1).normal(size=(200, 128)), np.ones((200, 128)))
+    assert alone.share.mean() < 0.15
+    stem = np.where(np.arange(128) < 32, 1.0, 0.0) * np.ones((4, 1))  # by itself it shares with nobody
+    assert not chain.noise(chain.draw(np.random.default_rng(0), SHARED)[:4], stem).share.any()
+
+
+def paired(share, seed=0):
+    """Runs of 60 rows, a share of the noise of which is common."""
+    rng = np.random.default_rng(seed)
+    common = autoregressive(rng, 0.5, 60)
+
+    def noise():
+        return 1e-3 * (np.sqrt(share) * common + np.sqrt(1 - share) * autoregressive(rng, 0.5, 60))
+
+    clean = [curve(run.name, run.schedule, rows=60) for run in runs()]
+    return [replace(run, loss=run.loss * np.exp(noise())) for run in clean]
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0.0, 0.0), (0.5, 0.2, 0.8), (0.9, 0.7, 0.99)])
+def test_the_noise_that_runs_share_is_found(share, least, most):
+    found = np.mean([resample(paired(share, seed)).shared_noise for seed in range(3)])
+    assert least <= found <= most
+
+
+def test_runs_that_share_no_noise_have_the_samples_that_they_had(monkeypatch):
+    curves = paired(0.0)
+    with_groups = resample(curves)
+    monkeypatch.setattr(Setting, "sharing", lambda setting, residual, weights: (None, None))
+    np.testing.assert_array_equal(with_groups.params, resample(curves).params)
 
 
 # ------------------------------------------------------------------------------------------------ intervals of optima

@@ -80,6 +80,8 @@ class Bootstrap(Record):
     """Rows far off their neighbours, or repeats of the row before, that the noise was measured without."""
     choice: np.ndarray | None = None
     """``[samples]`` which of the choices of options that were given a sample is drawn and fitted under."""
+    shared_noise: float = 0.0
+    """Share of the noise's variance that runs were found to have in common at equal steps; by "noise" alone."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -102,7 +104,7 @@ class Bootstrap(Record):
         intervals = {name: self.interval(name) for name in names}
         record = {"law": self.fit.law.name, "params": self.fit.params, "intervals": intervals, "level": LEVEL}
         record |= {"samples": len(self.params), "failed": self.failed, "method": self.method}
-        return plain({**record, "outliers": self.outliers, "notes": self.notes})
+        return plain({**record, "outliers": self.outliers, "shared_noise": self.shared_noise, "notes": self.notes})
 
 
 @fitting_verb
@@ -121,7 +123,8 @@ def bootstrap(
 
     - "noise" (default): new losses $\hat L\,e^{\epsilon}$, $\epsilon$ first-order autoregressive along each run, its
       correlation and size those of the residuals, corrected for what a fit absorbs. Rows that runs share, as branches
-      share their stem, share their noise. Intervals cover as they say where the law holds (``benchmarks/coverage.py``).
+      share their stem, share their noise. Runs of one data order share a part of it at equal steps, as large as their
+      residuals show. Intervals cover as they say where the law holds (``benchmarks/coverage.py``).
     - "blocks": exponential weights on blocks of ``block`` successive rows; assumes no noise model, but is too narrow
       where there are few blocks.
     - "runs": runs drawn with replacement; for many runs, says what other runs might have shown.
@@ -200,7 +203,7 @@ def bootstrap_groups(
     for g, fit in enumerate(fits):
         if fit.open_without_prior:
             params[g] = spread_coefficients(problem, groups[g], fit, params[g], rng)
-    outliers = np.broadcast_to(drawn.outliers, len(groups))
+    outliers, shared = (np.broadcast_to(x, len(groups)) for x in (drawn.outliers, drawn.shared))
     return [
         Bootstrap(
             fit,
@@ -209,6 +212,7 @@ def bootstrap_groups(
             method,
             int(outliers[g]),
             None if choice is None else choice[usable[g]],
+            float(shared[g]),
         )
         for g, fit in enumerate(fits)
     ]

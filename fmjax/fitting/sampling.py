@@ -16,6 +16,7 @@ from fmjax.fitting.options import FitOptions
 from fmjax.fitting.priors import LEVEL_ERROR, LawPrior
 from fmjax.fitting.problem import Problem, predict_rows
 from fmjax.fitting.records import FitResult
+from fmjax.fitting.shared_noise import Residuals, sharing_groups
 from fmjax.laws import Law, Row
 
 CORRECTIONS = 2
@@ -111,10 +112,33 @@ class Setting(NamedTuple):
         """Weights of lanes, ``count`` a group."""
         return lambda lane: self.weights[lane // count]
 
+    @property
+    def step(self) -> np.ndarray:
+        """``[rows]`` step of each row, the last update at most."""
+        return np.asarray(self.problem.batch.at[self.problem.row_index(self.used)])
+
+    def sharing(self, residual: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``[rows]`` the group of runs that each row's run shares its noise with, and the step of each row.
+
+        Args:
+          residual: ``[groups, rows]`` log of measured over predicted loss.
+          weights: ``[groups, rows]``; rows that weigh nothing show nothing.
+        """
+        step, group = self.step, np.arange(len(self.problem.curves))
+        for own, weight in zip(residual, weights, strict=True):
+            there = weight > 0
+            runs = np.unique(self.run[there])
+            rows = [np.flatnonzero(there & (self.run == run)) for run in runs]
+            for run, with_ in zip(
+                runs, runs[sharing_groups([Residuals(step[at], own[at]) for at in rows])], strict=True
+            ):
+                group[group == group[run]] = group[with_]
+        return group[self.run], step
+
     def measured(self, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """``[rows]`` which of the weighed rows measure the noise about what is predicted ``[rows]``."""
         there = np.flatnonzero(weights > 0)
-        place = np.log(self.problem.batch.at[self.problem.row_index(self.used)][there] + 1.0)
+        place = np.log(self.step[there] + 1.0)
         found = np.ones(weights.size, bool)
         found[there] = measured_rows(place, self.rows.loss[0][there], predicted[there], self.run[there])
         return found
@@ -148,6 +172,8 @@ class Samples(NamedTuple):
     lanes: lanes.Lanes
     outliers: np.ndarray | int = 0
     """``[groups]`` rows that the noise was measured without."""
+    shared: np.ndarray | float = 0.0
+    """``[groups]`` share of the noise's variance that runs had in common."""
 
 
 def block_samples(setting: Setting, count: int, rng: np.random.Generator) -> Samples:
@@ -189,16 +215,16 @@ def run_samples(setting: Setting, count: int, rng: np.random.Generator) -> Sampl
 
 
 def noise_samples(setting: Setting, count: int, rng: np.random.Generator, choices: Choices | None = None) -> Samples:
-    """Losses drawn around the fit with autoregressive noise of the residuals' correlation and size.
+    """Losses drawn around the fit with autoregressive noise, as correlated, as large and as shared as the residuals.
 
     Given choices of options, samples are drawn around the fits under each, and fitted under it.
     """
-    chain, loss = NoiseChain.of(setting.rows, setting.run), setting.rows.loss[0]
     predicted = np.stack([_predicted(setting, start) for start in setting.start])
     measured = np.stack([setting.measured(own, weight) for own, weight in zip(predicted, setting.weights, strict=True)])
     trusted = np.where(measured, setting.weights, 0.0)
-    observed = chain.noise(np.log(loss) - np.log(predicted), trusted)
-    noise = observed
+    residual = np.log(setting.rows.loss[0]) - np.log(predicted)
+    chain = NoiseChain.of(setting.rows, setting.run, *setting.sharing(residual, trusted))
+    noise = observed = chain.noise(residual, trusted)
 
     def drawn(around: np.ndarray, noise: ChainNoise, count: int) -> np.ndarray:
         repeated = ChainNoise(*(np.repeat(x, count) for x in noise))
@@ -216,12 +242,13 @@ def noise_samples(setting: Setting, count: int, rng: np.random.Generator, choice
         noise = noise.corrected(observed, seen)
     outliers = np.sum((setting.weights > 0) & ~measured, axis=1)
     if choices is None:
-        return Samples(sample(noise, count)[0], outliers)
+        return Samples(sample(noise, count)[0], outliers, noise.share)
     which, group = np.tile(choices.of_samples(count), len(predicted)), np.repeat(np.arange(len(predicted)), count)
     start, law = choices.vectors[which, group], setting.problem.law
     effects = {key: value[which] for key, value in choices.effects.items()}
     losses = drawn(np.asarray(_predict_sets(law, effects, start)), noise, count)
-    return Samples(setting.minimise(Rows(effects, losses), setting.repeated(count), count, rng, start), outliers)
+    found = setting.minimise(Rows(effects, losses), setting.repeated(count), count, rng, start)
+    return Samples(found, outliers, noise.share)
 
 
 def _predicted(setting: Setting, params: np.ndarray) -> np.ndarray:

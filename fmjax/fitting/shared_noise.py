@@ -13,9 +13,12 @@ squares between the differences of both.
 
 The law's own error is thus neither hidden nor counted twice: only what changes from row to row is taken out.
 
+Rows of equal step and equal residual, as branches of one stem have them, are one measurement. They show no sharing.
+
 Reference: control variates, and generalised least squares for a common factor; Hausman and Taylor (1981).
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -126,11 +129,53 @@ def each_without_shared(
     ]
 
 
+def sharing_groups(runs: Sequence[Residuals]) -> np.ndarray:
+    """``[runs]`` the group of runs that each shares its noise with, by one of their places; its own where with none.
+
+    Runs are of one group if their noise moves together, or each moves with that of a third. A branch with too few rows
+    of its own to show it is of the group of the runs that have rows of its stem.
+
+    >>> rng = np.random.default_rng(0)
+    >>> step, shared = np.arange(80), rng.normal(size=80)
+    >>> runs = [Residuals(step, 0.01 * rng.normal(size=80) + size * shared) for size in (0, 0.01, 0.01)]
+    >>> sharing_groups(runs).tolist()
+    [0, 1, 1]
+    """
+    group = np.arange(len(runs))
+    if sum(run.step.size >= LEAST_SHARED for run in runs) < 2:
+        return group
+    pairs = list(itertools.combinations(range(len(runs)), 2))
+    for one, other in pairs:
+        if group[one] != group[other] and _move_together(runs[one], runs[other]):
+            group[group == group[other]] = group[one]
+    alone = np.bincount(group, minlength=group.size)[group] == 1
+    for one, other in pairs:
+        if alone[one] != alone[other] and _common(runs[one], runs[other]).same.any():
+            joins, there = (one, other) if alone[one] else (other, one)
+            group[joins] = group[there]
+    return group
+
+
+class _CommonRows(NamedTuple):
+    """Rows at steps that two runs have in common."""
+
+    mine: np.ndarray
+    theirs: np.ndarray
+    same: np.ndarray
+    """Whether both are one measurement."""
+
+
+def _common(run: Residuals, other: Residuals) -> _CommonRows:
+    _, mine, theirs = np.intersect1d(run.step, other.step, return_indices=True)
+    return _CommonRows(mine, theirs, run.value[mine] == other.value[theirs])
+
+
 def _move_together(run: Residuals, other: Residuals) -> bool:
     """Whether the residuals of two runs rise and fall together from row to row."""
     if min(run.step.size, other.step.size) < LEAST_SHARED:
         return False
-    _, mine, theirs = np.intersect1d(run.step, other.step, return_indices=True)
+    found = _common(run, other)
+    mine, theirs = found.mine[~found.same], found.theirs[~found.same]
     if mine.size < LEAST_SHARED:
         return False
     a, b = _differences(run.value[mine]), _differences(other.value[theirs])
