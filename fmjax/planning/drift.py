@@ -15,7 +15,7 @@ measured: that of the shipped runs, whose loss flattens sooner than a power law 
 parameters it was a fifth of that."""
 
 LEAST_DRIFT = 2e-3
-"""The same, at the least: that of public runs, as no law is exact."""
+"""The same, at the least: that of public runs, as no law is exact. What the runs show adds to it in squares."""
 
 EARLY_SHARE = 0.5
 """Share of the longest run up to which rows predict its end, where there are no shorter runs."""
@@ -42,7 +42,7 @@ def drift_from_shorter(problem: Problem, group: np.ndarray, shorter: np.ndarray,
         return None
     far = np.log(lengths[after].max() / lengths[shorter].max())
     missed = np.sqrt(np.mean((error[after] - error[before].mean()) ** 2)) / far
-    return float(np.clip(missed, LEAST_DRIFT, MOST_DRIFT))
+    return float(min(np.hypot(missed, LEAST_DRIFT), MOST_DRIFT))
 
 
 def drift_from_early_rows(problem: Problem, group: np.ndarray, fit: FitResult) -> float | None:
@@ -77,7 +77,7 @@ def drift_from_early_rows(problem: Problem, group: np.ndarray, fit: FitResult) -
     found = np.linalg.lstsq(slopes[early], residual[early], rcond=None)[0]
     missed = abs(np.mean(residual[late] - slopes[late] @ found))
     far = np.log(at[late].mean() / (EARLY_SHARE * longest))
-    return float(np.clip(missed / far, LEAST_DRIFT, MOST_DRIFT))
+    return float(min(np.hypot(missed / far, LEAST_DRIFT), MOST_DRIFT))
 
 
 def _levels(problem: Problem, run: np.ndarray) -> np.ndarray:
