@@ -4,13 +4,14 @@
     python -m benchmarks.search --quick    # one length of run, smaller scaling
     python -m benchmarks.search --scaling  # only how time and memory grow, to 1e11 candidate-updates
     python -m benchmarks.search --laws     # only every law, runs of 1e3 to 1e6 updates
+    python -m benchmarks.search --laws --device cuda
 
 Every candidate of a grid (peak rates x annealing ratios, linear decay to zero) gets its final forward effect and
 annealing momentum, and from them a loss. Peers follow every update of every candidate: the published Python loop,
-NumPy over all candidates, and a numba kernel on all cores. fmjax follows every candidate from its first update ("own
-stems"; in blocks of updates where the schedule is smooth), or lets candidates of one peak rate share their stem, as
-searches do. Methods take turns; the figure is the median over rounds. Rates are million candidate-updates per second,
-candidates x updates / seconds.
+NumPy over all candidates, and a numba kernel on all cores. fmjax computes a few updates of each that stand for all.
+Methods take turns; the figure is the median over rounds. Rates are million candidate-updates per second, candidates x
+updates / seconds. The table of laws has a plain scan over every update beside each, numba where it has the law, and the
+share of the machine's multiply-adds that was reached.
 """
 
 import argparse
@@ -19,11 +20,22 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from benchmarks import peers
-from fmjax.benchmarking import VECTOR, ratio_sweep
-from fmjax.laws import LAWS, make_law
+from fmjax._names import DEVICES
+from fmjax.benchmarking import (
+    MEASURED_LAW,
+    MEASURED_LENGTHS,
+    MEASURED_RATIOS,
+    VECTOR,
+    law_rates,
+    multiply_add_rate,
+    ratio_sweep,
+    use_device,
+)
+from fmjax.laws import LAWS
 from fmjax.searching.kernels import Kernel
 
 SIZES = (1024, 4096, 16_384, 102_400)
@@ -94,11 +106,11 @@ def slow_peers(steps: int) -> None:
 
 def scaling(sizes: tuple[int, ...], steps: int) -> None:
     """Prints how time and memory grow with the number of candidates."""
-    print(f"\nScaling, float64, shared stems, {steps} updates, 1 000 ratios")
+    print(f"\nScaling, float64, {steps} updates, 1 000 ratios")
     print(f"{'candidate-updates':>20}{'s':>10}{'peak MB':>10}")
     work, taken = [], []
     for peaks in sizes:
-        engine = ratio_sweep(peaks, np.linspace(0.01, 0.5, 1000), steps, "float64", True)
+        engine = ratio_sweep(peaks, np.linspace(0.01, 0.5, 1000), steps, "float64")
         for warm in (True, False):
             start = time.perf_counter()
             for _, found in engine.losses(engine.grid.parts(engine.layout.rows)):
@@ -113,22 +125,32 @@ def scaling(sizes: tuple[int, ...], steps: int) -> None:
 
 
 def every_law(lengths: tuple[int, ...]) -> None:
-    """Prints processor time and time of a search under each law, by length of the runs."""
-    print("\nEvery law, 64 peak rates x 99 ratios, float64: seconds of processor (on the clock)")
-    print(f"{'updates':28}" + "".join(f"{steps:>16}" for steps in lengths))
+    """Prints how fast a search under each law is, by length of the runs, beside scans over every update."""
+    peak, ratios = multiply_add_rate("float64"), MEASURED_RATIOS
+    device, count = jax.local_devices()[0], jax.local_device_count()
+    print(f"\nEvery law, 64 peak rates x {ratios.size} ratios, float64, {count} x {device.device_kind}")
+    print(f"at most {peak / 1e9:.3g}e9 multiply-adds/s; scan and numba: million candidate-updates/s")
+    print("by updates of a run: milliseconds (of processor)")
+    print(f"{'':20}{'scan':>10}{'numba':>10}" + "".join(f"{steps:>15}" for steps in lengths) + f"{'of peak':>22}")
     for name in LAWS:
-        law = make_law(name)
-        values = [1.0] * len(law.coefficients) + [exponent.starts[0] for exponent in law.exponents]
-        settled = law.settled(np.array(values))
-        print(f"{name:28}", end="", flush=True)
-        for steps in lengths:
-            engine = ratio_sweep(64, np.linspace(0.01, 0.99, 99), steps, "float64", True, *settled)
-            losses(engine)
-            start = time.process_time(), time.perf_counter()
-            losses(engine)
-            taken = time.process_time() - start[0], time.perf_counter() - start[1]
-            print(f"{taken[0]:8.3f} ({taken[1]:.3f})", end="", flush=True)
-        print()
+        rates = list(law_rates(name, lengths, 2 * peak))
+        scan, found = rates[0].scan_updates_per_s, [rate.search for rate in rates]
+        numba = f"{numba_rate(ratios):10.0f}" if name == MEASURED_LAW.name else " " * 10
+        print(f"{name:20}{scan / 1e6:10.3g}{numba}", end="")
+        shares = [rate.fraction_of_peak for rate in found]
+        taken = [f"{1e3 * rate.seconds:.1f} ({1e3 * rate.processor_seconds:.1f})" for rate in found]
+        print("".join(f"{times:>15}" for times in taken) + f"{min(shares):14.1%} -{max(shares):6.1%}", flush=True)
+
+
+def numba_rate(ratios: np.ndarray, steps: int = 10_000) -> float:
+    """Million candidate-updates per second of numba on all cores; NaN where it is not installed."""
+    try:
+        kernel = peers.numba_kernel(np.float64)
+    except SystemExit:
+        return float("nan")
+    peaks, lengths = candidates(ratio_sweep(64, ratios, steps, "float64"))
+    seconds, _ = race({"numba": lambda: kernel(peaks, lengths, steps)}, 3)
+    return peaks.size * steps / seconds["numba"] / 1e6
 
 
 def main() -> None:
@@ -138,24 +160,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each method")
     parser.add_argument("--scaling", action="store_true", help="only how time and memory grow")
     parser.add_argument("--laws", action="store_true", help="only every law, by length of the runs")
+    parser.add_argument("--device", choices=DEVICES, help="kind of device, if not JAX's own choice")
     arguments = parser.parse_args()
+    if arguments.device:
+        use_device(arguments.device)
     if arguments.laws:
-        return every_law((1000, 10_000, 100_000, 1_000_000))
+        return every_law(MEASURED_LENGTHS)
     if arguments.scaling:
         return scaling(SIZES, 1000)
     slow_peers(20_000)
     for steps in (20_000,) if arguments.quick else (4096, 20_000, 65_536):
         ratios = np.linspace(0.01, 0.99, 16)
-        own = {
-            f"fmjax {dtype}, own stems": ratio_sweep(1024, ratios, steps, dtype, False)
-            for dtype in ("float64", "float32")
-        }
-        compare("Brute force, 1 024 peak rates x 16 ratios", own, steps, arguments.rounds)
-    sweep = {
-        f"fmjax {dtype}, shared stems": ratio_sweep(64, np.linspace(0.01, 0.5, 256), 20_000, dtype, True)
-        for dtype in ("float64", "float32")
-    }
-    compare("Ratio sweep, 64 peak rates x 256 ratios", sweep, 20_000, arguments.rounds)
+        engines = {f"fmjax {dtype}": ratio_sweep(1024, ratios, steps, dtype) for dtype in ("float64", "float32")}
+        compare("1 024 peak rates x 16 ratios", engines, steps, arguments.rounds)
     scaling((1024, 4096) if arguments.quick else SIZES, 1000)
 
 

@@ -74,6 +74,9 @@ RESIDUALS = ("log", "raw")
 DTYPES = ("float64", "float32")
 """Precisions a fit or a search can compute in."""
 
+DEVICES = ("cpu", "cuda", "rocm", "tpu")
+"""Kinds of devices that can be measured."""
+
 CRITERIA = ("objective", "leave-one-out", "rollout")
 """What candidates for a law's options are compared by: training objective, runs left out, or the last part of each
 run left out."""

@@ -3,11 +3,10 @@
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,21 +14,22 @@ import numpy as np
 from fmjax._json import Record, plain
 from fmjax._version import __version__
 from fmjax.datasets import demo_runs
-from fmjax.effects.updates import Block, One
+from fmjax.effects.updates import Update
 from fmjax.fitting.fits import fit_groups
 from fmjax.fitting.lanes import Jobs, minimise
 from fmjax.fitting.options import ONE_FIT
 from fmjax.fitting.problem import prepare
-from fmjax.laws import ForwardMomentum, Law, LRAnnealing
+from fmjax.laws import LAWS, ForwardMomentum, Law, LRAnnealing, Row, make_law
 from fmjax.searching.grid import Grid
 from fmjax.searching.kernels import Kernel, Layout
-from fmjax.searching.rollout import BLOCK_SIZES, block_phases
+from fmjax.searching.panels import Panels
+from fmjax.searching.run_ends import Alike, Run, alike, end_effects, groups_of
 
 BENCHMARK_FORMAT = 1
 """Version of the JSON of a benchmark."""
 
 MEASURED_LAW = ForwardMomentum()
-"""Law of the searches."""
+"""Law of the searches by size."""
 
 VECTOR = np.array([2.0, 0.3, 0.05, 0.5])
 """Its parameters L0, A, C, alpha."""
@@ -40,6 +40,12 @@ MEASURED_RATIOS = np.linspace(0.01, 0.5, 64)
 MEASURED_STEPS = 20_000
 """Updates of each schedule."""
 
+MEASURED_LENGTHS = (1000, 10_000, 100_000, 1_000_000)
+"""The same of the searches by law."""
+
+SCANNED = 64, 1000
+"""Candidates of a plain scan, and updates of each."""
+
 HOSTS = 64
 """Hosts of the largest machine in the table of capacities."""
 
@@ -49,17 +55,32 @@ class SearchRate(NamedTuple):
 
     dtype: str
     share_stem: bool
-    """Whether schedules of one peak rate share their stem; else each is followed from its first update."""
+    """Always False: no schedule is followed, so that schedules share nothing on the way."""
     candidates: int
     total_steps: int
     compile_seconds: float
     seconds: float
     candidate_updates_per_s: float
-    """candidates x total_steps / seconds, whether an update was computed by itself, in a block or shared."""
+    """candidates x total_steps / seconds; a few updates of each candidate stand for all."""
     flops_per_s: float
-    """Arithmetic that was really done, as XLA counts it."""
+    """Arithmetic that effects took, as XLA counts it: what a loop repeats counts once, a root as little as a sum."""
     fraction_of_peak: float
     """The same as a share of the measured multiply-add rate."""
+    processor_seconds: float = float("nan")
+    """What a run takes of the host's processors; more than its time where several cores are busy."""
+
+
+class LawRate(NamedTuple):
+    """Speed of a search with a law, 64 peak rates x 64 ratios in float64, beside a scan over every update."""
+
+    law: str
+    search: SearchRate
+    scan_updates_per_s: float
+    """Candidate-updates per second of ``Law.step`` under ``lax.scan`` and ``vmap``, on one device."""
+
+    def to_dict(self) -> dict[str, object]:
+        """The fields of all in one record."""
+        return {"law": self.law, **self.search._asdict(), "scan_updates_per_s": self.scan_updates_per_s}
 
 
 class FitRate(NamedTuple):
@@ -93,6 +114,8 @@ class Benchmark(Record):
     """Measured rate of multiply-adds (2 flops each) on all devices, by dtype."""
     search: tuple[SearchRate, ...]
     fits: tuple[FitRate, ...]
+    laws: tuple[LawRate, ...] = ()
+    """Every law by length of the runs."""
 
     @property
     def capacities(self) -> tuple[Capacity, ...]:
@@ -103,6 +126,7 @@ class Benchmark(Record):
     def to_dict(self) -> dict[str, object]:
         """The benchmark as plain values for JSON: the fields above, ``format``, ``capacities`` and ``hosts``."""
         records = {name: [one._asdict() for one in getattr(self, name)] for name in ("search", "fits", "capacities")}
+        records["laws"] = [one.to_dict() for one in self.laws]
         limits = {name: getattr(self, name) for name in ("environment", "memory_bytes_per_s", "multiply_adds_per_s")}
         return plain({"format": BENCHMARK_FORMAT, **limits, **records, "hosts": HOSTS})
 
@@ -125,17 +149,32 @@ def benchmark(*, quick: bool = False, progress: Callable[[str], None] | None = N
     peaks = {dtype: multiply_add_rate(dtype) for dtype in ("float32", "float64")}
     search = []
     for dtype in peaks:
-        for share in (True, False):
-            for batch in batches:
-                say(f"search of {batch:g} candidates, {dtype}" + ("" if share else ", each from its first update"))
-                search.append(
-                    search_rate(dtype, share, int(batch) // MEASURED_RATIOS.size, MEASURED_STEPS, 2 * peaks[dtype])
-                )
+        for batch in batches:
+            say(f"search of {batch:g} candidates, {dtype}")
+            kernel = ratio_sweep(int(batch) // MEASURED_RATIOS.size, MEASURED_RATIOS, MEASURED_STEPS, dtype)
+            search.append(search_rate(kernel, 2 * peaks[dtype]))
+    laws: list[LawRate] = []
+    for name in ("forward-momentum", "intrinsic-momentum") if quick else LAWS:
+        say(f"searches with {name}")
+        laws.extend(law_rates(name, MEASURED_LENGTHS[::3] if quick else MEASURED_LENGTHS, 2 * peaks["float64"]))
     fits = []
     for lanes in (1024,) if quick else (1024, 16_384):
         say(f"{lanes} fits")
         fits.append(fit_rate(lanes))
-    return Benchmark(_environment(), memory, peaks, tuple(search), tuple(fits))
+    return Benchmark(_environment(), memory, peaks, tuple(search), tuple(fits), tuple(laws))
+
+
+def use_device(kind: str) -> None:
+    """Has this process compute on one kind of device, one of ``DEVICES``; before it has computed anything.
+
+    Raises:
+      ValueError: if the machine has none, or JAX has no plugin for it.
+    """
+    jax.config.update("jax_platforms", kind)
+    try:
+        jax.local_devices()
+    except RuntimeError as error:
+        raise ValueError(f"--device {kind}: JAX finds none here ({str(error).splitlines()[0]})") from None
 
 
 def _environment() -> dict[str, object]:
@@ -186,7 +225,6 @@ def ratio_sweep(
     ratios: np.ndarray,
     total_steps: int,
     dtype: str,
-    share_stem: bool,
     law: Law = MEASURED_LAW,
     vector: np.ndarray = VECTOR,
 ) -> Kernel:
@@ -201,48 +239,72 @@ def ratio_sweep(
         init_lr=0.0,
     )
     layout = Layout.of(grid, 1, jax.local_devices()[0].platform, law)
-    return Kernel(law, vector[None], grid, 0.0, dtype, layout, share_stem)
+    return Kernel(law, vector[None], grid, 0.0, dtype, layout)
 
 
-def search_rate(dtype: str, share_stem: bool, peaks: int, total_steps: int, peak_flops: float) -> SearchRate:
-    """Measures a search over ``peaks`` peak rates and ``MEASURED_RATIOS`` through the kernel that searches use."""
-    kernel = ratio_sweep(peaks, MEASURED_RATIOS, total_steps, dtype, share_stem)
+def search_rate(kernel: Kernel, peak_flops: float) -> SearchRate:
+    """Measures a search; ``peak_flops`` is what the machine could do."""
     grid, rows = kernel.grid, kernel.layout.rows
-    compiling, seconds = _timed(lambda: [losses for _, losses in kernel.losses(grid.parts(rows))])
-    flops = peaks * _flops(MEASURED_LAW, dtype, grid, share_stem) / seconds
-    updates = grid.candidates * total_steps / seconds
+
+    def run() -> None:
+        for _ in kernel.losses(grid.parts(rows)):
+            pass
+
+    compiling, seconds = _timed(run)
+    begin = time.process_time()
+    run()
+    processor = time.process_time() - begin
+    total = int(grid.total_steps[0])
+    updates, flops = grid.candidates * total / seconds, _flops(kernel) / seconds
     return SearchRate(
-        dtype, share_stem, grid.candidates, total_steps, compiling, seconds, updates, flops, flops / peak_flops
+        kernel.dtype, False, grid.candidates, total, compiling, seconds, updates, flops, flops / peak_flops, processor
     )
 
 
-def _flops(law: ForwardMomentum, dtype: str, grid: Grid, share_stem: bool) -> float:
-    """Arithmetic of all ratios of one peak rate: the updates and blocks taken, at what XLA counts for each."""
-    total = int(grid.total_steps[0])
-    starts = np.floor(total - grid.anneal_ratio * total).astype(np.int32)
-    pieces = [(start, total - start) for start in starts]
-    pieces += [(0, int(starts.max()))] if share_stem else [(0, start) for start in starts]
-    taken = np.sum([_taken(*piece) for piece in pieces], axis=0)
-    return float(taken @ [_cost(law, dtype, size) for size in BLOCK_SIZES])
+def law_rates(name: str, lengths: Sequence[int], peak_flops: float) -> Iterator[LawRate]:
+    """Measures searches with a law, of runs of several lengths."""
+    law = make_law(name)
+    values = [1.0] * len(law.coefficients) + [exponent.starts[0] for exponent in law.exponents]
+    settled = law.settled(np.array(values))
+    scan = scan_rate(settled[0])
+    for total in lengths:
+        kernel = ratio_sweep(64, MEASURED_RATIOS, total, "float64", *settled)
+        yield LawRate(name, search_rate(kernel, peak_flops), scan)
 
 
-def _taken(kink: int, length: int) -> np.ndarray:
-    """Updates and blocks of each of ``BLOCK_SIZES`` in a smooth piece."""
-    levels, _, counts = map(np.asarray, block_phases(kink, kink + length, kink, kink + length))
-    return np.bincount(levels, counts, minlength=len(BLOCK_SIZES))
+def scan_rate(law: Law) -> float:
+    """Candidate-updates per second of the recursion over every update, of ``SCANNED`` candidates side by side."""
 
+    def last(lrs: jax.Array) -> Row:
+        def advance(state: Any, update: Update) -> tuple[Any, None]:
+            return law.step(state, update), None
 
-def _cost(law: ForwardMomentum, dtype: str, size: int) -> float:
-    """Flops of one update or block of one candidate."""
-
-    def step(state: chex.ArrayTree, rate: jax.Array, drop: jax.Array) -> chex.ArrayTree:
-        return law.step(state, One(rate, drop) if size == 1 else Block((rate,) * 4, (drop,) * 4, size))
+        return law.observe(jax.lax.scan(advance, law.init(lrs.dtype), law.counted(lrs, 0))[0])
 
     with jax.enable_x64(True):
-        lanes = jnp.ones(1024, dtype)
-        state = jax.tree.map(lambda x: jnp.broadcast_to(x, lanes.shape), law.init(dtype))
-        cost = jax.jit(jax.vmap(step)).lower(state, lanes, lanes).compile().cost_analysis()
-    return float((cost or {})["flops"]) / lanes.size
+        peaks, falling = np.geomspace(1e-4, 1e-2, SCANNED[0]), np.linspace(1, 0.1, SCANNED[1])
+        run = jax.jit(jax.vmap(last))
+        rates = jnp.asarray(peaks[:, None] * falling)
+        seconds = _timed(lambda: jax.block_until_ready(run(rates)))[1]
+    return float(np.prod(SCANNED)) / seconds
+
+
+def _flops(kernel: Kernel) -> float:
+    """Arithmetic of the effects of all candidates of a grid of one part, as XLA counts it for a few."""
+    grid, law = kernel.grid, jax.tree.map(float, kernel.law)
+    scaled = law.scales and grid.scales  # one peak rate stands for all
+    part, lanes = grid.part(0, kernel.layout.rows), 1 if scaled else kernel.layout.lanes
+    seen = grid.unit(part) if scaled else part
+    group = [next(groups_of(law, seen, grid, lanes))]
+    runs, panels = alike(law, group, seen, grid, (1, lanes), kernel.dtype)
+
+    def follow(law: Law, runs: Alike, panels: Panels, run: Run) -> Row:
+        return end_effects(law, jax.tree.map(lambda x: x[0], runs), panels, run, decay=part.decay)
+
+    with jax.enable_x64(True):
+        run = Run(part.total_steps, grid.warmup_steps, grid.init_lr)
+        cost = jax.jit(follow).lower(law, runs, panels, run).compile().cost_analysis()
+    return float((cost or {})["flops"]) * grid.candidates / (grid.peak_lr.size if scaled else lanes)
 
 
 def fit_rate(lanes: int) -> FitRate:

@@ -14,8 +14,7 @@ from fmjax.laws import LAWS, Law, make_law
 from fmjax.schedules.anneals import DECAYS
 from fmjax.schedules.kinds import WSD, Cosine, lrs
 from fmjax.searching.grid import Grid
-from fmjax.searching.rollout import Branches, Run, branch_effects
-from fmjax.searching.run_ends import alike, end_effects, groups_of
+from fmjax.searching.run_ends import Run, alike, end_effects, groups_of
 
 TOTAL, WARMUP, PEAK = 1000, 60, 2e-3
 ROWS = np.array([3, 61, 500, 760, TOTAL - 1])
@@ -36,7 +35,7 @@ each_law_and_decay = pytest.mark.parametrize(
         pytest.param(
             name,
             decay,
-            marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE or decay != "linear" or not LAWS[name].weighted),
+            marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE or decay != "linear"),
         )
         for name in LAWS
         for decay in DECAYS
@@ -92,21 +91,14 @@ def test_slopes_of_losses_at_rows_are_those_of_the_recursion(name, x64):
         assert_slopes_agree(one, exact(law, params, lrs(schedule), at, schedule.warmup_steps), (law, params))
 
 
-def end_losses(law, params, peak_lr, final_lr, *, part, grid, groups):
-    """Losses ``[ratios]`` after the last update, from few updates, or by a rollout where a law has no sums."""
+def end_losses(law, params, peak_lr, final_lr, *, part, grid, runs, panels):
+    """Losses ``[ratios]`` after the last update, from few updates."""
     run = Run(part.total_steps, grid.warmup_steps, grid.init_lr)
-    if law.weighted:
-        runs, panels = alike(groups, part, grid, (len(groups), 1), "float64")
-        ends = partial(end_effects, law, panels=panels, run=run, decay=part.decay)
-        rates = [jnp.broadcast_to(rate, runs.peak_lr.shape) for rate in (peak_lr, final_lr)]
-        found = jax.vmap(ends)(runs._replace(peak_lr=rates[0], final_lr=rates[1]))
-    else:
-        starts = TOTAL - np.array([grid.anneal_ratio[group.ratio] for group in groups])[:, None] * TOTAL
-        branches = Branches(np.floor(starts).astype(np.int32), starts % 1, TOTAL - starts)
-        options = {"decay": part.decay, "dtype": "float64", "share": False}
-        found = branch_effects(law, peak_lr, final_lr, branches, run, **options)
-    rows = {key: value.reshape(len(groups), *value.shape[2:]) for key, value in found.items()}
-    return law.predict(rows | {"log_N": np.zeros(len(groups))}, params)
+    ends = partial(end_effects, law, panels=panels, run=run, decay=part.decay)
+    rates = [jnp.broadcast_to(rate, runs.peak_lr.shape) for rate in (peak_lr, final_lr)]
+    found = jax.vmap(ends)(runs._replace(peak_lr=rates[0], final_lr=rates[1]))
+    rows = {key: value.reshape(len(rates[0]), *value.shape[2:]) for key, value in found.items()}
+    return law.predict(rows | {"log_N": np.zeros(len(rates[0]))}, params)
 
 
 @each_law_and_decay
@@ -118,10 +110,10 @@ def test_slopes_of_final_losses_are_those_of_the_recursion(name, decay, x64):
     ramp = {"warmup_steps": WARMUP, "init_lr": 1e-5}
     grid = Grid.of(total_steps=TOTAL, peak_lr=peak, decay=decay, final_lr=final, anneal_ratio=ratios, **ramp)
     part = grid.part(0, 1)
-    groups = list(groups_of(part, grid, 1, held=law.warmup == "as-peak"))
-    ends = partial(end_losses, part=part, grid=grid, groups=groups)
-    way = jax.jacrev if law.weighted else jax.jacfwd  # loops of a rollout go forward only
-    found = jax.jit(way(ends, argnums=(0, 1, 2, 3)))(law, params, peak, final)
+    groups = list(groups_of(law, part, grid, 1))
+    runs, panels = alike(law, groups, part, grid, (len(groups), 1), "float64")
+    ends = partial(end_losses, part=part, grid=grid, runs=runs, panels=panels)
+    found = jax.jit(jax.jacrev(ends, argnums=(0, 1, 2, 3)))(law, params, peak, final)
 
     @jax.jit
     @partial(jax.jacfwd, argnums=(0, 1, 2, 3))

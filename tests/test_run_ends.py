@@ -4,6 +4,7 @@ import dataclasses
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import synthetic
@@ -11,14 +12,14 @@ from test_sweep import synthetic_fit
 
 from fmjax import search
 from fmjax.laws import LAWS, Law, make_law
-from fmjax.laws.base import WARMUPS
+from fmjax.laws.base import WARMUPS, Coefficient
 from fmjax.schedules.anneals import DECAYS
 from fmjax.schedules.host_rates import host_rates
 from fmjax.schedules.kinds import WSD
 from fmjax.searching import kernels
 from fmjax.searching.grid import Grid
 from fmjax.searching.kernels import Kernel, Layout
-from fmjax.searching.panels import NEIGHBOURS, STEEP, Counts, crossings, most_panels, panel_sizes
+from fmjax.searching.panels import NEIGHBOURS, STEEP, Counts, Moments, crossings, most_panels, panel_sizes
 from fmjax.searching.run_ends import alike, groups_of
 
 HEAVY = ("multi-power", "functional", "convex-bound", "intrinsic-momentum")
@@ -97,7 +98,7 @@ def test_multiples_of_one_schedule(name, decay, options):
             fit = synthetic_fit(name, warmup=warmup, **options)
             exact = by_recursion(fit, SimpleNamespace(cells=cells, anneal_ratio=ratios), warmup_steps, 0.0)
             for dtype, tolerance in (("float64", 1e-8), ("float32", 1e-6)):
-                kernel = Kernel(fit.law, fit.vector[None], grid, 0.0, dtype, LAYOUT, share_stem=True)
+                kernel = Kernel(fit.law, fit.vector[None], grid, 0.0, dtype, LAYOUT)
                 assert kernel.law.scales
                 assert grid.scales
                 found = np.concatenate([losses[0] for _, losses in kernel.losses(grid.parts(LAYOUT.rows))])
@@ -117,6 +118,72 @@ def test_which_grids_scale():
         (share | {"final_lr": (0.0, 0.1)}, False),
     ):
         assert Grid.of(**axes, **zero | changes).scales == scales
+
+
+MOMENTS = [
+    {"beta1": 0.5, "beta2": 0.5},
+    {"beta1": 0.99, "beta2": 0.9999, "eps": 1e-3, "rho": 0.7},
+    {"beta1": 0.999, "beta2": 0.9, "eps": 1e-10, "second_moment_scale": 1e9},
+    {"beta1": 0.99999, "beta2": 0.99, "eps": 1e-12, "second_moment_scale": 1e7},
+    {"beta1": 0.0, "beta2": 0.0, "eps": 1e-6},
+]
+
+
+@pytest.mark.parametrize("options", MOMENTS, ids=str)
+@pytest.mark.parametrize("warmup", ["as-scheduled", pytest.param("without-rise", marks=pytest.mark.slow)])
+def test_moments_of_every_pace(options, warmup):
+    """Whichever average is the slower one; where the first is, the root of the second turns long after a kink."""
+    fit = synthetic_fit("forward-momentum", warmup=warmup, **options)
+    grid = {"total_steps": 3000, "peak_lr": 1e-3, "anneal_ratio": (0.01, 0.4, 0.95), "final_lr": 1e-5}
+    assert_as_by_recursion(fit, grid | {"decay": "1-sqrt"}, 300, 0.0, dtypes=("float64",))
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(Law):
+    """A law of a user's, without sums: the sum of squared rates, and the highest rate."""
+
+    name = "own"
+
+    @property
+    def coefficients(self):
+        return Coefficient("squares"), Coefficient("highest")
+
+    @property
+    def exponents(self):
+        return ()
+
+    def init(self, dtype):
+        return jnp.zeros((), dtype), jnp.zeros((), dtype)
+
+    def step(self, state, update):
+        return state[0] + update.lr**2, jnp.maximum(state[1], update.lr)
+
+    def observe(self, state):
+        return {"squares": state[0], "highest": state[1]}
+
+    def basis(self, row, exponents):
+        return jnp.stack([row["squares"], row["highest"]])
+
+
+jax.tree_util.register_dataclass(Own)
+
+
+def test_a_law_without_sums_follows_every_update():
+    grid = Grid.of(
+        total_steps=700,
+        peak_lr=[1e-3, 2e-3],
+        decay="linear",
+        final_lr=0.0,
+        anneal_ratio=[0.1, 0.9],
+        warmup_steps=300,
+        init_lr=0.0,
+    )
+    kernel = Kernel(Own(), np.array([[1e3, 7.0]]), grid, 0.0, "float64", Layout.of(grid, 1, "cpu", Own()))
+    found = np.concatenate([losses[0] for _, losses in kernel.losses(grid.parts(2))])
+    for peak, row in zip((1e-3, 2e-3), found, strict=True):
+        for ratio, loss in zip((0.1, 0.9), row, strict=True):
+            rates = host_rates(WSD(peak, 700, ratio, "linear", 0.0, 300), np.arange(700))
+            np.testing.assert_allclose(loss, 1e3 * np.sum(rates**2) + 7 * rates.max(), rtol=1e-12)
 
 
 class Squared(LAWS["lr-annealing"]):
@@ -160,6 +227,11 @@ def test_samples_have_losses_of_their_own(decay):
 # ------------------------------------------------------------------------------------------------ panels
 
 
+def random_moments(rng):
+    rate = float(np.exp(rng.uniform(np.log(1e-6), 0)))
+    return None if rng.random() < 0.3 else Moments(rate, bool(rng.random() < 0.5))
+
+
 def random_counts(rng):
     total = int(np.exp(rng.uniform(0, np.log(2**31 - 1))))
     warmup = int(rng.choice([0, 1, total, min(total, 500), rng.integers(0, total + 1)]))
@@ -167,7 +239,7 @@ def random_counts(rng):
     low = int(rng.integers(int(start), warmup)) if start < warmup else 0
     crossing = (low, min(warmup, low + int(rng.integers(0, NEIGHBOURS + 1)))) if start < warmup else None
     falls = int(rng.choice([0, 0, 3, 7, 14, 30, 100, 700]))
-    return Counts(total, warmup, start, falls == 0 and bool(rng.random() < 0.5), falls, crossing)
+    return Counts(total, warmup, start, falls == 0 and bool(rng.random() < 0.5), falls, crossing, random_moments(rng))
 
 
 def test_panels_cover_every_update_and_are_no_more_than_there_is_room_for():
@@ -176,7 +248,7 @@ def test_panels_cover_every_update_and_are_no_more_than_there_is_room_for():
         sizes = panel_sizes(counts)
         assert sizes.sum() == counts.total_steps
         assert sizes.min() > 0
-        assert sizes.size <= most_panels(counts.total_steps, counts.falls), counts
+        assert sizes.size <= most_panels(counts.total_steps, counts.falls, counts.moments), counts
 
 
 def test_a_longer_run_has_hardly_more_panels():
@@ -201,7 +273,8 @@ def test_groups_hold_every_candidate_once():
     grid = Grid.of(total_steps=1000, decay="cosine", warmup_steps=500, init_lr=1e-5, **axes)
     part = grid.part(0, 64)
     for held in (True, False):
-        groups = list(groups_of(part, grid, 16, held=held))
+        law = make_law("lr-annealing", warmup="as-peak" if held else "without-rise")
+        groups = list(groups_of(law, part, grid, 16))
         seen = sorted((row, group.ratio) for group in groups for row in group.rows.tolist())
         assert seen == [(row, ratio) for row in range(64) for ratio in range(20)]
         assert max(group.rows.size for group in groups) <= 16
@@ -221,7 +294,8 @@ def test_only_decays_with_a_steep_start_are_called_steep():
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize(
-    "name", ["intrinsic-momentum", "lr-annealing", pytest.param("functional", marks=pytest.mark.slow)]
+    "name",
+    ["intrinsic-momentum", "lr-annealing", "forward-momentum", pytest.param("functional", marks=pytest.mark.slow)],
 )
 def test_programs_lower_for_accelerators(name, platform):
     grid = Grid.of(
@@ -235,15 +309,15 @@ def test_programs_lower_for_accelerators(name, platform):
     )
     law, part = make_law(name), grid.part(0, 2)
     vector = np.array([[synthetic.TRUTH[name][parameter] for parameter in law.parameter_names]], np.float32)
-    groups = list(groups_of(grid.unit(part) if law.scales else part, grid, 2, held=False))
+    groups = list(groups_of(law, grid.unit(part) if law.scales else part, grid, 2))
     arguments = (law, vector, kernels.Run(np.int32(90), np.int32(9), np.float32(0)), np.float32(0))
-    runs = alike(groups, part, grid, (2, 2), "float32")
+    runs = alike(law, groups, part, grid, (2, 2), "float32")
     options = {"decay": "1-sqrt", "together": 1}
     exported = jax.export.export(kernels.end_losses, platforms=[platform])(*arguments, *runs, **options)
     assert exported.platforms == (platform,)
     assert exported.out_avals[0].shape == (1, 2, 2)
     if law.scales:
-        runs = alike(groups, grid.unit(part), grid, (2, 1), "float32")
+        runs = alike(law, groups, grid.unit(part), grid, (2, 1), "float32")
         factor = part.peak_lr.astype("float32")
         exported = jax.export.export(kernels.multiples_losses, platforms=[platform])(
             *arguments, *runs, factor, **options

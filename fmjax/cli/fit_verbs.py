@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from fmjax._names import CRITERIA, DTYPES, METHODS
+from fmjax._names import CRITERIA, DEVICES, DTYPES, METHODS
 from fmjax.cli.options import (
     FILE,
     FIT_FILE,
@@ -110,7 +110,11 @@ def search() -> None:
     """
 
 
-@verb("fitting", click.option("--quick", is_flag=True, help="Fewer sizes; below a minute on two cores."))
+@verb(
+    "fitting",
+    click.option("--quick", is_flag=True, help="Fewer sizes; about a minute on two cores."),
+    click.option("--device", type=click.Choice(DEVICES), help="Kind of device to measure, if not JAX's own choice."),
+)
 def bench() -> None:
     """Measure how fast this machine searches and fits.
 
@@ -120,6 +124,7 @@ def bench() -> None:
     \b
     Example:
       fmjax bench --quick
+      fmjax bench --device cuda
     """
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from fmjax.benchmarking import HOSTS, Benchmark
+from fmjax.benchmarking import HOSTS, MEASURED_LAW, Benchmark
 from fmjax.cli.output import console, duration, interval, new_table, number, print_notes
 from fmjax.fitting.comparison import Comparison
 from fmjax.fitting.records import MEAN_ERRORS, Evaluation, FitResult, RunMetrics
@@ -185,17 +185,18 @@ def print_benchmark(found: Benchmark) -> None:
     out.print(f"memory {found.memory_bytes_per_s / 1e9:.3g} GB/s; {peaks}")
     table = new_table(
         "Search: million candidate-updates/s",
-        ("dtype", "stems", "candidates", "updates", "compile s", "M/s", "Gflop/s done", "of peak"),
+        ("law", "dtype", "candidates", "updates", "compile s", "M/s", "Gflop/s done", "of peak", "scan M/s"),
         text=2,
     )
-    for rate in found.search:
+    by_law = [(one.law, one.search, f"{one.scan_updates_per_s / 1e6:.3g}") for one in found.laws]
+    for law, rate, scan in [*((MEASURED_LAW.name, rate, "") for rate in found.search), *by_law]:
         speed = (
             f"{rate.candidate_updates_per_s / 1e6:.0f}",
             f"{rate.flops_per_s / 1e9:.2f}",
             f"{rate.fraction_of_peak:.1%}",
         )
         counts = (f"{rate.candidates}", f"{rate.total_steps}", f"{rate.compile_seconds:.1f}")
-        table.add_row(rate.dtype, "shared" if rate.share_stem else "own", *counts, *speed)
+        table.add_row(law, rate.dtype, *counts, *speed, scan)
     out.print(table)
     table = new_table("Fits", ("lanes", "rows", "compile s", "fits/s"), text=0)
     for fit in found.fits:

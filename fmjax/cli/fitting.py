@@ -117,8 +117,10 @@ def _search_share(
     return Answer(done, lambda: print_share(done))
 
 
-def bench(quick: bool) -> Answer:
+def bench(quick: bool, device: str | None) -> Answer:
     """How fast this machine searches and fits."""
+    if device:
+        benchmarking.use_device(device)
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
     with output.stages("measuring") as stage:
         found = benchmarking.benchmark(quick=quick, progress=stage)

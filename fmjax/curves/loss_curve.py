@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from fmjax._checks import positive, require, within
 from fmjax.curves.row_noise import ends_in_spike
-from fmjax.effects.weighted import WeightedUpdates, every_update, weighted_updates
+from fmjax.effects.weighted import WeightedUpdates, every_update, panelled_updates, weighted_updates
 from fmjax.schedules.checks import check_schedule
 from fmjax.schedules.kinds import Schedule
 
@@ -167,6 +167,11 @@ class CurveBatch:
     def weighted(self) -> tuple[WeightedUpdates, ...]:
         """Of each run, updates that stand for all; the update of each row is among them."""
         return tuple(weighted_updates(*run) for run in zip(self.schedules, map(np.unique, self.at), strict=True))
+
+    @cached_property
+    def panelled(self) -> tuple[WeightedUpdates, ...]:
+        """The same for averages over updates, side by side in panels."""
+        return tuple(panelled_updates(*run) for run in zip(self.schedules, map(np.unique, self.at), strict=True))
 
     @cached_property
     def every(self) -> tuple[WeightedUpdates, ...]:

@@ -1,4 +1,4 @@
-"""What a law sees of a schedule: recursions over updates, blocks of them, and tracking inside an optimiser."""
+"""What a law sees of a schedule: recursions over updates, the same from a few, and tracking inside an optimiser."""
 
 from fmjax.effects.recursions import annealing_area, annealing_momentum, forward_effect
 from fmjax.effects.tracking import TrackAnnealingState, annealing_state, track_annealing

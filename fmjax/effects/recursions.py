@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fmjax._types import Dtype, Real
-from fmjax.effects.updates import One, Sum, Update, plus
+from fmjax.effects.updates import Sum, Update, averaged, plus
 
 S = TypeVar("S")
 """State of a recursion."""
@@ -24,7 +24,7 @@ UNROLL = 8
 
 def forward_step(total: Sum, update: Update, *, rho: Real | None = None) -> Sum:
     """S_t = S_{t-1} + 1e-3 (lr_t / 1e-3)^rho."""
-    return plus(total, update.sum(update.each(lambda lr: forward_increment(lr, rho), update.lr)))
+    return plus(total, forward_increment(update.lr, rho))
 
 
 def forward_increment(lr: Real, rho: Real | None) -> Real:
@@ -54,15 +54,11 @@ def momentum_step(
     state: MomentumState, update: Update, *, rate1: Real, rate2: Real, eps: Real, second_moment_scale: Real
 ) -> MomentumState:
     """The recursion of arXiv 2512.13705, ``rate`` for 1 - beta; the first update has no drop and adds nothing."""
-    m, first = update.average(state.first, rate1, update.drop)
-    v, second = update.average(state.second, rate2, update.each(jnp.square, update.drop))
-    w1, weight1 = update.average(state.weight1, rate1, 1.0)
-    w2, weight2 = update.average(state.weight2, rate2, 1.0)
-
-    def gain(m: Real, v: Real, w1: Real, w2: Real) -> Real:
-        return m / (w1 * (jnp.sqrt(v * (second_moment_scale / w2) + eps) + eps))
-
-    total = plus(state.total, update.sum(update.each(gain, m, v, w1, w2)))
+    first = averaged(state.first, rate1, update.drop)
+    second = averaged(state.second, rate2, jnp.square(update.drop))
+    weight1, weight2 = averaged(state.weight1, rate1, 1.0), averaged(state.weight2, rate2, 1.0)
+    root = jnp.sqrt(second.total * (second_moment_scale / weight2.total) + eps)
+    total = plus(state.total, first.total / (weight1.total * (root + eps)))
     return MomentumState(first, second, weight1, weight2, total)
 
 
@@ -85,8 +81,8 @@ def area_init(dtype: Dtype) -> AreaState:
 
 def area_step(state: AreaState, update: Update, *, rate: Real) -> AreaState:
     """m_i = lambda m_{i-1} + (lr_{i-1} - lr_i), ``rate`` for 1 - lambda, with m_0 = 0."""
-    now, average = update.average(state.average, rate, update.drop)
-    return AreaState(average, plus(state.total, update.sum(now)))
+    average = averaged(state.average, rate, update.drop)
+    return AreaState(average, plus(state.total, average.total))
 
 
 def area_total(state: AreaState, *, rate: Real) -> jax.Array:
@@ -104,7 +100,7 @@ def _scan(step: Callable[[S, Update], S], total: Callable[[S], jax.Array], state
         state = step(state, update)
         return state, total(state)
 
-    return jax.lax.scan(advance, state, One(lrs, drops(lrs)), unroll=UNROLL)[1]
+    return jax.lax.scan(advance, state, Update(lrs, drops(lrs)), unroll=UNROLL)[1]
 
 
 def _as_rates(lrs: Real) -> jax.Array:

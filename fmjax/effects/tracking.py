@@ -16,7 +16,7 @@ from fmjax.effects.recursions import (
     momentum_options,
     momentum_step,
 )
-from fmjax.effects.updates import One, Sum
+from fmjax.effects.updates import Sum, Update
 from fmjax.schedules.kinds import Scalar, Schedule
 
 SAME_RATE = 1e-5
@@ -101,18 +101,18 @@ def track_annealing(
     return optax.GradientTransformation(init, update)
 
 
-def _update(learning_rate: Scalar | Schedule, count: jax.Array, before: jax.Array) -> One:
+def _update(learning_rate: Scalar | Schedule, count: jax.Array, before: jax.Array) -> Update:
     """Rate and drop of update ``count``, when the update before was made at the rate ``before``."""
     if not callable(learning_rate):
         lr = jnp.asarray(learning_rate, before.dtype)
-        return One(lr, jnp.where(count > 0, before - lr, 0.0))
+        return Update(lr, jnp.where(count > 0, before - lr, 0.0))
     lr = jnp.asarray(learning_rate(count), before.dtype)
     drop = jnp.where(count > 0, before - lr, 0.0)
     if hasattr(learning_rate, "drop"):
         expected = jnp.asarray(learning_rate(count - 1), before.dtype)
         exact = jnp.asarray(learning_rate.drop(count), before.dtype)
         drop = jnp.where(jnp.abs(expected - before) <= SAME_RATE * before, exact, drop)
-    return One(lr, drop)
+    return Update(lr, drop)
 
 
 def annealing_state(state: Real) -> TrackAnnealingState:

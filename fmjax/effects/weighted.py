@@ -36,6 +36,8 @@ SMALLEST_PANEL = 16
 PANELS_A_PIECE = 8
 """A panel is at most this part of a smooth piece."""
 
+AVERAGED = 3
+"""Where updates are averaged, a panel is at most this part of its distance from a kink."""
 
 SPAN = 1024
 """Updates of a long schedule at which ``rate_span`` looks, beside those at its kinks."""
@@ -47,6 +49,18 @@ class Left(NamedTuple):
     updates: Array
     forward: Array
     """What S grows by."""
+
+
+class Within(NamedTuple):
+    """Sums over a panel's updates until each of its nodes, where updates lie side by side in panels of so many nodes.
+
+    Nodes that fill up a panel of fewer updates repeat its last one, with weight 0.
+    """
+
+    kind: Array
+    """``[panels]`` which of the kinds a panel is."""
+    until: Array
+    """``[kinds, nodes, nodes]`` weights of the sums; those of a kind have an inverse."""
 
 
 class WeightedUpdates(NamedTuple):
@@ -63,6 +77,8 @@ class WeightedUpdates(NamedTuple):
     """How many updates it stands for."""
     left: Left | None = None
     """Where effects are read after the last update alone: what is left to it, which as a difference loses digits."""
+    within: Within | None = None
+    """For averages over updates, of which no sums are taken but those of their functions."""
 
     @classmethod
     def every(cls, lr: Real, drop: Real) -> "WeightedUpdates":
@@ -81,6 +97,13 @@ class WeightedUpdates(NamedTuple):
         """The same with the number of updates in place of S: for what is forgotten from update to update."""
         left = None if self.left is None else self.left._replace(forward=self.left.updates)
         return self._replace(lr=jnp.ones_like(self.lr), forward=self.update + 1, left=left)
+
+    @property
+    def alone(self) -> "WeightedUpdates":
+        """The same without what fills panels up."""
+        real = self.weight > 0
+        update, lr, drop, forward, weight = (field[real] for field in self[:5])
+        return WeightedUpdates(update, lr, drop, forward, weight)
 
     def without_rise(self, warmup_steps: int) -> "WeightedUpdates":
         """The same with drops counted from the end of warmup on."""
@@ -109,24 +132,48 @@ def weighted_updates(schedule: Schedule, rows: Sequence[int] | np.ndarray) -> We
     >>> updates.lr.size < 1000, round(float(updates.weight.sum()), 6), 999.0 in updates.update
     (True, 100000.0, True)
     """
+    return _in_panels(schedule, rows, 1).alone
+
+
+def panelled_updates(schedule: Schedule, rows: Sequence[int] | np.ndarray) -> WeightedUpdates:
+    """The same side by side in panels, ``within`` them, for averages over updates.
+
+    What an average adds may turn fast a while after a kink, at any pace, when what the kink left has faded. So panels
+    grow more slowly.
+    """
+    return _in_panels(schedule, rows, AVERAGED)
+
+
+def _in_panels(schedule: Schedule, rows: Sequence[int] | np.ndarray, parts: int) -> WeightedUpdates:
+    """Panels of at most so many parts of their distance from a kink; updates taken one by one fill panels up."""
     rows = np.asarray(rows, int)
-    if not has_formula(schedule):
-        return every_update(schedule, int(rows[-1]) + 1)
-    first, size = _panels(schedule, rows)
-    starts, node = np.cumsum(_counts(size)) - _counts(size), np.zeros(int(_counts(size).sum()))
-    weight, forward, index = np.ones(node.size), np.zeros(node.size), {}
-    node[starts] = first
-    for of in np.unique(size[size > 1]).tolist():
-        at, weights, _ = gauss(of)
-        index[of] = starts[size == of][:, None] + np.arange(PANEL_NODES)
-        node[index[of]], weight[index[of]] = first[size == of][:, None] + at, weights
+    size = _filled(_panels(schedule, rows, parts) if has_formula(schedule) else np.ones(int(rows[-1]) + 1, int))
+    at, weights, until = _tables()
+    slot, few = np.arange(PANEL_NODES), size[:, None] <= PANEL_NODES
+    kind = np.where(few[:, 0], 0, np.log2(size).astype(int) - SMALLEST_PANEL.bit_length() + 2)
+    node = (np.cumsum(size) - size)[:, None] + np.where(few, np.minimum(slot, size[:, None] - 1), at[kind])
     lr = host_rates(schedule, node)
     drop = np.where(node > 0, host_rates(schedule, np.maximum(node - 1, 0)) - lr, 0.0)
-    forward = np.cumsum(weight * lr)
-    before = forward - weight * lr
-    for of, here in index.items():
-        forward[here] = before[here[:, :1]] + lr[here] @ gauss(of)[2].T
-    return WeightedUpdates(node, lr, drop, forward, weight)
+    weight = np.where(few, slot < size[:, None], weights[kind])
+    whole = np.sum(weight * lr, axis=1)
+    forward = (np.cumsum(whole) - whole)[:, None] + np.einsum("pmn,pn->pm", until[kind], lr)
+    flat = WeightedUpdates(node.ravel(), lr.ravel(), drop.ravel(), forward.ravel(), weight.ravel())
+    return flat._replace(within=Within(kind, until))
+
+
+def _filled(size: np.ndarray) -> np.ndarray:
+    """Sizes of panels in which updates that lie one by one fill up panels."""
+    alone, place = size == 1, np.arange(size.size)
+    since = place - np.maximum.accumulate(np.where(alone, 0, place + 1))  # updates since the last panel
+    return np.add.reduceat(size, np.flatnonzero(~alone | (since % PANEL_NODES == 0)))
+
+
+@cache
+def _tables() -> tuple[np.ndarray, ...]:
+    """Offsets, weights and sums of each kind of panel: updates one by one, then every power of two."""
+    first = np.arange(float(PANEL_NODES)), np.ones(PANEL_NODES), np.tri(PANEL_NODES)
+    powers = (gauss(1 << power) for power in range(SMALLEST_PANEL.bit_length() - 1, 31))
+    return tuple(map(np.stack, zip(first, *powers, strict=True)))
 
 
 def every_update(schedule: Schedule, count: int) -> WeightedUpdates:
@@ -146,13 +193,8 @@ def rate_span(schedule: Schedule, begin: int, end: int) -> tuple[float, float]:
     return float(np.max(before - rates)), float(rates.min())
 
 
-def _counts(size: np.ndarray) -> np.ndarray:
-    """Updates that stand for panels of these sizes."""
-    return np.where(size > 1, PANEL_NODES, 1)
-
-
-def _panels(schedule: Schedule, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First update and size of each panel, which end at kinks and after rows; a single update has size 1."""
+def _panels(schedule: Schedule, rows: np.ndarray, parts: int) -> np.ndarray:
+    """Size of each panel, which end at kinks and after rows; a single update has size 1."""
     stop, kinks = int(rows[-1]) + 1, _breaks(schedule)
     ends = np.unique(np.concatenate([rows + 1, kinks[kinks < stop]]))
     begins = np.concatenate([[0], ends[:-1]])
@@ -160,9 +202,8 @@ def _panels(schedule: Schedule, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
     lengths = np.append(kinks[1:], int(schedule.total_steps)) - kinks
     most = np.maximum(lengths[piece] // PANELS_A_PIECE, 1)
     since = np.minimum(begins - kinks[piece], ends - begins)
-    parts = [_sizes(*part) for part in zip(*(x.tolist() for x in (ends - begins, since, most)), strict=True)]
-    size = np.concatenate(parts)
-    return np.cumsum(size) - size, size
+    stretches = zip(*(x.tolist() for x in (ends - begins, since, most)), strict=True)
+    return np.concatenate([_sizes(*stretch, parts) for stretch in stretches])
 
 
 def _breaks(schedule: Schedule) -> np.ndarray:
@@ -172,11 +213,11 @@ def _breaks(schedule: Schedule) -> np.ndarray:
 
 
 @lru_cache(maxsize=100_000)
-def _sizes(length: int, since: int, most: int) -> np.ndarray:
+def _sizes(length: int, since: int, most: int, parts: int) -> np.ndarray:
     """Sizes of the panels of a stretch that begins ``since`` updates after a kink and ends after a row."""
     found, at = [], 0
     while at < length:
-        room = min(since + at, (length - at) // 2, most)
+        room = min((since + at) // parts, (length - at) // 2, most)
         size = 1 << (room.bit_length() - 1) if room >= SMALLEST_PANEL else 1
         found.append(size)
         at += size

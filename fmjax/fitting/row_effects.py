@@ -10,7 +10,7 @@ import numpy as np
 
 from fmjax._types import Array
 from fmjax.curves.loss_curve import CurveBatch, bucket
-from fmjax.effects.weighted import WeightedUpdates
+from fmjax.effects.weighted import PANEL_NODES, WeightedUpdates, Within
 from fmjax.laws import Law, Row
 
 LIKE = 4
@@ -51,7 +51,9 @@ class RowUpdates(NamedTuple):
 
 
 def _seen(law: Law, batch: CurveBatch) -> Sequence[WeightedUpdates]:
-    return batch.weighted if law.weighted else batch.every
+    if not law.weighted:
+        return batch.every
+    return batch.weighted if law.squares_rate is None else batch.panelled
 
 
 def _counted(updates: WeightedUpdates, warmup_steps: int, warmup: str) -> WeightedUpdates:
@@ -71,12 +73,19 @@ def _alike(sizes: np.ndarray) -> Iterator[np.ndarray]:
 
 def _padded(runs: Sequence[WeightedUpdates]) -> WeightedUpdates:
     """Runs side by side; updates that pad stand for none, and have the last one's rate."""
-    width = bucket(max(run.lr.size for run in runs))
+    unit = 1 if runs[0].within is None else PANEL_NODES
+    width = unit * bucket(max(run.lr.size for run in runs) // unit)
     ends = [np.minimum(np.arange(width), run.lr.size - 1) for run in runs]
-    fields = zip(*([field[end] for field in run[:-1]] for run, end in zip(runs, ends, strict=True)), strict=True)
+    fields = zip(*([field[end] for field in run[:5]] for run, end in zip(runs, ends, strict=True)), strict=True)
     found = WeightedUpdates(*map(np.stack, fields))  # type: ignore[arg-type]  # nothing is ``left`` for many rows
     real = np.arange(width) < np.array([run.lr.size for run in runs])[:, None]
-    return found._replace(weight=np.where(real, found.weight, 0.0))
+    within = [_widened(run.within, width // unit) for run in runs if run.within is not None]
+    stacked = jax.tree.map(lambda *parts: np.stack(parts), *within) if within else None
+    return found._replace(weight=np.where(real, found.weight, 0.0), within=stacked)
+
+
+def _widened(within: Within, panels: int) -> Within:
+    return within._replace(kind=np.pad(within.kind, (0, panels - len(within.kind))))
 
 
 def in_batch_order(parts: Sequence[Row], places: Array) -> Row:

@@ -13,7 +13,7 @@ import numpy as np
 from fmjax._checks import known_options
 from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
-from fmjax.effects.updates import One, Update
+from fmjax.effects.updates import Update
 from fmjax.effects.weighted import WeightedUpdates
 
 L = TypeVar("L", bound="type[Law]")
@@ -127,8 +127,6 @@ class Law:
     name: ClassVar[str]
     tunable: ClassVar[tuple[Option, ...]] = ()
     """Options beside ``warmup`` and ``sizes``."""
-    blocks: ClassVar[bool] = False
-    """Whether ``step`` also takes a ``Block`` of updates; if not, long schedules are followed update by update."""
     weighted: ClassVar[bool] = False
     """Whether the law gives ``row_effects`` as sums over updates, so that a few weighted updates stand for all."""
     scales: ClassVar[bool] = False
@@ -150,6 +148,11 @@ class Law:
             cls.weighted = True
         elif own.keys() & {"init", "step", "observe"}:
             cls.weighted, cls.row_effects = False, Law.row_effects  # type: ignore[method-assign]
+
+    @property
+    def squares_rate(self) -> Real | None:
+        """Share that an average of squares forgets at each update, of a law whose effects take its root."""
+        return None
 
     @property
     def spans_batches(self) -> bool:
@@ -202,7 +205,7 @@ class Law:
         raise NotImplementedError
 
     def step(self, state: Any, update: Update) -> Any:
-        """State after an update, or after a block of them."""
+        """State after an update."""
         raise NotImplementedError
 
     def observe(self, state: Any) -> Row:
@@ -227,14 +230,14 @@ class Law:
         """Options as plain values, as they are stored with a fit."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-    def counted(self, lrs: jax.Array, warmup_steps: Real) -> One:
+    def counted(self, lrs: jax.Array, warmup_steps: Real) -> Update:
         """The updates of one schedule ``lrs[T]`` as the law counts them, by its ``warmup``."""
         if self.warmup == "as-peak":
             lrs = recursions.hold_warmup(lrs, warmup_steps)
         drops = recursions.drops(lrs)
         if self.warmup == "without-rise":
             drops = jnp.where(jnp.arange(lrs.size) > warmup_steps, drops, 0.0)
-        return One(lrs, drops)
+        return Update(lrs, drops)
 
     def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Real = 0) -> Row:
         """Effects of one schedule ``lrs[T]`` after the updates ``at[rows]``, each ``[rows]``."""
@@ -245,7 +248,7 @@ class Law:
 
         Rates and drops are as the law counts them. Laws that are not ``weighted`` need every update.
         """
-        return self._followed(One(updates.lr, updates.drop), at)
+        return self._followed(Update(updates.lr, updates.drop), at)
 
     def scaled(self, row: Row, factor: Real) -> Row:
         """Effects of a schedule each rate of which is ``factor`` times that of one with the effects ``row``.
@@ -254,10 +257,10 @@ class Law:
         """
         raise NotImplementedError
 
-    def _followed(self, updates: One, at: Array) -> Row:
+    def _followed(self, updates: Update, at: Array) -> Row:
         """Effects by the recursion."""
 
-        def advance(state: Any, update: One) -> tuple[Any, Row]:
+        def advance(state: Any, update: Update) -> tuple[Any, Row]:
             state = self.step(state, update)
             return state, self.observe(state)
 
@@ -339,7 +342,7 @@ class Ahead(NamedTuple):
     """What S grows by after each update until the last."""
 
     @classmethod
-    def of(cls, updates: One, last: jax.Array) -> "Ahead":
+    def of(cls, updates: Update, last: jax.Array) -> "Ahead":
         """The updates ``[T]`` until ``last``; rates and drops of later ones are 0."""
         seen = jnp.arange(jnp.size(updates.lr)) <= last
         lr, drop = (jnp.where(seen, values, 0.0) for values in (updates.lr, updates.drop))

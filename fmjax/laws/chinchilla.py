@@ -21,13 +21,12 @@ class Chinchilla(Law):
     """
 
     name: ClassVar[str] = "chinchilla"
-    blocks: ClassVar[bool] = True
 
     def init(self, dtype: Dtype) -> Sum:
         return Sum.zero(dtype)
 
     def step(self, state: Sum, update: Update) -> Sum:
-        return plus(state, update.sum(1.0))
+        return plus(state, 1.0)
 
     def observe(self, state: Sum) -> Row:
         return {"log_t": jnp.log(state.total)}

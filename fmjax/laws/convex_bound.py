@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
-from fmjax.effects.updates import Fading, One, Sum, Update
+from fmjax.effects.updates import Fading, Sum, Update
 from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Row, register, safe_log, stack
 from fmjax.laws.memory import INVERSE, MEMORY_RATES, empty, memories, remember
@@ -48,7 +48,6 @@ class ConvexBound(Law):
         return ConvexBoundState(Sum.zero(dtype), empty(dtype, MEMORY_RATES.size), jnp.zeros((), dtype))
 
     def step(self, state: ConvexBoundState, update: Update) -> ConvexBoundState:
-        assert isinstance(update, One)  # ``blocks`` is not set
         memory = remember(state.memory, update.lr, before=state.lr**2)
         return ConvexBoundState(recursions.forward_step(state.forward, update), memory, jnp.asarray(update.lr))
 

@@ -5,9 +5,11 @@ from typing import ClassVar, NamedTuple
 
 import jax
 
-from fmjax._types import Dtype, Real
+from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
+from fmjax.effects.moments import momentum
 from fmjax.effects.updates import Sum, Update
+from fmjax.effects.weighted import WeightedUpdates
 from fmjax.laws.base import PER_UPDATE, RATE_EXPONENT, Coefficient, Law, Option, Row, register, safe_log, stack
 
 
@@ -34,7 +36,6 @@ class ForwardMomentum(Law):
     """
 
     name: ClassVar[str] = "forward-momentum"
-    blocks: ClassVar[bool] = True
     tunable: ClassVar[tuple[Option, ...]] = (
         Option("beta1", 0.5, 0.99999, (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999), PER_UPDATE),
         Option("beta2", 0.5, 0.99999, (0.99, 0.999, 0.9999), PER_UPDATE),
@@ -67,6 +68,14 @@ class ForwardMomentum(Law):
 
     def observe(self, state: ForwardMomentumState) -> Row:
         return {"log_S": safe_log(state.forward.total), "M": state.momentum.total.total}
+
+    @property
+    def squares_rate(self) -> Real:
+        return 1 - self.beta2
+
+    def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
+        forward = updates.total(recursions.forward_increment(updates.lr, self.rho), at)
+        return {"log_S": safe_log(forward), "M": updates.total(momentum(updates, **self._options()), at)}
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         return stack(*self.powers(row, row["log_S"], exponents), -row["M"])

@@ -24,7 +24,6 @@ class ForwardOnly(Law):
     """
 
     name: ClassVar[str] = "forward-only"
-    blocks: ClassVar[bool] = True
     tunable: ClassVar[tuple[Option, ...]] = (RATE_EXPONENT,)
     rho: Real | None = None
 

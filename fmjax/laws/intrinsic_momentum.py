@@ -162,11 +162,6 @@ class IntrinsicMomentum(Law):
         return tuple(power.exponent for power in (self._forward, self._noise) if power.is_open)
 
     @property
-    def blocks(self) -> bool:  # type: ignore[override]
-        """Levels of an open exponent have kinks of their own, so blocks are for closed exponents."""
-        return not self._open
-
-    @property
     def coefficients(self) -> tuple[Coefficient, ...]:
         names = [f"{kind}{rate:g}" for kind in "cd" for rate in FORGETTING_RATES]
         return (*super().coefficients, *(Coefficient(name, 0.0, mixture=True) for name in names))
@@ -182,10 +177,9 @@ class IntrinsicMomentum(Law):
         return IntrinsicMomentumState(empty(dtype, *self._forward.shape), noise)
 
     def step(self, state: IntrinsicMomentumState, update: Update) -> IntrinsicMomentumState:
-        added = update.each(lambda lr: 1e-3 * self._forward.of(lr), update.lr)
         rates = jnp.asarray(FORGETTING_RATES, state.noise.total.dtype)
         noise = update.relax(state.noise, rates, self._noise.of)
-        return IntrinsicMomentumState(plus(state.forward, update.sum(added)), noise)
+        return IntrinsicMomentumState(plus(state.forward, 1e-3 * self._forward.of(update.lr)), noise)
 
     def observe(self, state: IntrinsicMomentumState) -> Row:
         return {"S": state.forward.total, "E": state.noise.total}

@@ -51,7 +51,6 @@ class LRAnnealing(Law):
     """
 
     name: ClassVar[str] = "lr-annealing"
-    blocks: ClassVar[bool] = True
     tunable: ClassVar[tuple[Option, ...]] = (
         Option("decay", 0.5, 0.99999, DECAYS_TRIED, PER_UPDATE),
         RATE_EXPONENT,

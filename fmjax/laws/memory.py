@@ -113,8 +113,6 @@ class RememberingState(NamedTuple):
 class Remembering(Law):
     """A law of S and of what each update adds to memories that are forgotten over S."""
 
-    blocks: ClassVar[bool] = True
-    """The levels of ``remembered`` have kinks, but what ``basis`` reads from them is linear in them, and smooth."""
     columns: ClassVar[int]
     """How many numbers an update adds."""
     fading: ClassVar[Fading]

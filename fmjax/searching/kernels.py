@@ -16,8 +16,7 @@ from fmjax._devices import Pool
 from fmjax.laws import Law, Row
 from fmjax.searching.grid import Grid, Part
 from fmjax.searching.panels import Panels
-from fmjax.searching.rollout import Branches, Run, branch_effects
-from fmjax.searching.run_ends import Alike, Group, alike, end_effects, groups_of, panels_of
+from fmjax.searching.run_ends import Alike, Group, Run, alike, end_effects, groups_of, panels_of
 
 CALL = 2**22
 """Losses (parameter vectors x rows x ratios) computed in one call."""
@@ -35,17 +34,17 @@ class Layout(NamedTuple):
     rows: int
     """Cells of a part."""
     ratios: int
-    """Ratios of a call; in a rollout each call follows the stem anew."""
+    """Ratios of a call."""
     branches: int
-    """Ratios followed side by side."""
+    """Groups computed side by side."""
     lanes: int = 1
-    """Cells of a group; of weighted updates, groups are what is computed side by side."""
+    """Cells of a group."""
 
     @classmethod
     def of(cls, grid: Grid, vectors: int, platform: str, law: Law) -> "Layout":
         """The layout for a grid and a law, found by measurement.
 
-        On a CPU about a thousand lanes of a rollout stay in the cache, and the weighted updates of 64 candidates.
+        On a CPU the weighted updates of 64 candidates stay in the cache.
         """
         pairs, count, is_cpu = grid.peak_lr.size * grid.final_lr.size, grid.anneal_ratio.size, platform == "cpu"
         if law.scales and grid.scales:
@@ -53,17 +52,12 @@ class Layout(NamedTuple):
             ratios = _even(count, min(ratios, max(1, CALL // vectors)))
             rows = _even(pairs, max(1, min(most, CALL // (vectors * ratios), PART // (vectors * count))))
             return cls(rows, ratios, min(side, ratios))
-        if law.weighted:
-            most, side, call = (1024, 64, 2**12) if is_cpu else (2**14, 2**12, 2**16)
-            call = max(1, min(call, CALL // vectors))
-            rows = _even(pairs, max(1, min(most, call, PART // (vectors * count))))
-            ratios = _even(count, max(1, call // rows))
-            lanes = _even(rows, side)
-            return cls(rows, ratios, max(1, min(side // lanes, ratios)), lanes)
-        most, side, ratios = (1024, 1024, 64) if is_cpu else (2**14, 2**17, 2**10)
-        ratios = _even(count, min(ratios, max(1, CALL // vectors)))
-        rows = _even(pairs, max(1, min(most, CALL // (vectors * ratios), PART // (vectors * count))))
-        return cls(rows, ratios, max(1, min(side // rows, ratios)))
+        most, side, call = (1024, 64, 2**12) if is_cpu else (2**14, 2**12, 2**16)
+        call = max(1, min(call, CALL // vectors))
+        rows = _even(pairs, max(1, min(most, call, PART // (vectors * count))))
+        ratios = _even(count, max(1, call // rows))
+        lanes = _even(rows, side)
+        return cls(rows, ratios, max(1, min(side // lanes, ratios)), lanes)
 
 
 def _even(count: int, most: int) -> int:
@@ -82,45 +76,35 @@ class Kernel(NamedTuple):
     """Log of the model size."""
     dtype: str
     layout: Layout
-    share_stem: bool
-    """Whether schedules that differ only in their anneal share one stem; otherwise each is followed from its start."""
 
     def losses(self, parts: Iterable[Part]) -> Iterator[tuple[Part, np.ndarray]]:
         """Yields each part with its losses ``[vectors, rows, ratios]``, in order, while the devices work ahead."""
         waiting: deque[tuple[Part, list[Future[tuple[Places, np.ndarray]]]]] = deque()
         with Pool(x64=True) as pool:
             for part in parts:
-                waiting.append((part, [self._submit(pool, part, work) for work in self._calls(part)]))
+                waiting.append((part, [self._submit(pool, part, groups) for groups in self._calls(part)]))
                 while sum(len(calls) for _, calls in waiting) > 2 * len(pool.devices):
                     yield self._gather(*waiting.popleft())
             while waiting:
                 yield self._gather(*waiting.popleft())
 
-    def _submit(
-        self, pool: Pool, part: Part, work: np.ndarray | tuple[Group, ...]
-    ) -> "Future[tuple[Places, np.ndarray]]":
+    def _submit(self, pool: Pool, part: Part, groups: tuple[Group, ...]) -> "Future[tuple[Places, np.ndarray]]":
         def call(worker: int) -> tuple[Places, np.ndarray]:
-            return self.call(part, work, pool.devices[worker])
+            return self.call(part, groups, pool.devices[worker])
 
         return pool.submit(call, program=self._program(part))
 
-    def call(self, part: Part, work: np.ndarray | tuple[Group, ...], device: jax.Device) -> tuple[Places, np.ndarray]:
+    def call(self, part: Part, groups: tuple[Group, ...], device: jax.Device) -> tuple[Places, np.ndarray]:
         """Losses ``[vectors, ...]`` of some candidates of a part, and which they are; all in shapes of the layout."""
         with jax.default_device(device):
-            if isinstance(work, np.ndarray):
-                return self._followed(part, work)
-            return self._multiples(part, work) if self._scaled else self._ends(part, work)
+            return self._multiples(part, groups) if self._scaled else self._ends(part, groups)
 
-    def _calls(self, part: Part) -> Iterator[np.ndarray | tuple[Group, ...]]:
-        """Groups of each call, or for a rollout its ratios, sorted by length of the anneal, the longest first."""
-        if self.law.weighted:
-            seen, lanes = (self.grid.unit(part), 1) if self._scaled else (part, self.layout.lanes)
-            groups = groups_of(seen, self.grid, lanes, held=self.law.warmup == "as-peak")
-            while call := tuple(islice(groups, self._groups)):
-                yield call
-            return
-        order = np.argsort(part.total_steps - self.grid.anneal_ratio * part.total_steps, kind="stable")
-        yield from np.array_split(order, -(-order.size // self.layout.ratios))
+    def _calls(self, part: Part) -> Iterator[tuple[Group, ...]]:
+        """Groups of each call."""
+        seen, lanes = (self.grid.unit(part), 1) if self._scaled else (part, self.layout.lanes)
+        groups = groups_of(self.law, seen, self.grid, lanes)
+        while call := tuple(islice(groups, self._groups)):
+            yield call
 
     @property
     def _scaled(self) -> bool:
@@ -136,8 +120,8 @@ class Kernel(NamedTuple):
 
     def _program(self, part: Part) -> Hashable:
         """What tells the compiled program of one call from that of another."""
-        options = (self.dtype, self.layout, self.share_stem, self._scaled, len(self.vectors), part.decay)
-        return (jax.tree.structure(self.law), panels_of(self.grid, part) if self.law.weighted else 0, *options)
+        options = (self.dtype, self.layout, self._scaled, len(self.vectors), part.decay)
+        return (jax.tree.structure(self.law), panels_of(self.law, self.grid, part), *options)
 
     def _gather(self, part: Part, calls: list["Future[tuple[Places, np.ndarray]]"]) -> tuple[Part, np.ndarray]:
         losses = np.empty((len(self.vectors), part.cells.size, self.grid.anneal_ratio.size))
@@ -155,7 +139,7 @@ class Kernel(NamedTuple):
     def _ends(self, part: Part, groups: tuple[Group, ...]) -> tuple[Places, np.ndarray]:
         """Losses ``[vectors, candidates]`` of some groups of a part, and which candidates they are."""
         shape = self._groups, self.layout.lanes
-        runs = alike(groups, part, self.grid, shape, self.dtype)
+        runs = alike(self.law, groups, part, self.grid, shape, self.dtype)
         found = end_losses(*self._shared(part), *runs, decay=part.decay, together=self.layout.branches)
         rows = np.concatenate([group.rows for group in groups])
         ratios = np.repeat([group.ratio for group in groups], [group.rows.size for group in groups])
@@ -164,30 +148,12 @@ class Kernel(NamedTuple):
 
     def _multiples(self, part: Part, groups: tuple[Group, ...]) -> tuple[Places, np.ndarray]:
         """Losses ``[vectors, ratios, rows]`` of some ratios of a part whose schedules are multiples of the groups'."""
-        runs = alike(groups, self.grid.unit(part), self.grid, (self._groups, 1), self.dtype)
+        runs = alike(self.law, groups, self.grid.unit(part), self.grid, (self._groups, 1), self.dtype)
         factor = np.resize(part.peak_lr, self.layout.rows).astype(self.dtype)
         found = multiples_losses(*self._shared(part), *runs, factor, decay=part.decay, together=self.layout.branches)
         ratios = np.array([group.ratio for group in groups])
         places = np.arange(part.cells.size)[None, :], ratios[:, None]
         return places, np.asarray(found, float)[:, : ratios.size, : part.cells.size]
-
-    def _followed(self, part: Part, ratios: np.ndarray) -> tuple[Places, np.ndarray]:
-        """Losses ``[vectors, rows, ratios]`` of some ratios of a part; arrays are padded to the layout's shapes."""
-        size = -(-self.layout.ratios // self.layout.branches) * self.layout.branches
-        lengths = np.resize(self.grid.anneal_ratio[ratios], size) * part.total_steps
-        lengths[ratios.size :] = lengths[ratios.size - 1]  # sorted by start
-        starts = part.total_steps - lengths
-        shape = (-1, self.layout.branches)
-        branches = Branches(
-            np.floor(starts).astype(np.int32).reshape(shape),
-            (starts % 1).astype(self.dtype).reshape(shape),
-            lengths.astype(self.dtype).reshape(shape),
-        )
-        pad = partial(np.resize, new_shape=self.layout.rows)
-        rates = [pad(rate).astype(self.dtype) for rate in (part.peak_lr, part.final_lr)]
-        found = final_losses(*self._shared(part), *rates, branches, decay=part.decay, share=self.share_stem)
-        every = np.arange(part.cells.size)[:, None], ratios[None, :]
-        return every, np.asarray(found, float)[:, : part.cells.size, : ratios.size]
 
 
 @partial(jax.jit, static_argnames=("decay", "together"))
@@ -218,26 +184,6 @@ def multiples_losses(
     units = {key: value[:, 0] for key, value in jax.lax.map(follow, runs, batch_size=together).items()}
     effects = jax.vmap(jax.vmap(law.scaled, in_axes=(None, 0)), in_axes=(0, None))(units, factor)
     return _losses(law, vectors, effects, log_n, (jnp.size(runs.panels), factor.size))
-
-
-@partial(jax.jit, static_argnames=("decay", "share"))
-def final_losses(
-    law: Law,
-    vectors: jax.Array,
-    run: Run,
-    log_n: jax.Array,
-    peak_lr: jax.Array,
-    final_lr: jax.Array,
-    branches: Branches,
-    *,
-    decay: str,
-    share: bool,
-) -> jax.Array:
-    """Predicted losses ``[vectors, rows, ratios]`` after the last update; no rate is ever stored."""
-    follow = partial(branch_effects, law, branches=branches, run=run, decay=decay, dtype=peak_lr.dtype, share=share)
-    effects = jax.vmap(lambda peak, final: follow(peak, final))(peak_lr, final_lr)
-    effects = {key: value.reshape(peak_lr.size, -1, *value.shape[3:]) for key, value in effects.items()}
-    return _losses(law, vectors, effects, log_n, (peak_lr.size, jnp.size(branches.start)))
 
 
 def _losses(law: Law, vectors: jax.Array, effects: Row, log_n: jax.Array, shape: tuple[int, ...]) -> jax.Array:

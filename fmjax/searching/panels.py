@@ -15,6 +15,7 @@ Updates next to a kink and the last ones are taken one by one, up to ten of them
 counts of updates, not on rates, except where the anneal begins in the warmup: there rate and anneal cross.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from typing import NamedTuple
@@ -43,8 +44,32 @@ ANNEAL_PARTS = 8
 BITS = 4
 """Leading bits of a panel's size, so that few sizes have to be known."""
 
+RESOLVED, FADED = 5.0, 50.0
+"""Times that an average takes to forget: at most so many in a panel, and so many until a kink is forgotten."""
+
 NEIGHBOURS = 6
 """Crossings of warmup and anneal within so many updates share panels."""
+
+
+class Moments(NamedTuple):
+    """Averages of the rate's drops and of their squares: each kink of the rate sets them off anew."""
+
+    rate: float
+    """Share that the average of squares forgets at each update."""
+    rises: bool
+    """Whether the rise of warmup counts as a drop."""
+
+    def most(self, since: int) -> int | None:
+        """Updates of the largest panel so many updates after a kink; None once that has been forgotten.
+
+        Its root may turn as fast as the average forgets, from what the kink left in it to what comes after.
+        """
+        return max(1, int(RESOLVED / self.rate)) if since * self.rate < FADED else None
+
+    def panels(self, total_steps: int) -> int:
+        """How many panels a run has at most beside those of other laws."""
+        most = math.ceil(min(FADED, total_steps * self.rate) / RESOLVED) + 2
+        return 3 * most + total_steps.bit_length() // 2 if self.rises else most
 
 
 class Counts(NamedTuple):
@@ -60,6 +85,8 @@ class Counts(NamedTuple):
     """How often the anneal divides the rate by e, of an exponential one; what is left of S then falls as fast."""
     crossing: tuple[int, int] | None = None
     """Range of the last updates of warmup before an anneal that begins in it, where that is of interest."""
+    moments: Moments | None = None
+    """For a law that averages the rate's drops over updates."""
 
 
 class Panels(NamedTuple):
@@ -99,9 +126,10 @@ def _table(size: int) -> tuple[np.ndarray, ...]:
     return at, weight, until
 
 
-def most_panels(total_steps: int, falls: int) -> int:
+def most_panels(total_steps: int, falls: int, moments: Moments | None = None) -> int:
     """Number of panels that no run of so many updates exceeds; runs of like length have the same."""
-    return 2 * (total_steps.bit_length() // 2 * 2 + 2) + 5 * falls // 4
+    further = moments.panels(total_steps) if moments else 0
+    return 2 * (total_steps.bit_length() // 2 * 2 + 2) + 5 * falls // 4 + further
 
 
 @lru_cache(maxsize=10_000)
@@ -132,6 +160,12 @@ class _Piece(NamedTuple):
     """Updates of its largest panel."""
     lead: int
     """Updates at its begin that are taken one by one."""
+    moments: Moments | None = None
+    """Averages that its kink sets off."""
+
+    def moved(self, moments: Moments | None, late: int = 0) -> "_Piece":
+        """The piece where its kink, which may come so much later, sets off averages."""
+        return self._replace(since=-late, lead=late + LEAD, moments=moments) if moments else self
 
 
 def _pieces(counts: Counts) -> Iterator[_Piece]:
@@ -139,16 +173,18 @@ def _pieces(counts: Counts) -> Iterator[_Piece]:
     total, warmup, start = counts.total_steps, counts.warmup_steps, int(counts.start)
     most = max(1, (total - start) // (ANNEAL_PARTS + counts.falls))
     begin, lead = warmup + (warmup > 0), 0
+    rising = counts.moments if counts.moments and counts.moments.rises else None
     if warmup > 0:
-        yield _Piece(0, 0, total, LEAD)
+        yield _Piece(0, 0, total, LEAD).moved(rising)
     if start < warmup and counts.crossing is not None and counts.crossing[0] < total:
         low, high = counts.crossing
-        yield _Piece(low, low - start if counts.steep else low, most, high - low + LEAD)
+        late = high - low
+        yield _Piece(low, low - start if counts.steep else low, most, late + LEAD).moved(rising, late)
     if begin <= start:
-        yield _Piece(begin, total, total, 0)
+        yield _Piece(begin, total, total, 0).moved(rising)
         begin, lead = start + 1, 1
     if begin < total:
-        yield _Piece(begin, begin - start if counts.steep else begin, most, lead)
+        yield _Piece(begin, begin - start if counts.steep else begin, most, lead).moved(counts.moments)
 
 
 def _sizes(piece: _Piece, length: int, left: int) -> Iterator[int]:
@@ -157,6 +193,7 @@ def _sizes(piece: _Piece, length: int, left: int) -> Iterator[int]:
     while at < length:
         rest = length - at
         room = min(STRIDE * (piece.since + at), (rest + left) // 2, piece.most)
+        room = min(room, (piece.moments and piece.moments.most(piece.since + at)) or room)
         size = rest if rest <= room else _rounded(room)
         size = rest // 2 if size < rest < size + SMALLEST else size
         size = size if at >= piece.lead and size >= SMALLEST else 1

@@ -9,13 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax._types import Array, Real
-from fmjax.effects.weighted import Left, WeightedUpdates
+from fmjax.effects.updates import Update
+from fmjax.effects.weighted import Left, WeightedUpdates, Within
 from fmjax.laws import Law, Row
 from fmjax.schedules.anneals import DECAYS, Anneal, Joined
 from fmjax.schedules.kinds import Constant
 from fmjax.searching.grid import Grid, Part
-from fmjax.searching.panels import NEIGHBOURS, STEEP, Counts, Panels, crossings, most_panels, panel_sizes
-from fmjax.searching.rollout import Run
+from fmjax.searching.panels import NEIGHBOURS, STEEP, Counts, Moments, Panels, crossings, most_panels, panel_sizes
+
+
+class Run(NamedTuple):
+    """What all candidates of a part share."""
+
+    total_steps: Real
+    warmup_steps: Real
+    init_lr: Real
 
 
 class Alike(NamedTuple):
@@ -46,12 +54,13 @@ class Group(NamedTuple):
     """What their panels follow from."""
 
 
-def groups_of(part: Part, grid: Grid, lanes: int, *, held: bool) -> Iterator[Group]:
-    """The candidates of a part in groups of at most ``lanes``; ``held`` where warmup counts as if at the peak rate."""
+def groups_of(law: Law, part: Part, grid: Grid, lanes: int) -> Iterator[Group]:
+    """The candidates of a part in groups of at most ``lanes``, for a law with numbers for options."""
     total, warmup, steep = part.total_steps, grid.warmup_steps, part.decay in STEEP
+    every, falls, moments = np.arange(part.cells.size), _falls(grid, part.decay), _moments(law)
     for ratio, start in enumerate((total - grid.anneal_ratio * total).tolist()):
-        counts, every = Counts(total, warmup, start, steep, _falls(grid, part.decay)), np.arange(part.cells.size)
-        if held or start >= warmup:
+        counts = Counts(total, warmup, start, steep, falls, moments=moments)
+        if law.warmup == "as-peak" or start >= warmup:
             shared = [(every, counts)]
         else:
             shared = [(rows, counts._replace(crossing=at)) for rows, at in _crossing(part, grid, start)]
@@ -59,9 +68,14 @@ def groups_of(part: Part, grid: Grid, lanes: int, *, held: bool) -> Iterator[Gro
             yield from (Group(rows[i : i + lanes], ratio, seen) for i in range(0, rows.size, lanes))
 
 
-def panels_of(grid: Grid, part: Part) -> int:
+def panels_of(law: Law, grid: Grid, part: Part) -> int:
     """Number of panels of every candidate of a part, most of them to fill up."""
-    return most_panels(int(grid.total_steps.max()), _falls(grid, part.decay))
+    return most_panels(int(grid.total_steps.max()), _falls(grid, part.decay), _moments(law))
+
+
+def _moments(law: Law) -> Moments | None:
+    rate = law.squares_rate
+    return None if rate is None else Moments(float(rate), law.warmup == "as-scheduled")
 
 
 def _falls(grid: Grid, decay: str) -> int:
@@ -83,14 +97,16 @@ def _crossing(part: Part, grid: Grid, start: float) -> Iterator[tuple[np.ndarray
         rows = rows[count:]
 
 
-def alike(groups: Sequence[Group], part: Part, grid: Grid, shape: tuple[int, int], dtype: str) -> tuple[Alike, Panels]:
+def alike(
+    law: Law, groups: Sequence[Group], part: Part, grid: Grid, shape: tuple[int, int], dtype: str
+) -> tuple[Alike, Panels]:
     """What a device needs of groups; ``shape``, (groups, lanes), is filled up by repeating the last ones."""
     chosen = [groups[min(i, len(groups) - 1)] for i in range(shape[0])]
     rows = np.stack([group.rows[np.minimum(np.arange(shape[1]), group.rows.size - 1)] for group in chosen])
     lengths = grid.anneal_ratio[[group.ratio for group in chosen]] * part.total_steps
     start = part.total_steps - lengths
     known = {counts: i for i, counts in enumerate(dict.fromkeys(group.counts for group in chosen))}
-    panels = Panels.of(list(map(panel_sizes, known)), panels_of(grid, part), shape[0])
+    panels = Panels.of(list(map(panel_sizes, known)), panels_of(law, grid, part), shape[0])
     which = np.array([known[group.counts] for group in chosen], np.int32)
     whole = np.floor(start).astype(np.int32)
     found = Alike(part.peak_lr[rows], part.final_lr[rows], whole, start % 1, lengths, which)
@@ -98,15 +114,35 @@ def alike(groups: Sequence[Group], part: Part, grid: Grid, shape: tuple[int, int
 
 
 def end_effects(law: Law, alike: Alike, panels: Panels, run: Run, *, decay: str) -> Row:
-    """Effects after the last update, ``[lanes]`` each, under ``jit``; for a law that is ``weighted``."""
+    """Effects after the last update, ``[lanes]`` each, under ``jit``.
+
+    A law that is not ``weighted`` follows every update.
+    """
 
     def one(peak_lr: Array, final_lr: Array) -> Row:
-        updates = _updates(law, alike._replace(peak_lr=peak_lr, final_lr=final_lr), own, run, decay)
+        rates = alike._replace(peak_lr=peak_lr, final_lr=final_lr)
+        if not law.weighted:
+            return _followed(law, rates, run, decay)
+        updates = _updates(law, rates, own, run, decay)
         last = jnp.array([updates.lr.size - 1])
         return {key: value[0] for key, value in law.row_effects(updates, last).items()}
 
     own = Panels(*(jnp.asarray(field)[alike.panels] for field in panels))
     return jax.vmap(one)(alike.peak_lr, alike.final_lr)
+
+
+def _followed(law: Law, alike: Alike, run: Run, decay: str) -> Row:
+    """Effects of one run by the recursion; no rate is stored."""
+    dtype = jnp.asarray(alike.peak_lr).dtype
+    one = jnp.ones((1, 1), dtype)
+
+    def advance(count: jax.Array, state: Any) -> Any:
+        alone = Panels(count[None], jnp.zeros_like(one), one, one[None])
+        update = _updates(law, alike, alone, run, decay)
+        return law.step(state, Update(update.lr[0], update.drop[0]))
+
+    last = jnp.asarray(run.total_steps).astype(jnp.int32)
+    return law.observe(jax.lax.fori_loop(0, last, advance, law.init(dtype)))
 
 
 def _updates(law: Law, alike: Alike, panels: Panels, run: Run, decay: str) -> WeightedUpdates:
@@ -131,7 +167,12 @@ def _updates(law: Law, alike: Alike, panels: Panels, run: Run, decay: str) -> We
     forward, after = _sums(panels, lr)
     found = WeightedUpdates(update, lr, drop, forward, jnp.asarray(panels.weight), Left(left, after))
     flat: WeightedUpdates = jax.tree.map(jnp.ravel, found)
-    return flat
+    return flat._replace(within=Within(jnp.arange(len(panels.first)), _sums_until(panels)))
+
+
+def _sums_until(panels: Panels) -> Array:
+    """``[panels, nodes, nodes]`` weights of sums until each node; with an inverse where nodes fill a panel up."""
+    return panels.until + jax.vmap(jnp.diag)(jnp.where(panels.weight == 0, 1.0, 0.0))
 
 
 def _sums(panels: Panels, lr: jax.Array) -> tuple[jax.Array, jax.Array]:

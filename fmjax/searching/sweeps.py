@@ -188,7 +188,7 @@ def planned_search(
     workers: Workers[Sweep, Computed] = Alone() if client is None else OnDask(client)
     layout = Layout.of(grid, len(vectors), workers.platform, law)
     log_n = result.log_size(model_size)
-    kernel = Kernel(law, vectors, grid, log_n, dtype, layout, share_stem=True)
+    kernel = Kernel(law, vectors, grid, log_n, dtype, layout)
     limits = {int(steps): result.loss_limits(int(steps)) for steps in grid.total_steps}
     sweep = Sweep(kernel, limits, whole(top, "top"), len(vectors) if keep_losses else int(table))
     if folder is not None:
