@@ -22,12 +22,11 @@ from fmjax.searching.kernels import Kernel, Layout
 from fmjax.searching.panels import NEIGHBOURS, STEEP, Counts, Moments, crossings, most_panels, panel_sizes
 from fmjax.searching.run_ends import alike, groups_of
 
-HEAVY = ("multi-power", "functional", "convex-bound", "intrinsic-momentum")
-"""Laws whose recursion takes long."""
+SLOW_TO_COMPILE = ("multi-power", "functional", "forward-momentum")
 
 WEIGHTED = [name for name in LAWS if LAWS[name].weighted]
 each_law = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY[:2])) for name in WEIGHTED]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE)) for name in WEIGHTED]
 )
 each_decay = pytest.mark.parametrize("decay", DECAYS)
 
@@ -127,6 +126,12 @@ MOMENTS = [
     {"beta1": 0.99999, "beta2": 0.99, "eps": 1e-12, "second_moment_scale": 1e7},
     {"beta1": 0.0, "beta2": 0.0, "eps": 1e-6},
 ]
+
+
+@pytest.mark.parametrize("decay", ["linear", "exponential"])
+def test_moments_in_both_precisions(decay):
+    grid = {"total_steps": 1000, "peak_lr": (5e-4, 2e-3), "anneal_ratio": (0.03, 0.9), "final_lr": 1e-5}
+    assert_as_by_recursion(synthetic_fit("forward-momentum"), grid | {"decay": decay}, 300, 0.0)
 
 
 @pytest.mark.parametrize("options", MOMENTS, ids=str)
