@@ -146,36 +146,28 @@ def sharing_groups(runs: Sequence[Residuals]) -> np.ndarray:
         return group
     pairs = list(itertools.combinations(range(len(runs)), 2))
     for one, other in pairs:
-        if group[one] != group[other] and _move_together(runs[one], runs[other]):
+        if group[one] != group[other] and _move_together(_apart(runs[one], runs[other]), runs[other]):
             group[group == group[other]] = group[one]
     alone = np.bincount(group, minlength=group.size)[group] == 1
     for one, other in pairs:
-        if alone[one] != alone[other] and _common(runs[one], runs[other]).same.any():
+        if alone[one] != alone[other] and _apart(runs[one], runs[other]) is not runs[one]:
             joins, there = (one, other) if alone[one] else (other, one)
             group[joins] = group[there]
     return group
 
 
-class _CommonRows(NamedTuple):
-    """Rows at steps that two runs have in common."""
-
-    mine: np.ndarray
-    theirs: np.ndarray
-    same: np.ndarray
-    """Whether both are one measurement."""
-
-
-def _common(run: Residuals, other: Residuals) -> _CommonRows:
-    _, mine, theirs = np.intersect1d(run.step, other.step, return_indices=True)
-    return _CommonRows(mine, theirs, run.value[mine] == other.value[theirs])
+def _apart(run: Residuals, other: Residuals) -> Residuals:
+    """The rows of a run but those that are the same measurement as a row of the other."""
+    at = np.searchsorted(other.step, run.step).clip(max=other.step.size - 1)
+    own = (other.step[at] != run.step) | (other.value[at] != run.value)
+    return run if own.all() else Residuals(run.step[own], run.value[own])
 
 
 def _move_together(run: Residuals, other: Residuals) -> bool:
     """Whether the residuals of two runs rise and fall together from row to row."""
     if min(run.step.size, other.step.size) < LEAST_SHARED:
         return False
-    found = _common(run, other)
-    mine, theirs = found.mine[~found.same], found.theirs[~found.same]
+    _, mine, theirs = np.intersect1d(run.step, other.step, return_indices=True)
     if mine.size < LEAST_SHARED:
         return False
     a, b = _differences(run.value[mine]), _differences(other.value[theirs])
