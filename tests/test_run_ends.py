@@ -25,9 +25,6 @@ from fmjax.searching.run_ends import alike, groups_of
 SLOW_TO_COMPILE = ("multi-power", "functional", "forward-momentum")
 
 WEIGHTED = [name for name in LAWS if LAWS[name].weighted]
-each_law = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE)) for name in WEIGHTED]
-)
 each_decay = pytest.mark.parametrize("decay", DECAYS)
 
 effects_of_all = jax.jit(
@@ -66,9 +63,15 @@ def final_lrs(decay):
     return (2e-7, 1e-4) if decay == "exponential" else (0.0, 1e-4)
 
 
-@each_law
-@each_decay
-@pytest.mark.parametrize("warmup", WARMUPS)
+def each_case():
+    """Every law with sums, decay and count of warmup; fast ones have one such count for each law and decay."""
+    for place in np.ndindex(len(WEIGHTED), len(DECAYS), len(WARMUPS)):
+        case = [list(axis)[i] for axis, i in zip((WEIGHTED, DECAYS, WARMUPS), place, strict=True)]
+        slow = case[0] in SLOW_TO_COMPILE or sum(place) % len(WARMUPS) > 0
+        yield pytest.param(*case, marks=[pytest.mark.slow] * slow)
+
+
+@pytest.mark.parametrize(("name", "decay", "warmup"), list(each_case()))
 def test_final_losses_are_those_of_the_recursion(name, decay, warmup):
     """Down to an anneal of one update; with a warmup of half the run, most anneals begin in it."""
     fit = synthetic_fit(name, warmup=warmup)
