@@ -76,10 +76,10 @@ class NoiseChain(NamedTuple):
     """``[rows]`` the first row with the same step and loss under the same rates."""
     starts: np.ndarray
     """``[rows]`` whether a row is the first of its run."""
-    cell: np.ndarray
-    """``[rows]`` rows of one cell are of one step and of runs that share noise; those of an owner are of its cell."""
+    occasion: np.ndarray
+    """``[rows]`` rows of one are of one step and of runs that share noise; those of an owner are of its own."""
     before: np.ndarray
-    """``[cells]`` the cell before in the same group of runs; -1 for the first."""
+    """``[occasions]`` the one before in the same group of runs; -1 for the first."""
 
     @classmethod
     def of(
@@ -99,9 +99,9 @@ class NoiseChain(NamedTuple):
         _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         owner = first[inverse.ravel()]
         each = np.stack([run, np.arange(run.size)] if group is None or step is None else [group, step])
-        cells, cell = np.unique(each[:, owner], axis=1, return_inverse=True)
-        before = np.where(np.diff(cells[0], prepend=-1) == 0, np.arange(cells.shape[1]) - 1, -1)
-        return cls(owner, np.diff(run, prepend=-1) > 0, cell.ravel(), before)
+        places, occasion = np.unique(each[:, owner], axis=1, return_inverse=True)
+        before = np.where(np.diff(places[0], prepend=-1) == 0, np.arange(places.shape[1]) - 1, -1)
+        return cls(owner, np.diff(run, prepend=-1) > 0, occasion.ravel(), before)
 
     def noise(self, residual: np.ndarray, weights: np.ndarray) -> ChainNoise:
         """Size, correlation and share of residuals ``[lanes, rows]``; rows of positive weight, shared ones once."""
@@ -122,12 +122,12 @@ class NoiseChain(NamedTuple):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mean products ``[lanes]`` of residuals of different runs at one step, and at successive ones; 0 without any.
 
-        Sums over all pairs are squares of a cell's sum, or products of two sums. The pairs of a row with itself, or
-        with the row that it follows, are taken from them.
+        Sums over all pairs are squares of an occasion's sum, or products of two sums. The pairs of a row with itself,
+        or with the row that it follows, are taken from them.
         """
         total, count, square = (self._sums(values) for values in (residual, own.astype(float), residual**2))
         same = _ratio(total**2 - square, count * (count - 1))
-        follows = np.append(False, self.cell[self.owner[:-1]] == self.before[self.cell[1:]])
+        follows = np.append(False, self.occasion[self.owner[:-1]] == self.before[self.occasion[1:]])
         linked = np.pad(pair, ((0, 0), (1, 0))) & follows
         later = np.flatnonzero(self.before >= 0)
         pairs = [values[:, later] * values[:, self.before[later]] for values in (total, count)]
@@ -136,9 +136,10 @@ class NoiseChain(NamedTuple):
         return same, _ratio(*(values[:, None] for values in successive))
 
     def _sums(self, values: np.ndarray) -> np.ndarray:
-        """``[lanes, cells]`` sums of ``[lanes, rows]``."""
-        order = np.argsort(self.cell, kind="stable")
-        return np.add.reduceat(values[:, order], np.searchsorted(self.cell[order], np.arange(self.before.size)), axis=1)
+        """``[lanes, occasions]`` sums of ``[lanes, rows]``."""
+        order = np.argsort(self.occasion, kind="stable")
+        first = np.searchsorted(self.occasion[order], np.arange(self.before.size))
+        return np.add.reduceat(values[:, order], first, axis=1)
 
     def _own(self, present: np.ndarray) -> np.ndarray:
         """Mask of the present rows, shared ones only where they are first met."""
@@ -158,19 +159,19 @@ class NoiseChain(NamedTuple):
                 drawn[row] = noise.phi * drawn[row - 1] + fresh * drawn[row]
         if not noise.share.any():
             return (drawn * noise.sigma).T
-        shared = np.sqrt(noise.share) * self._drawn_shared(rng, noise.shared_phi)[self.cell]
+        shared = np.sqrt(noise.share) * self._drawn_shared(rng, noise.shared_phi)[self.occasion]
         return ((shared + np.sqrt(1 - noise.share) * drawn) * noise.sigma).T
 
     def _drawn_shared(self, rng: np.random.Generator, phi: np.ndarray) -> np.ndarray:
-        """``[cells, lanes]`` noise of unit variance that the rows of a cell share."""
+        """``[occasions, lanes]`` noise of unit variance that the rows of an occasion share."""
         drawn = rng.standard_normal((self.before.size, phi.size))
         fresh = np.sqrt(1 - phi**2)
-        for cell, before in enumerate(self.before):
+        for place, before in enumerate(self.before):
             if before >= 0:
-                drawn[cell] = phi * drawn[before] + fresh * drawn[cell]
+                drawn[place] = phi * drawn[before] + fresh * drawn[place]
         return drawn
 
 
 def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Sum of ``[lanes, cells]`` totals over that of counts; 0 where nothing is counted."""
+    """Sum of ``[lanes, occasions]`` totals over that of counts; 0 where nothing is counted."""
     return total.sum(axis=1) / np.maximum(count.sum(axis=1), 1.0) * (count.sum(axis=1) > 0)
