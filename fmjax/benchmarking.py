@@ -201,7 +201,7 @@ def ratio_sweep(
         init_lr=0.0,
     )
     layout = Layout.of(grid, 1, jax.local_devices()[0].platform, law)
-    return Kernel(law, vector[None], grid, 0.0, dtype, layout, share_stem)
+    return Kernel(law, vector[None], grid, dtype, layout, share_stem)
 
 
 def search_rate(dtype: str, share_stem: bool, peaks: int, total_steps: int, peak_flops: float) -> SearchRate:
