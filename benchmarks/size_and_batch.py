@@ -6,7 +6,8 @@
 ``ladder``: runs of several model sizes in one fit, by each law: the objective, and the error of the final losses of
 each size under a fit of the others. ``sweep``: one final loss a run, at many peak rates and batch sizes; each cell (a
 model size and a number of tokens) is predicted from the others: the mean error of its final losses, and the regret of
-the rate and batch of least predicted loss among those tried. Batch sizes above the median are then predicted from those
+the rate and batch of least predicted loss among those tried; by the law alone, and corrected by the measured final
+losses of the other cells as ``recommend`` corrects. Batch sizes above the median are then predicted from those
 at most half as large.
 """
 
@@ -25,6 +26,8 @@ from fmjax.fitting.priors import Priors
 from fmjax.fitting.problem import Problem, prepare
 from fmjax.importers import load_sweep
 from fmjax.laws import Law, make_law
+from fmjax.planning.correction import CorrectionPrior, Points, Settings
+from fmjax.planning.predictor import HOLDS
 
 SUM_ONLY = dict.fromkeys(("gamma", "q", "kappa", "phi"), (0.0, 0.0))
 """A prior that takes size and batch out of all terms but C n^-beta."""
@@ -64,6 +67,18 @@ def final_errors(problem: Problem, fit: fmjax.FitResult, tested: np.ndarray) -> 
     return ends[tested] / np.array([curve.loss[-1] for curve in problem.curves])[tested] - 1
 
 
+def corrections(curves: Sequence[fmjax.LossCurve], errors: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+    """Mean correction of log loss for runs not ``fitted``, by relative ``errors`` of the law on those that are.
+
+    It is that of ``recommend``: see ``fmjax.planning.correction``.
+    """
+    known, left = ([curve for curve, is_in in zip(curves, mask, strict=True) if is_in] for mask in (fitted, ~fitted))
+    residual = -np.log1p(errors[fitted])
+    prior = CorrectionPrior.of(known, float(np.sqrt(np.mean(residual**2))), HOLDS[False])
+    settings = Settings.of(Points.of(known, batches=True), residual, prior)
+    return settings.at(Points.of(left, batches=True)).mean(residual)
+
+
 def without_each(labels: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
     """The distinct labels, and a group of all runs but those of each."""
     distinct = sorted(set(labels))
@@ -100,6 +115,18 @@ def ladder(paths: Sequence[str], drop_before: int, forms: Sequence[str]) -> None
             print_exponents(fit)
 
 
+def judged(error: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, float]:
+    """Absolute errors of predictions of a cell, and the regret of the run of least predicted loss."""
+    return np.abs(error), measured[np.argmin(measured * (1 + error))] / measured.min() - 1
+
+
+def said_of(cells: Sequence[tuple[np.ndarray, float]]) -> str:
+    """Mean error over all runs, mean and worst regret over cells, in percent."""
+    errors, regrets = zip(*cells, strict=True)
+    error, mean, worst = (100 * x for x in (np.mean(np.concatenate(errors)), np.mean(regrets), np.max(regrets)))
+    return f"{error:.3f}   {mean:.3f}, {worst:.3f}"
+
+
 def sweep(path: str, forms: Sequence[str]) -> None:
     """Prints errors and regrets of cells predicted from the others."""
     read = load_sweep(path, schedule=SCHEDULE)
@@ -114,23 +141,24 @@ def sweep(path: str, forms: Sequence[str]) -> None:
     every = np.concatenate([np.ones((1, len(curves)), bool), groups, batches[None] <= half * (1 + 1e-6)])
     print(f"{len(curves)} runs, {len(cells)} cells")
     print(f"{'law':24s} fitted %  other cells %  regret %: mean, worst  larger batches %")
+    everything = np.ones(len(curves), bool)
     for name in forms:
         law, held, prior = FORMS[name]
         options = fmjax.FitOptions(drop_warmup=False, prior=prior, starts=2)
         problem, (fit, *others, small) = solved(make_law(law, **held), curves, every, options)
-        everything = np.ones(len(curves), bool)
         fitted = np.mean(np.abs(final_errors(problem, fit, everything)))
-        errors, regrets = [], []
+        alone: list[tuple[np.ndarray, float]] = []
+        corrected: list[tuple[np.ndarray, float]] = []
         for one, group in zip(others, groups, strict=True):
-            error, own = final_errors(problem, one, ~group), losses[~group]
-            errors.append(np.abs(error))
-            regrets.append(own[np.argmin(own * (1 + error))] / own.min() - 1)
+            error, own = final_errors(problem, one, everything), losses[~group]
+            alone.append(judged(error[~group], own))
+            if one.law.spans_batches:
+                moved = np.exp(corrections(curves, error, group))
+                corrected.append(judged((1 + error[~group]) * moved - 1, own))
         larger = np.mean(np.abs(final_errors(problem, small, doubled)))
-        print(
-            f"{name:24s} {100 * fitted:.3f}   {100 * np.mean(np.concatenate(errors)):.3f}   "
-            f"{100 * np.mean(regrets):.3f}, {100 * np.max(regrets):.3f}   {100 * larger:.3f}   {fit.message}",
-            flush=True,
-        )
+        print(f"{name:24s} {100 * fitted:.3f}   {said_of(alone)}   {100 * larger:.3f}   {fit.message}", flush=True)
+        if corrected:
+            print(f"{'  corrected':24s} -       {said_of(corrected)}", flush=True)
         if name == "intrinsic-momentum":
             print_exponents(fit)
 

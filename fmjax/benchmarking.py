@@ -239,7 +239,7 @@ def ratio_sweep(
         init_lr=0.0,
     )
     layout = Layout.of(grid, 1, jax.local_devices()[0].platform, law)
-    return Kernel(law, vector[None], grid, 0.0, dtype, layout)
+    return Kernel(law, vector[None], grid, dtype, layout)
 
 
 def search_rate(kernel: Kernel, peak_flops: float) -> SearchRate:

@@ -12,7 +12,7 @@ from synthetic import DECAY, TRUTH, cells, constant_runs, final_losses, five_run
 
 import fmjax
 from fmjax.cli.commands import app, run
-from fmjax.cli.parameters import NUMBERS, PEAK_RATES
+from fmjax.cli.parameters import GEOMETRIC, NUMBERS
 from fmjax.fitting.records import FitResult
 
 LAW = ("--law", "lr-annealing", "--law-option", f"decay={DECAY}")
@@ -289,12 +289,12 @@ def test_as_a_process(tmp_path, arguments, code, err):
 @pytest.mark.parametrize(
     ("kind", "text", "expected"),
     [
-        (PEAK_RATES, "1e-4:1e-2:3", (1e-4, 1e-3, 1e-2)),
-        (PEAK_RATES, "1e-2:1e-4:3", (1e-2, 1e-3, 1e-4)),
+        (GEOMETRIC, "1e-4:1e-2:3", (1e-4, 1e-3, 1e-2)),
+        (GEOMETRIC, "1e-2:1e-4:3", (1e-2, 1e-3, 1e-4)),
         (NUMBERS, "0.1:0.9:5", (0.1, 0.3, 0.5, 0.7, 0.9)),
         (NUMBERS, "0:1:2", (0.0, 1.0)),
         (NUMBERS, "5:9:1", (5.0,)),
-        (PEAK_RATES, "3e-4,1e-4", (3e-4, 1e-4)),
+        (GEOMETRIC, "3e-4,1e-4", (3e-4, 1e-4)),
         (NUMBERS, " 1 , 2", (1.0, 2.0)),
         (NUMBERS, "7", (7.0,)),
     ],

@@ -5,7 +5,7 @@ import pytest
 from synthetic import curve
 
 from fmjax.planning import correction
-from fmjax.planning.correction import FINAL_LOSS_NOISES, Correction, CorrectionPrior, Points, correctable
+from fmjax.planning.correction import FINAL_LOSS_NOISES, CorrectionPrior, Points, Settings, correctable
 from fmjax.schedules.kinds import WSD, Constant
 from fmjax.searching.results import Cell
 
@@ -50,7 +50,7 @@ def test_mean_and_covariance_are_those_of_the_process(one_setting):
     targets = at([0.15, 0.5, 0.9], total_steps=3000, peak_lr=2e-3)
     own = covariance(runs, runs) + 5e-4**2 * np.eye(6)
     cross = covariance(targets, runs)
-    found = Correction.of(runs, residual, targets, one_setting)
+    found = Settings.of(runs, residual, one_setting).at(targets)
     np.testing.assert_allclose(found.mean(residual), cross @ np.linalg.inv(own) @ residual, rtol=1e-6)
     expected = covariance(targets, targets) - cross @ np.linalg.inv(own) @ cross.T
     np.testing.assert_allclose(found.spread[0] @ found.spread[0].T, expected, rtol=1e-5, atol=1e-12)
@@ -58,7 +58,7 @@ def test_mean_and_covariance_are_those_of_the_process(one_setting):
 
 def test_draws_have_that_mean_and_covariance(one_setting):
     runs, targets = at(RATIOS), at([0.3, 0.7], total_steps=2000)
-    found = Correction.of(runs, SLOPE, targets, one_setting._replace(offset=0.0))
+    found = Settings.of(runs, SLOPE, one_setting._replace(offset=0.0)).at(targets)
     drawn = found.draw(np.tile(SLOPE, (20_000, 1)), np.random.default_rng(0))
     np.testing.assert_allclose(drawn.mean(axis=0), found.mean(SLOPE), atol=5e-5)
     np.testing.assert_allclose(np.cov(drawn.T), found.spread[0] @ found.spread[0].T, rtol=0.05, atol=1e-8)
@@ -67,7 +67,7 @@ def test_draws_have_that_mean_and_covariance(one_setting):
 def test_the_settings_are_weighed_by_their_likelihood(monkeypatch):
     monkeypatch.setattr(correction, "UNLIKELY", 0.0)
     runs = at(RATIOS)
-    found = Correction.of(runs, SLOPE, at([0.5]), NO_OFFSET)
+    found = Settings.of(runs, SLOPE, NO_OFFSET).at(at([0.5]))
     odds = []
     for level in correction.CELL_ERRORS:
         for shape in correction.SHAPES:
@@ -79,7 +79,7 @@ def test_the_settings_are_weighed_by_their_likelihood(monkeypatch):
 
 
 def test_a_law_that_fits_is_left_alone():
-    found = Correction.of(at(RATIOS), np.zeros(5), at([0.3, 0.9]), PRIOR)
+    found = Settings.of(at(RATIOS), np.zeros(5), PRIOR).at(at([0.3, 0.9]))
     np.testing.assert_allclose(found.mean(np.zeros(5)), 0.0, atol=1e-12)
     assert np.sqrt(found.probability @ [(s @ s.T)[0, 0] for s in found.spread]) < 5e-4
 
@@ -88,7 +88,7 @@ def test_a_shape_left_over_carries_to_longer_runs_and_fades_far_away():
     slope = 5 * SLOPE
 
     def carried(**where):
-        found = Correction.of(at(RATIOS), slope, at([0.1, 0.8], **where), PRIOR)
+        found = Settings.of(at(RATIOS), slope, PRIOR).at(at([0.1, 0.8], **where))
         low, high = found.mean(slope)
         return (high - low) / (slope[-1] - slope[0])
 
@@ -101,12 +101,12 @@ def test_a_shape_left_over_carries_to_longer_runs_and_fades_far_away():
 
 def test_what_all_share_is_an_offset():
     residual = np.full(5, 0.0123)
-    found = Correction.of(at(RATIOS), residual, at([0.3], total_steps=8000, decay="1-sqrt"), PRIOR)
+    found = Settings.of(at(RATIOS), residual, PRIOR).at(at([0.3], total_steps=8000, decay="1-sqrt"))
     assert found.mean(residual)[0] == pytest.approx(0.0123, abs=2e-4)
 
 
 def test_model_sizes_far_apart_do_not_tell_of_each_other():
-    found = Correction.of(at(RATIOS, model_size=1e6), SLOPE, at([0.1, 0.8], model_size=1e9), NO_OFFSET)
+    found = Settings.of(at(RATIOS, model_size=1e6), SLOPE, NO_OFFSET).at(at([0.1, 0.8], model_size=1e9))
     assert np.abs(found.mean(SLOPE)).max() < 1e-6
 
 

@@ -170,7 +170,7 @@ OTHERS = {
     "grid": (FIT, {"anneal_ratio": (0.1, 0.5, 0.8)}, "grid"),
     "grid-order": (FIT, {"peak_lr": (1e-3, 3e-3, 2e-3)}, "grid"),
     "warmup": (FIT, {"warmup_steps": 8}, "grid"),
-    "size": (FIT, {"model_size": 1e6}, "log_n"),
+    "size": (FIT, {"model_size": 1e6}, "grid"),
     "dtype": (FIT, {"dtype": "float32"}, "dtype"),
     "top": (FIT, {"top": 9}, "top"),
     "table": (FIT, {"table": True}, "table"),

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from synthetic import DECAY, cells, rates, runs, schedules
+from test_regions import made
 
 from fmjax import plotting
 from fmjax.effects.recursions import annealing_momentum
@@ -19,6 +20,7 @@ from fmjax.laws import LRAnnealing
 from fmjax.planning.forecasts import Forecast, Outlook
 from fmjax.planning.predictor import Prediction
 from fmjax.planning.recommendation import Choice, Recommendation
+from fmjax.planning.targets import Budget
 from fmjax.scaling.optima import optima, tried
 from fmjax.scaling.power_laws import power_law
 from fmjax.scaling.transfers import CellTransfer, Transfer
@@ -109,7 +111,9 @@ class Data:
         for group, measured in zip(groups, optima(groups), strict=True):
             losses = final_losses(group.total_steps, 1e-3, "linear", ratios)
             guess = cell(group.total_steps, 1e-3, "linear", losses, ratios, bars=False)
-            rows.append(CellTransfer(group, measured, Prediction(guess, losses, 0.3, 0.0, None), None, None, None))
+            rows.append(
+                CellTransfer(group, measured, Prediction(guess, losses, 0.3, 0.0, None, None), None, None, None)
+            )
         points = [(row.measured.ratio, row.measured.interval) for row in rows]
         law = power_law([{"total_steps": group.total_steps} for group in groups], points)
         return Transfer(tuple(rows), law, None, (), None, ())
@@ -132,9 +136,12 @@ class Data:
 
 
 DATA = Data()
+REGION = made(samples=20)[0]
+SIZED = made(Budget(flops=1e18), samples=20, sizes=(1e8, 2e8))[0]
 
 DRAWN = {
     "annealing_momenta": lambda: (DATA.schedules,),
+    "best_against_size": lambda: ((REGION, SIZED), "peak_lr"),
     "best_losses": lambda: (DATA.peaks,),
     "best_ratios": lambda: (DATA.peaks,),
     "bootstrap_cloud": lambda: (DATA.boot, "L0", "A"),
@@ -146,7 +153,10 @@ DRAWN = {
     "forecast_of": lambda: (DATA.forecast, DATA.run),
     "forward_effects": lambda: (DATA.schedules,),
     "heat_map": lambda: (PEAKS, RATIOS, DATA.peaks.losses[::2]),
+    "loss_against_batch": lambda: (REGION,),
     "loss_against_ratio": lambda: (DATA.two,),
+    "loss_against_size": lambda: ((SIZED,),),
+    "loss_over_rate_and_batch": lambda: (REGION,),
     "losses_by_rate_and_ratio": lambda: (DATA.peaks,),
     "optima_against": lambda: (DATA.moved, "total_steps"),
     "rates": lambda: (DATA.schedules,),

@@ -477,7 +477,10 @@ def test_the_search_as_json(fmjax_):
         (("runs", *TARGET, *OPTIONS, "-o", "none/a.html"), "none/a.html: cannot be written"),
         (("runs", *TARGET, *OPTIONS), "-o"),
         (("none", *TARGET, *OPTIONS, "-o", "a.html"), "none: cannot be read|none/runs.toml: cannot be read"),
-        (("runs", *TARGET[2:], "--total-steps", "1:9:2", "-o", "a.html"), "--total-steps: expected one value to plan"),
+        (
+            ("runs", *TARGET, "--total-tokens", "1e6", "-o", "a.html"),
+            "expected one of total_steps, total_tokens and flops",
+        ),
         (("runs", *TARGET, "--final-lr", "0,1e-5", "-o", "a.html"), "--final-lr: expected one value"),
         (("fit.json", *TARGET, "--train", "a*", "-o", "a.html"), "--train: fit.json is fitted already"),
         (("fit.json", *TARGET, *OPTIONS, "-o", "a.html"), "--law: fit.json is fitted already"),

@@ -100,7 +100,7 @@ def test_multiples_of_one_schedule(name, decay, options):
             fit = synthetic_fit(name, warmup=warmup, **options)
             exact = by_recursion(fit, SimpleNamespace(cells=cells, anneal_ratio=ratios), warmup_steps, 0.0)
             for dtype, tolerance in (("float64", 1e-8), ("float32", 1e-6)):
-                kernel = Kernel(fit.law, fit.vector[None], grid, 0.0, dtype, LAYOUT)
+                kernel = Kernel(fit.law, fit.vector[None], grid, dtype, LAYOUT)
                 assert kernel.law.scales
                 assert grid.scales
                 found = np.concatenate([losses[0] for _, losses in kernel.losses(grid.parts(LAYOUT.rows))])

@@ -9,6 +9,7 @@ from fmjax._names import DECAY_NAMES, TOOLS, TRAINERS
 from fmjax.cli.manners import Verb
 from fmjax.cli.options import (
     FILE,
+    FLOPS,
     GRID,
     PLAN_FITTING,
     writable,
@@ -95,6 +96,7 @@ class _AsGiven(Verb):
     "reporting",
     *PLAN_FITTING,
     *GRID,
+    FLOPS,
     output=click.option(
         "-o", "--output", "target", type=FILE, callback=writable, required=True, help="HTML file to write."
     ),

@@ -18,6 +18,9 @@ from fmjax.searching.shares import ShareResult
 CELLS_IN_TABLE = 40
 """Cells of a search shown in a table; the rest is in the JSON."""
 
+OF_MODEL = {"model_size": "parameters", "tokens_per_step": "tokens a step"}
+"""Columns of what was told of the model."""
+
 
 def print_fit(result: FitResult) -> None:
     """Parameters, status and the table of fitted runs."""
@@ -145,14 +148,16 @@ def print_bootstrap(found: Bootstrap) -> None:
 
 def print_search(result: SearchResult) -> None:
     """The table of cells."""
+    told = [name for name in OF_MODEL if any(getattr(cell, name) is not None for cell in result.cells[:CELLS_IN_TABLE])]
     columns = ("total steps", "peak rate", "decay", "final rate", "best ratio", "near-optimal", "predicted loss")
-    table = new_table(f"{result.candidates} candidates", columns, text=0)
+    table = new_table(f"{result.candidates} candidates", (*(OF_MODEL[name] for name in told), *columns), text=0)
     for cell in result.cells[:CELLS_IN_TABLE]:
-        edge = " (edge)" if cell.at_edge else ""
-        marks = ["*" if name in cell.outside else "" for name in ("total_steps", "peak_lr")]
-        rates = (f"{cell.total_steps}{marks[0]}", f"{cell.peak_lr:.3g}{marks[1]}", cell.decay, f"{cell.final_lr:.3g}")
+        edge, marks = " (edge)" if cell.at_edge else "", dict.fromkeys(cell.outside, "*")
+        model = [f"{getattr(cell, name):.4g}{marks.get(name, '')}" for name in told]
+        length = f"{cell.total_steps}{marks.get('total_steps', '')}"
+        rates = (length, f"{cell.peak_lr:.3g}{marks.get('peak_lr', '')}", cell.decay, f"{cell.final_lr:.3g}")
         found = (f"{number(cell.best_ratio, '.3g')}{edge}", interval(cell.interval), number(cell.loss, ".5f"))
-        table.add_row(*rates, *found)
+        table.add_row(*model, *rates, *found)
     out = console()
     out.print(table)
     if any(set(cell.outside) - {"loss"} for cell in result.cells[:CELLS_IN_TABLE]):
@@ -161,7 +166,10 @@ def print_search(result: SearchResult) -> None:
         out.out(f"... and {len(result.cells) - CELLS_IN_TABLE} more cells; --json or -o has all")
     if len(result.cells) > 1 and result.top:
         best = result.top[0]
-        where = f"{best.decay} over {best.anneal_ratio:.3g} of {best.total_steps} updates from {best.peak_lr:.4g}"
+        of_model = "".join(f", {getattr(best, name):.4g} {OF_MODEL[name]}" for name in told)
+        where = (
+            f"{best.decay} over {best.anneal_ratio:.3g} of {best.total_steps} updates from {best.peak_lr:.4g}{of_model}"
+        )
         out.out(f"best of all: {where}, predicted loss {best.loss:.5f}")
     print_notes(result.notes)
 

@@ -20,8 +20,9 @@ from fmjax.laws import Law, make_law
 
 def candidates(grid: Mapping[str, Any]) -> int:
     """Number of schedules that the options of a search ask for."""
-    axes = ("total_steps", "peak_lr", "decay", "final_lr", "anneal_ratio")
-    return math.prod(np.size(grid[axis]) for axis in axes)  # no final rate told is one
+    axes = ("total_steps", "total_tokens", "model_size", "tokens_per_step", "peak_lr", "decay", "final_lr")
+    told = (grid.get(axis) for axis in (*axes, "anneal_ratio"))
+    return math.prod(1 if axis is None else int(np.size(axis)) for axis in told)
 
 
 def chosen_law(name: str, options: Sequence[Assigned]) -> Law:

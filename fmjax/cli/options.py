@@ -9,7 +9,7 @@ from typing import TypeAlias
 import click
 
 from fmjax._names import DECAY_NAMES, LAW_NAMES, PREFERRED_LAWS, RESIDUALS
-from fmjax.cli.parameters import LAW_OPTION, NUMBERS, PEAK_RATES, Known, Names
+from fmjax.cli.parameters import GEOMETRIC, LAW_OPTION, NUMBERS, Known, Names
 
 Adds: TypeAlias = Callable[[Callable[..., None]], Callable[..., None]]
 """A decorator that adds an option to a verb."""
@@ -88,7 +88,15 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, and not
 STEPS = click.option(
     "--total-steps", type=NUMBERS, required=True, help="Lengths of the run in updates; a range is linear."
 )
-PEAK = click.option("--peak-lr", type=PEAK_RATES, required=True, help="Peak rates; a range is geometric.")
+STEPS_OR_TOKENS = (
+    click.option("--total-steps", type=NUMBERS, help="Lengths of the run in updates; a range is linear."),
+    click.option(
+        "--total-tokens",
+        type=GEOMETRIC,
+        help="Lengths in tokens, in place of updates, which then follow from the batch; a range is geometric.",
+    ),
+)
+PEAK = click.option("--peak-lr", type=GEOMETRIC, required=True, help="Peak rates; a range is geometric.")
 RATIO = click.option(
     "--anneal-ratio",
     type=NUMBERS,
@@ -103,6 +111,11 @@ DECAY = click.option(
     show_default=True,
     help=f"Shapes of the anneal: {', '.join(DECAY_NAMES)}.",
 )
+FLOPS = click.option(
+    "--flops",
+    type=GEOMETRIC,
+    help="Operations of training, C = 6 N D, in place of a length: model size N and tokens D are chosen too.",
+)
 FROM_RUNS = "that of the fitted runs"
 WARMUP = click.option("--warmup-steps", type=int, show_default=FROM_RUNS, help="Updates of linear warmup.")
 INIT = click.option("--init-lr", type=float, show_default=FROM_RUNS, help="Rate of update 0, under a warmup.")
@@ -112,7 +125,15 @@ SIZE = click.option("--model-size", type=float, help="Parameters of the target, 
 BATCH = click.option("--tokens-per-step", type=float, help="Tokens an update, for fits over several batch sizes.")
 TARGET = (WARMUP, INIT, SIZE, BATCH)
 """What a plan is for, beside its length and peak rate."""
-GRID = (STEPS, PEAK, RATIO, DECAY, FINALS, *TARGET)
+SIZES = click.option(
+    "--model-size", type=GEOMETRIC, help="Parameters of the target, for fits over several sizes; a range is geometric."
+)
+BATCHES = click.option(
+    "--tokens-per-step", type=GEOMETRIC, help="Tokens an update, for fits over several batches; a range is geometric."
+)
+TARGETS = (WARMUP, INIT, SIZES, BATCHES)
+"""The same, where several sizes and batches can be asked for at once."""
+GRID = (*STEPS_OR_TOKENS, PEAK, RATIO, DECAY, FINALS, *TARGETS)
 """A grid of schedules."""
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
 OUTPUT = click.option("-o", "--output", "target", type=FILE, callback=writable, help="File to write the JSON to.")

@@ -117,7 +117,7 @@ def _number_or_text(text: str) -> float | str:
         return text
 
 
-PEAK_RATES = Numbers(geometric=True)
+GEOMETRIC = Numbers(geometric=True)
 NUMBERS = Numbers()
 LAW_OPTION = Assignment()
 GRID_AXIS = Assignment(several=True)

@@ -10,6 +10,7 @@ from fmjax.cli.options import (
     FILE,
     FINAL,
     FIT_FILE,
+    FLOPS,
     FROM_RUNS,
     PEAK,
     PLAN_FITTING,
@@ -18,7 +19,9 @@ from fmjax.cli.options import (
     SCHEDULER,
     SEED,
     STEPS,
+    STEPS_OR_TOKENS,
     TARGET,
+    TARGETS,
     law_option,
     writable,
 )
@@ -28,14 +31,16 @@ from fmjax.cli.verbs import verb
 @verb(
     "planning",
     *PLAN_FITTING,
-    click.option("--total-steps", type=int, required=True, help="Length of the run to plan, in updates."),
+    *STEPS_OR_TOKENS,
+    FLOPS,
     PEAK,
     RATIO,
     DECAY,
     FINAL,
-    *TARGET,
+    *TARGETS,
+    click.option("--trade", is_flag=True, help="Print what each batch costs at equal tokens; with --total-tokens."),
     SCHEDULER,
-    plot="curves, fits and loss against ratio",
+    plot="curves, fits and loss against ratio; over batches and sizes, loss over rate and batch",
 )
 def recommend() -> None:
     """Recommend an annealing ratio for a planned run, from cheaper ones.
@@ -43,10 +48,17 @@ def recommend() -> None:
     Prints the schedule first, then for each peak rate the best ratio and the loss it is predicted to reach, both with
     90 % intervals, what to keep in mind, and the schedule as code. export writes it as a trainer's config.
 
+    Given several batches, model sizes or lengths, or an amount of compute, it chooses peak rate, batch and ratio
+    together for each size and length, and lists all choices that are as good. --trade adds what larger batches cost at
+    equal tokens and the updates they save; --flops chooses model size and tokens as well, C = 6 N D. The runs must then
+    differ in what is chosen. Such plans take minutes.
+
     \b
     Example:
       fmjax recommend runs.toml --total-steps 50000 --peak-lr 5e-4,1e-3,2e-3 --plot plan.png
       fmjax recommend runs.toml --total-steps 50000 --peak-lr 1e-3 --decay linear,1-sqrt -o plan.json
+      fmjax recommend runs.toml --total-tokens 2e10 --tokens-per-step 2.5e5:4e6:9 --peak-lr 2e-4:4e-3:13 --trade
+      fmjax recommend runs.toml --flops 1e20,1e21 --tokens-per-step 2.5e5:4e6:5 --peak-lr 2e-4:4e-3:9
     """
 
 

@@ -8,7 +8,7 @@ import fmjax
 from fmjax import plotting
 from fmjax._checks import require
 from fmjax._names import PREFERRED_LAWS
-from fmjax.cli import output, plans
+from fmjax.cli import output, plans, regions
 from fmjax.cli.answers import Answer, write_file, write_text
 from fmjax.cli.fits import print_evaluation
 from fmjax.cli.inputs import fits_on, planning_law, read_fit
@@ -25,11 +25,17 @@ def recommend(
     law_options: Sequence[Assigned],
     train: str,
     scheduler: str | None,
+    trade: bool,
     **options: object,
 ) -> Answer:
-    """An annealing ratio for a planned run, from cheaper ones."""
+    """An annealing ratio for a planned run, from cheaper ones; or rate, batch and ratio together."""
+    tokens, batches = options.get("total_tokens"), options.get("tokens_per_step")
+    several = isinstance(batches, Sequence) and len(batches) > 1
+    require(
+        not trade or (tokens is not None and several), "--trade: needs --total-tokens, and several --tokens-per-step"
+    )
     law, curves = planning_law(law_name, law_options), select_runs(load_runs(runs), train)
-    return _recommended(curves, scheduler, law=law, **options)
+    return _recommended(curves, scheduler, trade=trade, law=law, **options)
 
 
 def transfer(
@@ -83,11 +89,13 @@ def demo(as_json: bool) -> Answer:
     return _recommended(curves, None, total_steps=steps, peak_lr=train[0].peak_lr)
 
 
-def _recommended(curves: Sequence[LossCurve], scheduler: str | None, **options: object) -> Answer:
+def _recommended(
+    curves: Sequence[LossCurve], scheduler: str | None, *, trade: bool = False, **options: object
+) -> Answer:
     with fits_on(scheduler, options, MANY_FITS) as fits, output.stages("reading") as stage:
         found = fmjax.recommend(curves, progress=stage, **fits)
     return Answer(
         found,
-        lambda: plans.print_recommendation(found),
+        lambda: regions.print_regions(found, trade=trade) if found.regions else plans.print_recommendation(found),
         lambda part: plotting.save_recommendation(found, curves, part),
     )

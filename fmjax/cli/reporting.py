@@ -13,7 +13,7 @@ import fmjax
 from fmjax import report
 from fmjax._checks import require
 from fmjax._json import Record
-from fmjax.cli import output, plans
+from fmjax.cli import output, plans, regions
 from fmjax.cli.answers import Answer
 from fmjax.cli.fits import print_search
 from fmjax.cli.inputs import candidates, planning_law, read_fit, with_fits
@@ -45,17 +45,19 @@ class WrittenPage(Record):
         return {"file": str(self.file), **self.found.to_dict()}
 
 
-def report_(runs: Path, target: Path, total_steps: Sequence[float], **options: Any) -> Answer:
+def report_(runs: Path, target: Path, **options: Any) -> Answer:
     """A recommendation or a search as an HTML page."""
     report.chart_script()  # before any work, for where plotly is not there
     make = _of_search if runs.is_file() and runs.suffix.lower() == ".json" else _of_recommendation
-    page, found = make(click.get_current_context(), runs, total_steps, **options)
+    page, found = make(click.get_current_context(), runs, **options)
     report.write_report(page, target)
     return Answer(WrittenPage(target, found), lambda: _print(found, target))
 
 
 def _print(found: Shown, target: Path) -> None:
-    if isinstance(found, Recommendation):
+    if isinstance(found, Recommendation) and found.regions:
+        regions.print_regions(found, trade=True)
+    elif isinstance(found, Recommendation):
         plans.print_recommendation(found)
     else:
         print_search(found)
@@ -65,7 +67,6 @@ def _print(found: Shown, target: Path) -> None:
 def _of_recommendation(
     ctx: click.Context,
     runs: Path,
-    total_steps: Sequence[float],
     *,
     law_name: str | None,
     law_options: Sequence[Assigned],
@@ -73,25 +74,25 @@ def _of_recommendation(
     final_lr: Sequence[float] | None,
     **options: Any,
 ) -> tuple[str, Shown]:
-    target: dict[str, Any] = {"total_steps": _one(total_steps, "--total-steps")}
-    target["final_lr"] = None if final_lr is None else _one(final_lr, "--final-lr")
+    final = None if final_lr is None else _one(final_lr, "--final-lr")
     law, curves = planning_law(law_name, law_options), select_runs(load_runs(runs), train)
     with output.stages("reading") as stage:
-        found = fmjax.recommend(curves, law=law, progress=stage, **target, **with_fits(options, MANY_FITS))
+        found = fmjax.recommend(curves, law=law, progress=stage, final_lr=final, **with_fits(options, MANY_FITS))
     page = report.recommendation_page(found, curves, command=ctx.meta["given"], inputs=_files(runs))
     return page, found
 
 
-def _of_search(ctx: click.Context, runs: Path, total_steps: Sequence[float], **options: Any) -> tuple[str, Shown]:
+def _of_search(ctx: click.Context, runs: Path, *, flops: object = None, **options: Any) -> tuple[str, Shown]:
+    require(flops is None, f"--flops: needs runs to choose by, found the fit {runs}")
     for name in OF_FITS:
         flag = "--" + name.replace("law_name", "law").replace("law_options", "law-option").replace("_", "-")
         require(ctx.get_parameter_source(name) is ParameterSource.DEFAULT, f"{flag}: {runs} is fitted already")
     grid = {name: value for name, value in options.items() if name not in OF_FITS}
-    count = candidates({"total_steps": total_steps, **grid})
+    count = candidates(grid)
     require(count <= MOST_CANDIDATES, f"expected at most {MOST_CANDIDATES} schedules for a report, found {count}")
     fit = read_fit(runs)
     with output.progress("searching") as step:
-        found = fmjax.search(fit, total_steps=total_steps, keep_losses=True, progress=step, **grid)
+        found = fmjax.search(fit, keep_losses=True, progress=step, **grid)
     page = report.search_page(found, fit, command=ctx.meta["given"], inputs=[runs])
     return page, found
 

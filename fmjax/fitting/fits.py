@@ -300,7 +300,15 @@ def _reach(problem: Problem, group: Sequence[bool] | np.ndarray) -> FittedRange:
         peak_lr=(float(peaks.min()), float(peaks.max())),
         steepest=max(drop / peak for drop, _, peak in spans),
         lowest=min(lowest / peak for _, lowest, peak in spans),
+        model_size=_ends([problem.curves[run].model_size for run in chosen]),
+        tokens_per_step=_ends([problem.curves[run].tokens_per_step for run in chosen]),
     )
+
+
+def _ends(values: Sequence[float | None]) -> tuple[float, float] | None:
+    """Least and greatest of values that are all there."""
+    known = [value for value in values if value is not None]
+    return (min(known), max(known)) if len(known) == len(values) else None
 
 
 def _trained_with(problem: Problem, group: Sequence[bool] | np.ndarray) -> FittedRuns:

@@ -85,6 +85,12 @@ class FittedRuns(NamedTuple):
         return max(known) if comparable else float("inf")
 
     @property
+    def only_batch(self) -> float | None:
+        """The batch that all runs have, in tokens an update; None where it is unknown or they differ."""
+        known = [tokens for tokens in self.tokens_per_step if tokens is not None]
+        return float(known[0]) if known and len(known) == len(self.tokens_per_step) and _one(known) else None
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What every verb has to say of these runs."""
         return of_batches(self.tokens_per_step)

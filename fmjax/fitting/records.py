@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -29,6 +29,10 @@ UNTOLD = 0.5
 
 SAME_PEAK = 1e-3
 """Relative difference up to which two peak rates count as one."""
+
+
+ONE_SIZE = "the fitted runs have one size, so the law has no size in it"
+"""Why several sizes cannot be planned for."""
 
 
 class RunMetrics(NamedTuple):
@@ -66,22 +70,48 @@ class FittedRange(NamedTuple):
     """Largest drop of the rate over one update after warmup, relative to the run's peak."""
     lowest: float
     """Lowest rate after warmup, likewise."""
+    model_size: tuple[float, float] | None = None
+    """Least and greatest model size; None where not every run has one, and in fits from older files."""
+    tokens_per_step: tuple[float, float] | None = None
+    """Least and greatest batch, in tokens an update; likewise."""
 
     def has_peak(self, peak_lr: float) -> bool:
         """Whether a peak rate lies among those fitted."""
         low, high = self.peak_lr
         return low * (1 - SAME_PEAK) <= peak_lr <= high * (1 + SAME_PEAK)
 
-    def outside(self, total_steps: int, peak_lr: float) -> tuple[str, ...]:
-        """In what a plan lies outside the fitted runs: "total_steps", "peak_lr"."""
-        longer, other = total_steps > self.total_steps[1], not self.has_peak(peak_lr)
-        return (("total_steps",) if longer else ()) + (("peak_lr",) if other else ())
+    def outside(
+        self, total_steps: int, peak_lr: float, model_size: float | None = None, tokens_per_step: float | None = None
+    ) -> tuple[str, ...]:
+        """In what a plan lies outside the fitted runs: "total_steps", "peak_lr", "model_size", "tokens_per_step"."""
+        beyond = {
+            "total_steps": total_steps > self.total_steps[1],
+            "peak_lr": not self.has_peak(peak_lr),
+            "model_size": _is_outside(model_size, self.model_size),
+            "tokens_per_step": _is_outside(tokens_per_step, self.tokens_per_step),
+        }
+        return tuple(name for name, is_beyond in beyond.items() if is_beyond)
+
+    def other_models(self, sizes: np.ndarray | None, batches: np.ndarray | None) -> Iterator[str]:
+        """Notes on model sizes and batches of a plan outside those fitted, one note each."""
+        of = {"model size": (sizes, self.model_size), "tokens an update": (batches, self.tokens_per_step)}
+        for what, (planned, ends) in of.items():
+            others = [] if planned is None else [value for value in planned.tolist() if _is_outside(value, ends)]
+            if ends is not None and others:
+                named = f"{others[0]:.4g}" if len(others) == 1 else f"{others[0]:.4g} ... {others[-1]:.4g}"
+                yield f"{what} {named}: outside those fitted, {ends[0]:.4g} ... {ends[1]:.4g}"
 
     def longer(self, total_steps: int) -> tuple[str, ...]:
         """A note that a run is longer than every fitted one, or nothing."""
         longest = self.total_steps[1]
         said = f"extrapolates to {total_steps / longest:.3g} x the longest fitted run ({longest} updates)"
         return (said,) if total_steps > longest else ()
+
+
+def _is_outside(value: float | None, ends: tuple[float, float] | None) -> bool:
+    return (
+        value is not None and ends is not None and not ends[0] * (1 - ONE_BATCH) <= value <= ends[1] * (1 + ONE_BATCH)
+    )
 
 
 @dataclass(frozen=True)
@@ -291,7 +321,8 @@ def _reach(record: dict[str, Any] | None) -> FittedRange | None:
     if record is None:
         return None
     steps, peaks = tuple(record["total_steps"]), tuple(record["peak_lr"])
-    return FittedRange(steps, peaks, float(record["steepest"]), float(record["lowest"]))
+    told = [tuple(record[name]) if record.get(name) else None for name in ("model_size", "tokens_per_step")]
+    return FittedRange(steps, peaks, float(record["steepest"]), float(record["lowest"]), *told)
 
 
 def _none_as(default: float, value: Any) -> float:

@@ -27,6 +27,21 @@ from fmjax.laws import Law
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+MOST_LEFT_OUT = 64
+"""Fits of a group without some of its runs: of more runs than that, several are left out at once."""
+
+
+def leave_out_groups(group: ArrayLike) -> np.ndarray:
+    """Masks ``[fits, runs]`` of a group of runs without each of its members, in at most ``MOST_LEFT_OUT`` fits.
+
+    >>> leave_out_groups(np.ones(100)).shape
+    (64, 100)
+    """
+    chosen = np.asarray(group, bool)
+    fit_without = np.cumsum(chosen) % MOST_LEFT_OUT
+    return np.array([chosen & (fit_without != k) for k in np.unique(fit_without[chosen])]).reshape(-1, chosen.size)
+
+
 def leave_one_out_groups(group: ArrayLike) -> np.ndarray:
     """Masks ``[chosen, runs]`` of a group of runs without each of its members in turn.
 
@@ -37,24 +52,29 @@ def leave_one_out_groups(group: ArrayLike) -> np.ndarray:
     return chosen & ~np.eye(chosen.size, dtype=bool)[chosen]
 
 
-def held_out(problem: Problem, group: np.ndarray, fits: Sequence[FitResult]) -> tuple[RunMetrics, ...]:
-    """Metrics of each run of a group under the fit made without it; NaN where the other runs leave a parameter open.
+def held_out(
+    problem: Problem, group: np.ndarray, fits: Sequence[FitResult], without: np.ndarray
+) -> tuple[RunMetrics, ...]:
+    """Metrics of each run of a group under a fit made without it; NaN where the other runs leave a parameter open.
 
     Args:
       problem: runs under a law.
       group: ``[runs]`` the group.
-      fits: one fit for each of ``leave_one_out_groups(group)``.
+      fits: the fits.
+      without: ``[fits, runs]`` masks of the runs of each; every run of the group is missing in one.
     """
-    runs = []
-    for run, result in zip(np.flatnonzero(group), fits, strict=True):
-        usable = (np.arange(len(problem.curves)) == run) & result.ok
-        runs.append(measure(problem, result.lanes.best_params, usable=usable)[run])
-    return tuple(runs)
+    found: dict[int, RunMetrics] = {}
+    for mask, result in zip(without, fits, strict=True):
+        left = group & ~mask
+        measured = measure(problem, result.lanes.best_params, usable=left & result.ok)
+        found |= {run: measured[run] for run in np.flatnonzero(left).tolist()}
+    return tuple(found[run] for run in np.flatnonzero(group).tolist())
 
 
 def leave_one_out(problem: Problem, group: np.ndarray, options: FitOptions) -> tuple[RunMetrics, ...]:
     """Predicts each run of a group from a fit of the others; all fits are lanes of one batch."""
-    return held_out(problem, group, fit_groups(problem, leave_one_out_groups(group), options))
+    without = leave_one_out_groups(group)
+    return held_out(problem, group, fit_groups(problem, without, options), without)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,15 +1,15 @@
 """Correction of a law by measured final losses: a Gaussian process on what the law leaves over."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.planning.gaussian import conditioned, probabilities, roots
-from fmjax.schedules.kinds import WSD
+from fmjax.planning.gaussian import probabilities, roots
+from fmjax.schedules.kinds import WSD, Cosine
 from fmjax.searching.results import Cell
 
 CORRECTION_REACH = (0.3, np.log(4.0), np.log(4.0), np.log(4.0), np.log(4.0))
@@ -23,6 +23,9 @@ SHAPES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
 FINAL_LOSS_NOISES = (1e-4, 3e-4, 1e-3, 3e-3)
 """Those of a single final loss."""
+
+MOST_JUDGED = 400
+"""Runs that the settings are weighed by; of more, as many evenly spread ones. All of them correct."""
 
 UNLIKELY = 1e-3
 """Settings of the three of less probability than this are left out."""
@@ -41,6 +44,17 @@ class CorrectionPrior(NamedTuple):
     holds: float
     """Probability that the law errs alike at all ratios."""
 
+    @classmethod
+    def of(cls, runs: Sequence[LossCurve], row_noise: float, holds: float) -> "CorrectionPrior":
+        """What is held of the final losses of runs.
+
+        Final losses that are rows like others have their noise. Those measured by themselves have one of their own, and
+        may lie off the rows. Of runs with one row each the noise is unknown: what a fit leaves over is its own error.
+        """
+        apart = any(curve.final_loss is not None for curve in runs)
+        unknown = apart or all(curve.step.size == 1 for curve in runs)
+        return cls(COMMON_OFFSET if apart else 0.0, FINAL_LOSS_NOISES if unknown else (row_noise,), holds)
+
 
 class Points(NamedTuple):
     """Where schedules lie, ``[points, 5]`` in the coordinates of ``CORRECTION_REACH``, and their decay shapes."""
@@ -50,10 +64,23 @@ class Points(NamedTuple):
 
     @classmethod
     def of(cls, curves: Sequence[LossCurve], *, batches: bool = False) -> "Points":
-        """Points of WSD runs; with ``batches`` those of different batch sizes lie apart."""
+        """Points of WSD and cosine runs; with ``batches`` those of different batch sizes lie apart."""
+        shapes = [_anneal_of(curve) for curve in curves]
         found = [(curve.schedule, curve.model_size, curve.tokens_per_step if batches else None) for curve in curves]
-        places = [_place(s.anneal_ratio, s.total_steps, s.peak_lr, *sizes) for s, *sizes in found]
-        return cls(np.array(places).reshape(-1, len(CORRECTION_REACH)), tuple(s.decay for s, *_ in found))
+        places = [
+            _place(ratio, s.total_steps, s.peak_lr, *sizes)
+            for (ratio, _), (s, *sizes) in zip(shapes, found, strict=True)
+        ]
+        return cls(np.array(places).reshape(-1, len(CORRECTION_REACH)), tuple(decay for _, decay in shapes))
+
+    def take(self, places: Sequence[int] | np.ndarray) -> "Points":
+        """Some of the points."""
+        return Points(self.place[places], tuple(self.decay[place] for place in places))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Points"]) -> "Points":
+        """All points of several."""
+        return cls(np.concatenate([part.place for part in parts]), tuple(d for part in parts for d in part.decay))
 
     @classmethod
     def of_cell(
@@ -64,6 +91,15 @@ class Points(NamedTuple):
         return cls(np.array(places), (cell.decay,) * len(ratios))
 
 
+def _anneal_of(curve: LossCurve) -> tuple[float, str]:
+    """Ratio and decay shape of a run; a cosine anneals from the end of its warmup."""
+    schedule = curve.schedule
+    if isinstance(schedule, Cosine):
+        return 1 - int(schedule.warmup_steps) / int(schedule.total_steps), "cosine"
+    assert isinstance(schedule, WSD)
+    return float(schedule.anneal_ratio), schedule.decay
+
+
 def _place(
     ratio: float, total_steps: float, peak_lr: float, model_size: float | None, tokens_per_step: float | None
 ) -> tuple[float, ...]:
@@ -71,62 +107,74 @@ def _place(
     return (np.sqrt(ratio), np.log(total_steps), np.log(peak_lr), *sizes)
 
 
-def correctable(curves: Sequence[LossCurve]) -> np.ndarray:
-    """``[runs]`` mask of the runs that tell about ratios: WSD schedules, trained to their end."""
-    return np.array([isinstance(curve.schedule, WSD) and curve.is_finished for curve in curves], bool)
+def correctable(curves: Sequence[LossCurve], *, batches: bool = False) -> np.ndarray:
+    """``[runs]`` mask of the runs that correct: WSD schedules, trained to their end.
+
+    With ``batches``, where rate and batch are chosen as well, cosines too: they show nothing of ratios, and as much as
+    others of the rest.
+    """
+    kinds = (WSD, Cosine) if batches else WSD
+    return np.array([isinstance(curve.schedule, kinds) and curve.is_finished for curve in curves], bool)
+
+
+class Settings(NamedTuple):
+    """What runs show of how the law errs: settings of the process, those that are likely."""
+
+    runs: Points
+    prior: "CorrectionPrior"
+    settings: np.ndarray
+    """``[settings, 3]`` standard deviations of a cell's error, of that of its shape, and of a measured loss."""
+    probability: np.ndarray
+    """``[settings]`` their posterior probability."""
+    inverse: np.ndarray
+    """``[settings, runs, runs]`` inverse covariance of the residuals."""
+
+    @classmethod
+    def of(cls, runs: Points, residual: np.ndarray, prior: CorrectionPrior) -> "Settings":
+        """The settings that are likely by the ``residual[runs]``, log of measured over predicted final loss."""
+        settings = np.array(list(itertools.product(CELL_ERRORS, SHAPES, prior.noises)))
+        some = np.unique(np.linspace(0, residual.size - 1, min(MOST_JUDGED, residual.size)).astype(int))
+        held = np.where(settings[:, 1] == 0, prior.holds, (1 - prior.holds) / np.count_nonzero(SHAPES))
+        judged = runs.take(some)
+        each = _covariances(settings, prior.offset, judged)
+        found = probabilities(each, residual[some], np.log(held))
+        likely = found > UNLIKELY
+        inverse = np.array([np.linalg.inv(one) for one in _covariances(settings[likely], prior.offset, runs)])
+        return cls(runs, prior, settings[likely], found[likely] / found[likely].sum(), inverse)
+
+    def at(self, targets: Points) -> "Correction":
+        """The correction at targets."""
+        cross, there = _kernels(targets, self.runs), _kernels(targets, targets)
+        far = _mixed(self.settings, self.prior.offset, cross)
+        gain = far @ self.inverse  # as in ``gaussian.conditioned``, with one inverse for all targets
+        left = _mixed(self.settings, self.prior.offset, there) - gain @ far.swapaxes(1, 2)
+        return Correction(self.probability, gain, roots(left))
 
 
 @dataclass(frozen=True)
 class Correction:
-    r"""Posterior of the relative error of a law's final losses at some target schedules.
-
-    $\log L_{measured} - \log \hat L = b + g(T, \eta) + h(R, T, \eta) + \epsilon$ with b common to all (zero where final
-    losses are those of the curves), g and h Gaussian processes with squared-exponential kernels over the distances
-    ``CORRECTION_REACH`` (h for each decay shape its own), and independent noise. The three standard deviations are
-    averaged over ``CELL_ERRORS``, ``SHAPES`` and noises by marginal likelihood, given the ``CorrectionPrior``. So a law
-    that fits is left alone, and one that does not is moved towards what was measured, near where it was measured.
-
-    Reference: Rasmussen and Williams, Gaussian Processes for Machine Learning, section 2.7; Kennedy and O'Hagan (2001).
-    """
+    """A Gaussian process on log measured - log predicted final loss, averaged over its settings, at some targets."""
 
     probability: np.ndarray
-    """``[settings]`` posterior probability of each setting of the standard deviations."""
+    """``[settings]`` posterior probability of the settings."""
     gain: np.ndarray
     """``[settings, targets, runs]`` what turns the runs' residuals into the mean correction at the targets."""
     spread: np.ndarray
     """``[settings, targets, targets]`` square root of the posterior covariance."""
 
-    @classmethod
-    def of(cls, runs: Points, residual: np.ndarray, targets: Points, prior: CorrectionPrior) -> "Correction":
-        """The correction at targets.
-
-        Args:
-          runs: the runs whose final losses were measured.
-          residual: ``[runs]`` log of measured over predicted final loss.
-          targets: schedules to correct the prediction of.
-          prior: what is held beforehand.
-        """
-        offset = prior.offset
-        settings = np.array(list(itertools.product(CELL_ERRORS, SHAPES, prior.noises)))
-        own, cross, there = (_kernels(*pair) for pair in ((runs, runs), (targets, runs), (targets, targets)))
-        covariances = _mixed(settings, offset, own) + settings[:, 2, None, None] ** 2 * np.eye(residual.size)
-        held = np.where(settings[:, 1] == 0, prior.holds, (1 - prior.holds) / np.count_nonzero(SHAPES))
-        found = probabilities(covariances, residual, np.log(held))
-        likely = found > UNLIKELY
-        far = _mixed(settings[likely], offset, cross)
-        gain, left = conditioned(covariances[likely], far, _mixed(settings[likely], offset, there))
-        return cls(found[likely] / found[likely].sum(), gain, roots(left))
-
     def mean(self, residual: np.ndarray) -> np.ndarray:
         """``[targets]`` mean correction of log loss."""
-        return np.einsum("s,str,r->t", self.probability, self.gain, residual)
+        return np.einsum("s,str,r->t", self.probability, self.gain, residual, optimize=True)
 
     def draw(self, residuals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """``[samples, targets]`` draws of the correction, one for the residuals ``[samples, runs]`` of each sample."""
         which = rng.choice(self.probability.size, size=len(residuals), p=self.probability)
         noise = rng.standard_normal((len(residuals), self.gain.shape[1]))
-        mean = np.einsum("str,sr->st", self.gain[which], residuals)
-        return mean + np.einsum("stu,su->st", self.spread[which], noise)
+        drawn = np.empty_like(noise)
+        for setting in np.unique(which):
+            of = which == setting
+            drawn[of] = residuals[of] @ self.gain[setting].T + noise[of] @ self.spread[setting].T
+        return drawn
 
 
 # What two final losses have in common by the model of ``Correction``, log measured - log predicted = b + g + h + noise.
@@ -144,6 +192,13 @@ def _kernels(a: Points, b: Points) -> np.ndarray:
     level = np.exp(-0.5 * np.sum(distance[..., 1:] ** 2, axis=-1))
     same = np.array([[x == y for y in b.decay] for x in a.decay], bool).reshape(level.shape)
     return np.stack([np.ones_like(level), level, same * level * np.exp(-0.5 * distance[..., 0] ** 2)])
+
+
+def _covariances(settings: np.ndarray, offset: float, runs: Points) -> Iterator[np.ndarray]:
+    """``[runs, runs]`` covariance of measured final losses under each of ``settings[settings, 3]``."""
+    kernels = _kernels(runs, runs)
+    for one in settings:
+        yield _mixed(one[None], offset, kernels)[0] + one[2] ** 2 * np.eye(len(runs.decay))
 
 
 def _mixed(settings: np.ndarray, offset: float, kernels: np.ndarray) -> np.ndarray:

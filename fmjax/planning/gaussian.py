@@ -1,5 +1,7 @@
 """Gaussian conditioning: what several runs and a law's errors have in common, and how likely settings of them are."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 
@@ -9,8 +11,10 @@ def _log_evidence(covariance: np.ndarray, residual: np.ndarray) -> float:
     return float(-0.5 * (fit + np.linalg.slogdet(covariance)[1]))
 
 
-def probabilities(covariances: np.ndarray, residual: np.ndarray, log_prior: np.ndarray | float = 0.0) -> np.ndarray:
-    """``[settings]`` posterior probability of covariances ``[settings, n, n]``, given ``residual[n]``."""
+def probabilities(
+    covariances: Iterable[np.ndarray], residual: np.ndarray, log_prior: np.ndarray | float = 0.0
+) -> np.ndarray:
+    """``[settings]`` posterior probability of each of ``covariances``, ``[n, n]`` all, given ``residual[n]``."""
     odds = np.array([_log_evidence(covariance, residual) for covariance in covariances]) + log_prior
     odds = np.exp(odds - odds.max())
     return odds / odds.sum()

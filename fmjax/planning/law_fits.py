@@ -12,7 +12,7 @@ from fmjax.fitting.option_choice import OptionChoice, choose_options
 from fmjax.fitting.options import FitOptions, precision
 from fmjax.fitting.problem import Problem, prepare
 from fmjax.fitting.records import FitResult, RunMetrics
-from fmjax.fitting.resampling import held_out, leave_one_out_groups
+from fmjax.fitting.resampling import held_out, leave_out_groups
 from fmjax.fitting.sampling import Choices
 from fmjax.laws import Law, make_law
 from fmjax.planning.drift import MOST_DRIFT, drift_from_early_rows, drift_from_shorter
@@ -145,12 +145,12 @@ def _fit(
     group: np.ndarray,
     options: FitOptions,
 ) -> LawFit:
-    without = leave_one_out_groups(group) if group.sum() > 1 else group[None][:0]
+    without = leave_out_groups(group) if group.sum() > 1 else group[None][:0]
     lengths = problem.batch.at[:, -1] + 1
     shorter = group & (lengths < lengths[group].max())
     groups = np.concatenate([group[None], without, shorter[None][: int(shorter.any())]])
     fit, *others = fit_groups(problem, groups, options)
-    errors = held_out(problem, group, others[: len(without)]) if len(without) else ()
+    errors = held_out(problem, group, others[: len(without)], without) if len(without) else ()
     drift = _drift(problem, group, fit, shorter, others[-1] if shorter.any() else None)
     return LawFit(problem, choice, place, peak_lr, group, with_measured_runs(problem, fit, group), errors, drift)
 

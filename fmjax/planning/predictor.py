@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmjax._names import PREFERRED_LAWS
+from fmjax._types import HostNumbers
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.options import FitOptions, precision
 from fmjax.fitting.problem import predict_each
@@ -16,7 +16,7 @@ from fmjax.fitting.records import SAME_PEAK, FitResult, RunMetrics
 from fmjax.fitting.resampling import bootstrap_groups
 from fmjax.fitting.row_effects import batch_effects
 from fmjax.laws import Law
-from fmjax.planning.correction import COMMON_OFFSET, FINAL_LOSS_NOISES, Correction, CorrectionPrior, Points, correctable
+from fmjax.planning.correction import CorrectionPrior, Points, Settings, correctable
 from fmjax.planning.law_fits import LawFit, Weighed, at_peak, law_fits, weigh
 from fmjax.planning.second_run import to_run_next
 from fmjax.searching.results import Cell, SearchResult
@@ -43,6 +43,21 @@ class Prediction(NamedTuple):
     """Expected excess of the final loss over that of the best ratio, over bootstrap samples; NaN without them."""
     model_size: float | None
     """Number of parameters it is for."""
+    samples: "CellSamples"
+    """The cell under each bootstrap sample."""
+
+
+class CellSamples(NamedTuple):
+    """A cell at its best ratio, under each bootstrap sample."""
+
+    place: Points
+    """Where the cell lies at that ratio: one point."""
+    losses: np.ndarray
+    """``[samples]`` predicted final loss, not corrected."""
+    slack: np.ndarray
+    """``[samples]`` corrected loss of the sample's own best ratio over that of the cell's."""
+    drift: float
+    """Standard deviation of the relative error beyond the longest run."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +94,10 @@ class Predictor:
         """Whether any fitted run was trained at this peak rate."""
         return any(abs(curve.peak_lr / peak_lr - 1) < SAME_PEAK for curve in self.curves)
 
-    def predict(self, *, peak_lr: float, anneal_ratio: np.ndarray, seed: int = 0, **grid: Any) -> list[Prediction]:
-        """Searches the ratios for one peak rate; one prediction for each cell of the grid, as for ``search``."""
+    def predict(
+        self, *, peak_lr: HostNumbers, anneal_ratio: np.ndarray, seed: int = 0, **grid: Any
+    ) -> list[Prediction]:
+        """Searches the ratios for peak rates; one prediction for each cell of the grid, as for ``search``."""
         axes: dict[str, Any] = {"peak_lr": peak_lr, "anneal_ratio": anneal_ratio, "keep_losses": True, **grid}
         found = [search(part.fit, samples=part.padded if len(part.padded) else None, **axes) for part in self.samples]
         first, size = found[0], grid.get("model_size") or self.curves[0].model_size  # of several sizes, it is asked for
@@ -105,8 +122,7 @@ class Predictor:
         losses: list[np.ndarray] = []
         correction = None
         for part, own in zip(self.samples, found, strict=True):
-            if part.leads and self.runs.decay:
-                correction = Correction.of(self.runs, part.residuals[0], targets, part.prior)
+            correction = part.settings.at(targets) if part.settings is not None else correction
             drawn = own[1 : 1 + part.drawn]
             if correction is not None:
                 drawn = drawn * np.exp(correction.draw(part.residuals[1:], rng))
@@ -114,7 +130,30 @@ class Predictor:
                 mean = 0.0 if correction is None else correction.mean(part.residuals[0])
                 losses.append((own[0] * np.exp(mean))[None])
             losses.append(drawn)
-        return self._prediction(cell, ratios, np.concatenate(losses), law_ratio, model_size, rng)
+        of_law = np.concatenate([own[1 : 1 + part.drawn] for part, own in zip(self.samples, found, strict=True)])
+        corrected = np.concatenate(losses)
+        best, drift = int(np.argmin(corrected[0])), self._drift(cell.total_steps)
+        slack = corrected[1:].min(axis=1) / corrected[1:, best]
+        samples = CellSamples(targets.take([best]), of_law[:, best], slack, drift)
+        return self._prediction(cell, ratios, corrected, law_ratio, model_size, samples, rng)
+
+    def _drift(self, total_steps: int) -> float:
+        """Standard deviation of the relative error of a run of so many updates beyond the longest fitted one."""
+        far = 0.0 if self.fit.reach is None else np.log(max(total_steps / self.fit.reach.total_steps[1], 1.0))
+        return float(self.drift * far)
+
+    def together(self, cells: Sequence[CellSamples], seed: int) -> np.ndarray:
+        """``[samples, cells]`` corrected losses of cells, drawn jointly; what cells have in common errs alike."""
+        rng, places = np.random.default_rng(seed), Points.joined([cell.place for cell in cells])
+        losses = np.stack([cell.losses for cell in cells], axis=1)
+        drawn: list[np.ndarray] = [np.empty((0, len(cells)))]
+        correction = None
+        for part in self.samples:
+            correction = part.settings.at(places) if part.settings is not None else correction
+            none = np.zeros((part.drawn, len(cells)))
+            drawn.append(none if correction is None else correction.draw(part.residuals[1:], rng))
+        drifts = np.outer(rng.standard_normal(len(losses)), [cell.drift for cell in cells])
+        return losses * np.exp(np.concatenate(drawn) + drifts)
 
     def _prediction(
         self,
@@ -123,11 +162,11 @@ class Predictor:
         losses: np.ndarray,
         law_ratio: float,
         model_size: float | None,
+        samples: CellSamples,
         rng: np.random.Generator,
     ) -> Prediction:
         """The prediction of a cell, from its corrected losses ``[1 + samples, ratios]``."""
-        far = 0.0 if self.fit.reach is None else np.log(max(cell.total_steps / self.fit.reach.total_steps[1], 1.0))
-        drifts = np.append(0.0, self.drift * far * rng.standard_normal(len(losses) - 1))
+        drifts = np.append(0.0, samples.drift * rng.standard_normal(len(losses) - 1))
         losses = losses * np.exp(drifts)[:, None]  # the same at all ratios, so no choice depends on it
         axes, cell = tuple(name for name in cell.outside if name != "loss"), cell.under(ratios, losses)
         cell = cell._replace(outside=axes + (("loss",) if self.fit.doubts(cell.loss, cell.total_steps) else ()))
@@ -136,11 +175,12 @@ class Predictor:
         if not self.is_checked and excess.size:
             nothing = (float("nan"), float("nan"))
             cell, excess = cell._replace(ratio_interval=nothing, loss_interval=nothing), excess[:0]
-        return Prediction(cell, losses[0], law_ratio, float(excess.mean()) if excess.size else float("nan"), model_size)
+        regret = float(excess.mean()) if excess.size else float("nan")
+        return Prediction(cell, losses[0], law_ratio, regret, model_size, samples)
 
 
 def predictors(
-    law: Law | str | None,
+    laws: Sequence[Law | str],
     curves: Sequence[LossCurve],
     peak_lrs: Sequence[float],
     *,
@@ -148,38 +188,39 @@ def predictors(
     samples: int,
     seed: int,
     progress: Callable[[str], None],
+    joint: bool = False,
 ) -> dict[float, Predictor]:
     """A predictor for each peak rate: of its own runs, where there are two and they determine the law, else of all.
 
     Args:
-      law: a law, taken as it is; the name of one, whose effect coefficients are then chosen on the runs; or None for
-        whichever of ``PREFERRED_LAWS`` predicts runs left out of its fit best.
+      laws: of these, the one that predicts runs left out of its fit best; a law is taken as it is, of the name of one
+        the effect coefficients are chosen on the runs.
       curves: the runs at hand.
       peak_lrs: peak rates to predict.
       options: of the fits.
       samples: bootstrap samples; 0 for none.
       seed: seed of the samples.
       progress: called with a few words before each stage.
+      joint: whether all peak rates are predicted by the fit of all runs.
 
     Raises:
       ValueError: as for ``fit``; or no fit can predict a peak rate.
     """
-    laws = PREFERRED_LAWS if law is None else (law,)
     at, wanted = np.array([curve.peak_lr for curve in curves]), list(dict.fromkeys(peak_lrs))
     groups = {peak: np.abs(at / peak - 1) < SAME_PEAK for peak in wanted}
-    own = {peak: group for peak, group in groups.items() if 1 < group.sum() < len(curves)}
+    own = {peak: group for peak, group in groups.items() if not joint and 1 < group.sum() < len(curves)}
     weighed = partial(weigh, rng=np.random.default_rng(seed))
     found = {peak: weighed(fits) for peak, fits in law_fits(laws, curves, own, options, progress).items()}
     chosen = {peak: one for peak, one in found.items() if one.fits}
     if len(chosen) < len(wanted):
         everything = law_fits(laws, curves, {None: np.ones(len(curves), bool)}, options, progress)[None]
-        joint = weighed(everything)
-        if not joint.fits:
+        of_all = weighed(everything)
+        if not of_all.fits:
             peak = next(peak for peak in wanted if peak not in chosen)
             raise ValueError(
                 f"no fit can predict peak_lr {peak:g}: {everything[-1].result.message}{_way_out(everything)}"
             )
-        chosen = {peak: chosen.get(peak, joint) for peak in wanted}
+        chosen = {peak: chosen.get(peak, of_all) for peak in wanted}
     distinct = {one.fits[0].peak_lr: one for one in chosen.values()}  # rates without a fit of their own share one
     made = {rate: _predictor(one, options, samples, seed, progress) for rate, one in distinct.items()}
     return {peak: made[one.fits[0].peak_lr] for peak, one in chosen.items()}
@@ -204,10 +245,8 @@ class LawSamples(NamedTuple):
     """Samples among them."""
     residuals: np.ndarray
     """``[1 + samples, runs]`` log of measured over predicted final loss, of the fit and of each sample."""
-    prior: CorrectionPrior
-    """What is held of the residuals beforehand."""
-    leads: bool
-    """Whether it is the first part of its law: the correction of all of them is made from its residuals."""
+    settings: Settings | None
+    """Of the first part of a law: what corrects all of them, made from its residuals. None without measured losses."""
 
 
 def _losses(found: SearchResult, cell: int) -> np.ndarray:
@@ -253,7 +292,7 @@ def _shared(weighed: Weighed) -> tuple[str, ...]:
 
 def _measured(fit: LawFit) -> np.ndarray:
     """``[runs]`` whose measured final losses correct the law."""
-    return fit.group & correctable(fit.problem.curves)
+    return fit.group & correctable(fit.problem.curves, batches=fit.result.law.spans_batches)
 
 
 def _law_samples(
@@ -287,17 +326,21 @@ def _part(fit: LawFit, law: Law, vector: np.ndarray, drawn: np.ndarray, size: in
     last = {key: value[runs, -1] for key, value in effects.items()}  # stands after the last update
     predicted = np.asarray(predict_each(law, last, np.concatenate([vector[None], padded])))[: 1 + len(drawn)]
     chosen = [problem.curves[run] for run in runs]
-    apart = any(curve.final_loss is not None for curve in chosen)  # else final losses are rows like the others
-    noises = FINAL_LOSS_NOISES if apart else (_row_noise(fit.result),)
+    residuals = np.log([curve.final_loss_measured for curve in chosen]) - np.log(predicted)
     params = dict(zip(law.parameter_names, vector.tolist(), strict=True))
     return LawSamples(
         fit=dataclasses.replace(fit.result, law=law, params=params),
         padded=padded,
         drawn=len(drawn),
-        residuals=np.log([curve.final_loss_measured for curve in chosen]) - np.log(predicted),
-        prior=CorrectionPrior(COMMON_OFFSET if apart else 0.0, noises, HOLDS[fit.choice is not None]),
-        leads=leads,
+        residuals=residuals,
+        settings=_settings(fit, chosen, residuals[0]) if leads and chosen else None,
     )
+
+
+def _settings(fit: LawFit, runs: Sequence[LossCurve], residual: np.ndarray) -> Settings:
+    """What the measured final losses of runs show of how the law errs."""
+    prior = CorrectionPrior.of(runs, _row_noise(fit.result), HOLDS[fit.choice is not None])
+    return Settings.of(Points.of(runs, batches=fit.result.law.spans_batches), residual, prior)
 
 
 def _row_noise(result: FitResult) -> float:

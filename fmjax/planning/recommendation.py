@@ -1,13 +1,15 @@
 """``recommend``: the main job in one call, from runs and a target to a schedule."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmjax._checks import finite, positive, require, whole
+from fmjax._checks import finite, positive, require
 from fmjax._json import Record, plain
+from fmjax._names import PREFERRED_LAWS
 from fmjax._types import HostNumbers
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.exporters.snippets import optax_snippet
@@ -15,12 +17,17 @@ from fmjax.fitting.fitted_runs import FittedRuns, PlanShape
 from fmjax.fitting.options import MANY_FITS, FitOptions, fitting_verb
 from fmjax.fitting.problem import with_rows
 from fmjax.fitting.records import FitResult, RunMetrics
-from fmjax.laws import Law
+from fmjax.laws import Law, make_law
 from fmjax.planning.predictor import Prediction, Predictor, predictors
+from fmjax.planning.regions import Region, region_of
 from fmjax.planning.second_run import to_run_next
+from fmjax.planning.targets import Target, Targets
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import Cell
 from fmjax.searching.sweeps import SEARCHED_RATIOS
+
+OUTSIDE = frozenset(("peak_lr", "tokens_per_step"))
+"""What a choice over rates and batches keeps within the fitted runs, if it can."""
 
 
 class Choice(NamedTuple):
@@ -41,7 +48,8 @@ class Choice(NamedTuple):
     per_rate: bool
     """Whether the fit is of this peak rate's runs alone, or of all runs."""
     known_rate: bool
-    """Whether any fitted run was trained at this peak rate."""
+    """Whether any fitted run was trained at this peak rate; of a plan over several batches or sizes, whether rate and
+    batch lie within those of the fitted runs."""
     held_out: tuple[RunMetrics, ...]
     """Each fitted run as predicted from a fit of the others."""
     samples: int
@@ -58,9 +66,13 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Recommendation(Record):
-    """Schedules recommended for a target: one ``Choice`` for each peak rate and decay shape."""
+    """Schedules recommended for a target: one ``Choice`` for each peak rate and decay shape.
+
+    Of a plan over several batches, sizes or lengths also one for each of these, and a ``Region`` for each budget.
+    """
 
     total_steps: int
+    """Number of updates, of the best choice where they differ."""
     anneal_ratio: np.ndarray
     """``[ratios]`` ratios searched."""
     choices: tuple[Choice, ...]
@@ -68,6 +80,8 @@ class Recommendation(Record):
     """Warmup, initial and final rate that were taken from the runs; the final rate as a share of the peak."""
     notes: tuple[str, ...] = ()
     """What holds of every choice: runs left out, and what was taken from the runs."""
+    regions: tuple[Region, ...] = ()
+    """Of a plan over several batches, sizes or lengths: what to choose for each budget."""
 
     @property
     def law(self) -> Law:
@@ -82,11 +96,20 @@ class Recommendation(Record):
         """
         return min(self.choices, key=lambda one: (not one.cell.is_offered, not one.known_rate, one.cell.loss))
 
+    @property
+    def best_region(self) -> Region:
+        """The region that the best choice belongs to, of a plan that has regions."""
+        return next(one for one in self.regions if self.choices[one.points[one.best].choice] is self.best)
+
     def to_dict(self) -> dict[str, object]:
         """The recommendation as plain values for JSON."""
-        choices = [_choice_dict(choice) for choice in self.choices]
-        best = self.choices.index(self.best)
+        best = next(i for i, choice in enumerate(self.choices) if choice is self.best)
+        choices = [
+            {**_choice_dict(choice), **({} if self.regions and i != best else _evidence_dict(choice))}
+            for i, choice in enumerate(self.choices)
+        ]
         record = {"law": self.law.name, "options": self.law.options(), "best": best, "choices": choices}
+        record |= {"regions": [region.to_dict() for region in self.regions]} if self.regions else {}
         return plain({**record, "taken_from_fitted_runs": self.taken, "notes": self.notes})
 
 
@@ -94,21 +117,28 @@ def _choice_dict(choice: Choice) -> dict[str, object]:
     found = choice.fit
     return {
         **choice.cell._asdict(),
+        "anneal_steps": choice.schedule.anneal_steps,
         "law": found.law.name,
         "law_ratio": choice.law_ratio,
         "regret": choice.regret,
         "warmup_steps": choice.schedule.warmup_steps,
         "init_lr": choice.schedule.init_lr,
-        "optax": optax_snippet(choice.schedule),
         "per_rate": choice.per_rate,
         "known_rate": choice.known_rate,
         "samples": choice.samples,
-        "params": found.params,
         "status": found.status,
         "held_out_mape_percent": choice.held_out_mape_percent,
-        "held_out": [run._asdict() for run in choice.held_out],
-        "fitted": [run._asdict() for run in found.runs],
         "notes": choice.notes,
+    }
+
+
+def _evidence_dict(choice: Choice) -> dict[str, object]:
+    """The schedule as code and the fit; of a plan over batches or sizes, all choices share one fit."""
+    return {
+        "optax": optax_snippet(choice.schedule),
+        "params": choice.fit.params,
+        "held_out": [run._asdict() for run in choice.held_out],
+        "fitted": [run._asdict() for run in choice.fit.runs],
     }
 
 
@@ -116,7 +146,7 @@ def _choice_dict(choice: Choice) -> dict[str, object]:
 def recommend(
     curves: Sequence[LossCurve],
     *,
-    total_steps: int,
+    total_steps: HostNumbers | None = None,
     peak_lr: HostNumbers,
     law: Law | str | None = None,
     anneal_ratio: HostNumbers = SEARCHED_RATIOS,
@@ -124,8 +154,10 @@ def recommend(
     final_lr: float | None = None,
     warmup_steps: int | None = None,
     init_lr: float | None = None,
-    model_size: float | None = None,
-    tokens_per_step: float | None = None,
+    model_size: HostNumbers | None = None,
+    tokens_per_step: HostNumbers | None = None,
+    total_tokens: HostNumbers | None = None,
+    flops: HostNumbers | None = None,
     samples: int = 200,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -141,9 +173,14 @@ def recommend(
     ones, per e-fold of updates; where all have one length, by what the first half of their rows misses at their ends;
     by at least 0.2 and at most 1 percent (``planning/drift.py``).
 
+    Over several batches, model sizes or lengths, one fit of all runs predicts all, by a law that has them as its terms,
+    and final losses of cosines correct it as well. ``regions`` then has for each budget (a length at a model size, or
+    an amount of compute) the best rate and batch, all that are near-optimal, the regret to expect, and what each batch
+    or size costs at equal tokens or compute. The best has a rate and a batch within those of the runs, if any has.
+
     Args:
       curves: the runs at hand.
-      total_steps: number of updates T of the target.
+      total_steps: number of updates T of the target, one or many.
       peak_lr: its peak rates, one or many.
       law: by default whichever of "intrinsic-momentum" and "lr-annealing" predicts runs left out of its fit best; the
         name of a law, whose effect coefficients are then chosen on the runs (``select`` by objective, without
@@ -153,9 +190,12 @@ def recommend(
       final_lr: rate the anneal ends at; by default the median of the runs' shares of the peak rate.
       warmup_steps: updates of warmup; by default the median of the runs'.
       init_lr: rate of update 0; by default the median of the runs'.
-      model_size: number of parameters of the target, for runs of several sizes.
-      tokens_per_step: tokens an update of the target, for runs of several batch sizes, which only a law with the batch
-        size in it can then predict.
+      model_size: number of parameters of the target, one or many, for runs of several sizes.
+      tokens_per_step: tokens an update of the target, one or many, for runs of several batch sizes, which only a law
+        with the batch size in it can then predict. By default that of the runs, where they have one.
+      total_tokens: tokens of the target, one or many, in place of ``total_steps``, which follow from the batch.
+      flops: operations of its training, one or many, in place of both: C = 6 N D. Sizes N are then chosen among those
+        of ``model_size``, by default from half the smallest fitted to four times the largest; D follows.
       samples: bootstrap samples behind the intervals; 0 for none.
       seed: seed of the samples.
       progress: called with a few words before each stage.
@@ -171,30 +211,81 @@ def recommend(
     True
     """
     require(len(curves) > 0, "expected at least one run, found none")
-    steps = whole(total_steps, "total_steps", least=1)
     peaks = [positive(lr, "peak_lr") for lr in np.atleast_1d(np.asarray(peak_lr)).tolist()]
     require(peaks, "expected at least one peak_lr, found none")
     say = progress or (lambda stage: None)
     curves, left_out = with_rows(curves, options)
     final = None if final_lr is None else finite(final_lr, "final_lr")
     told: dict[str, Any] = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": final}
-    shape = PlanShape.of(FittedRuns.of(curves), longest_warmup=steps, peak_lr=peaks, **told)
-    fits = predictors(law, curves, peaks, options=options, samples=samples, seed=seed, progress=say)
+    runs = FittedRuns.of(curves)
+    lengths: dict[str, Any] = {"total_steps": total_steps, "total_tokens": total_tokens, "flops": flops}
+    targets = Targets.of(runs, **lengths, model_size=model_size, tokens_per_step=tokens_per_step)
+    shortest = min(target.total_steps for target in targets.each)
+    shape = PlanShape.of(runs, longest_warmup=shortest, peak_lr=peaks, **told)
+    laws = (law,) if law is not None else _preferred_laws(targets, runs)
+    fits = predictors(
+        laws, curves, peaks, options=options, samples=samples, seed=seed, progress=say, joint=targets.joint
+    )
     ratios = np.atleast_1d(np.asarray(anneal_ratio, float))
-    target = {"total_steps": steps, "decay": decay, "warmup_steps": shape.warmup_steps}
-    target |= {"init_lr": shape.init_lr, "model_size": model_size, "tokens_per_step": tokens_per_step}
-    choices: list[Choice] = []
-    for peak in peaks:
-        say(f"searching {ratios.size} ratios at peak rate {peak:g}")
-        ends = shape.final_at(peak)
-        found = fits[peak].predict(peak_lr=peak, anneal_ratio=ratios, seed=seed, final_lr=ends, **target)
-        choices += [_choice(one, fits[peak], shape) for one in found]
-    doubts = [choice.fit.doubts(choice.cell.loss, steps) for choice in choices]
+    plan: dict[str, Any] = {"anneal_ratio": ratios, "decay": decay, "seed": seed}
+    plan |= {"warmup_steps": shape.warmup_steps, "init_lr": shape.init_lr}
+    found: list[tuple[Target, Predictor, Prediction]] = []
+    for target in targets.each:
+        of = {name: value for name, value in target._asdict().items() if name != "budget"}
+        for some in [peaks] if targets.joint else [[peak] for peak in peaks]:
+            at = f"peak rate {some[0]:g}" if len(some) == 1 else f"each of {len(some)} peak rates"
+            say(f"searching {ratios.size} ratios at {at}{_where(target, targets)}")
+            by = fits[some[0]]
+            ends = None if targets.joint and shape.final_is_share else shape.final_at(some[0])
+            predicted = by.predict(peak_lr=some, final_lr=ends, **of, **plan)
+            found += [(target, by, one) for one in predicted]
+    choices = tuple(_choice(one, by, shape, joint=targets.joint) for _, by, one in found)
+    doubts = [choice.fit.doubts(choice.cell.loss, choice.cell.total_steps) for choice in choices]
     require(not all(doubts), f"no schedule can be recommended: {''.join(doubts[0])}; plan nearer to the runs")
-    return Recommendation(steps, ratios, tuple(choices), shape.taken, (*left_out, *shape.notes))
+    plans = Recommendation(shortest, ratios, choices, shape.taken, (*left_out, *shape.notes))
+    if not targets.joint:
+        return plans
+    regions = tuple(_regions(targets, found, choices, seed))
+    return dataclasses.replace(plans, total_steps=plans.best.cell.total_steps, regions=regions)
 
 
-def _choice(found: Prediction, by: Predictor, shape: PlanShape) -> Choice:
+def _preferred_laws(targets: Targets, runs: FittedRuns) -> tuple[str, ...]:
+    """Laws to compare; where batches are chosen among, those that have the batch size in them."""
+    if len({target.tokens_per_step for target in targets.each}) < 2:
+        return PREFERRED_LAWS
+    made = {name: make_law(name).spanning(runs.model_size, runs.tokens_per_step) for name in PREFERRED_LAWS}
+    return tuple(name for name, law in made.items() if law.spans_batches)
+
+
+def _where(target: Target, targets: Targets) -> str:
+    """What else a search is for, where it differs."""
+    if not targets.joint:
+        return ""
+    told = ((target.model_size, "parameters"), (target.tokens_per_step, "tokens an update"))
+    return "".join(f", {value:.3g} {what}" for value, what in told if value is not None)
+
+
+def _regions(
+    targets: Targets,
+    found: Sequence[tuple[Target, Predictor, Prediction]],
+    choices: Sequence[Choice],
+    seed: int,
+) -> Iterator[Region]:
+    """The region of each budget, among rates and batches within those of the runs, or all where there are none.
+
+    A budget for which no loss can be right has none.
+    """
+    for place, budget in enumerate(targets.budgets):
+        own = [i for i, (target, *_) in enumerate(found) if target.budget == place and choices[i].cell.is_offered]
+        own = [i for i in own if choices[i].known_rate] or own
+        if own:
+            cells, by = [found[i][2].samples for i in own], found[0][1]
+            slack = np.stack([cell.slack for cell in cells], axis=1)[: None if by.is_checked else 0]
+            drawn = by.together(cells, seed) if by.is_checked else slack
+            yield region_of(budget, own, [choices[i].cell for i in own], drawn, slack)
+
+
+def _choice(found: Prediction, by: Predictor, shape: PlanShape, *, joint: bool) -> Choice:
     return Choice(
         cell=found.cell,
         losses=found.losses,
@@ -203,10 +294,12 @@ def _choice(found: Prediction, by: Predictor, shape: PlanShape) -> Choice:
         schedule=found.cell.schedule(shape.warmup_steps, shape.init_lr),
         fit=by.fit,
         per_rate=by.peak_lr is not None,
-        known_rate=by.knows(found.cell.peak_lr),
+        known_rate=not {"peak_lr", "tokens_per_step"} & {*found.cell.outside}
+        if joint
+        else by.knows(found.cell.peak_lr),
         held_out=by.held_out,
         samples=by.sampled,
-        notes=_notes(found, by),
+        notes=(*_notes(found, by), *(_notes_on_reach(found, by) if joint else _notes_on_rates(found, by))),
     )
 
 
@@ -223,11 +316,6 @@ def _notes(found: Prediction, by: Predictor) -> tuple[str, ...]:
     notes = [*by.fit.doubts(cell.loss, cell.total_steps), *by.fit.notes, *by.notes]
     notes += [] if reach is None else [*reach.longer(cell.total_steps)]
     notes += [] if by.is_checked else [_unchecked(by)]
-    peaks = sorted({curve.peak_lr for curve in by.curves})
-    if not by.knows(cell.peak_lr):
-        notes.append(f"no run has this peak rate; fitted on {peaks[0]:g} ... {peaks[-1]:g}")
-    elif len(peaks) > 1:
-        notes.append(f"fitted jointly over peak rates {peaks[0]:g} ... {peaks[-1]:g}")
     largest, target = max((curve.model_size or 0 for curve in by.curves), default=0), found.model_size or 0
     if target > largest * (1 + 1e-6):
         notes.append(
@@ -244,3 +332,25 @@ def _notes(found: Prediction, by: Predictor) -> tuple[str, ...]:
     if by.fit.status == "at-bound":
         notes.append(by.fit.message)
     return tuple(notes)
+
+
+def _notes_on_rates(found: Prediction, by: Predictor) -> Iterator[str]:
+    """Where the peak rate lies among those of the runs."""
+    peaks = sorted({curve.peak_lr for curve in by.curves})
+    if not by.knows(found.cell.peak_lr):
+        yield f"no run has this peak rate; fitted on {peaks[0]:g} ... {peaks[-1]:g}"
+    elif len(peaks) > 1:
+        yield f"fitted jointly over peak rates {peaks[0]:g} ... {peaks[-1]:g}"
+
+
+def _notes_on_reach(found: Prediction, by: Predictor) -> Iterator[str]:
+    """Where rate, size and batch lie outside those of the runs."""
+    cell, reach = found.cell, by.fit.reach
+    if reach is None:
+        return
+    if not reach.has_peak(cell.peak_lr):
+        low, high = reach.peak_lr
+        yield f"peak rate {cell.peak_lr:.4g} lies outside those fitted, {low:.4g} ... {high:.4g}"
+    smaller = cell.model_size is not None and reach.model_size is not None and cell.model_size < reach.model_size[0]
+    told = cell.model_size if smaller else None, cell.tokens_per_step  # of larger sizes there is a note of its own
+    yield from reach.other_models(*(None if value is None else np.array([value]) for value in told))

@@ -8,6 +8,7 @@ from fmjax.plotting.forecasts import changes_from_planned, forecast_of, save_for
 from fmjax.plotting.maps import heat_map, losses_by_rate_and_ratio
 from fmjax.plotting.optima import optima_against, regret_against_ratio, save_transfer
 from fmjax.plotting.recommendations import excess_against_ratio, loss_against_ratio, save_recommendation
+from fmjax.plotting.regions import best_against_size, loss_against_batch, loss_against_size, loss_over_rate_and_batch
 from fmjax.plotting.schedules import annealing_momenta, forward_effects, rates, save_schedules
 from fmjax.plotting.searches import best_losses, best_ratios, save_search
 from fmjax.plotting.style import COLORS
@@ -15,6 +16,7 @@ from fmjax.plotting.style import COLORS
 __all__ = [
     "COLORS",
     "annealing_momenta",
+    "best_against_size",
     "best_losses",
     "best_ratios",
     "bootstrap_cloud",
@@ -27,7 +29,10 @@ __all__ = [
     "forecast_of",
     "forward_effects",
     "heat_map",
+    "loss_against_batch",
     "loss_against_ratio",
+    "loss_against_size",
+    "loss_over_rate_and_batch",
     "losses_by_rate_and_ratio",
     "optima_against",
     "rates",

@@ -62,7 +62,8 @@ def _ridge(peaks: np.ndarray, best: np.ndarray, ax: "Axes") -> None:
 def losses_by_rate_and_ratio(found: Recommendation | SearchResult, ax: "Axes | None" = None) -> "Axes":
     """``heat_map`` of a recommendation for several peak rates, or of a search that kept its losses.
 
-    Where there are several numbers of updates, decays or final rates, those of the least loss are shown.
+    Where there are several model sizes, batches, numbers of updates, decays or final rates, those of the least loss
+    are shown.
 
     Raises:
       ValueError: fewer than two peak rates or ratios, or a search that did not keep its losses.
@@ -85,5 +86,5 @@ def _cells(found: Recommendation | SearchResult) -> list[tuple[Cell, np.ndarray]
     return list(zip(found.cells, found.losses, strict=True))
 
 
-def _fixed(cell: Cell) -> tuple[float | str, ...]:
-    return cell.total_steps, cell.decay, cell.final_lr
+def _fixed(cell: Cell) -> tuple[float | str | None, ...]:
+    return cell.model_size, cell.tokens_per_step, cell.total_steps, cell.decay, cell.final_lr

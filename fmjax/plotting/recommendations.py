@@ -9,6 +9,7 @@ from fmjax.curves.loss_curve import LossCurve
 from fmjax.planning.recommendation import Choice, Recommendation
 from fmjax.plotting.fits import curves_and_fits
 from fmjax.plotting.maps import losses_by_rate_and_ratio
+from fmjax.plotting.regions import save_regions
 from fmjax.plotting.style import Path, axes_or_new, color_of, legend, legend_below, look_of, picture, title
 from fmjax.searching.results import NEAR
 
@@ -73,8 +74,12 @@ def _interval(choice: Choice, height: float, color: str, ax: "Axes") -> None:
 def save_recommendation(found: Recommendation, curves: Sequence[LossCurve], path: Path) -> None:
     """Draws curves with fits beside loss and excess against ratio, and writes the picture to ``path``.
 
-    For three peak rates and more also the map of losses over peak rate and ratio.
+    For three peak rates and more also the map of losses over peak rate and ratio. Of a plan over batches, sizes or
+    lengths it draws what ``plotting.regions`` has instead.
     """
+    if found.regions:
+        save_regions(found, path)
+        return
     mapped = len({choice.cell.peak_lr for choice in found.choices}) > 2 and found.anneal_ratio.size > 1
     fitted = {run.name for run in found.best.fit.runs}
     with picture(path, 10 if mapped else 14, 7.5 if mapped else 4) as figure:

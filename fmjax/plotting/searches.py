@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NAMES = {"peak_lr": "peak learning rate", "total_steps": "updates"}
-FORMS = {"total_steps": "{} updates", "decay": "{}", "final_lr": "final rate {:g}"}
+FORMS = {
+    **{"model_size": "{:.3g} parameters", "tokens_per_step": "{:.3g} tokens a step"},
+    **{"total_steps": "{} updates", "decay": "{}", "final_lr": "final rate {:g}"},
+}
 """How labels name what differs between series."""
 
 

@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 
-from fmjax._names import LEVEL
 from fmjax.fitting.records import FitResult
 from fmjax.planning.recommendation import Choice, Recommendation
 from fmjax.report.markup import NONE, Html, element, interval_text, number_text, pairs, section, table
+from fmjax.report.regions import SHARE, region_tables
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import NEAR, Cell, SearchResult
 
 CELLS_ON_PAGE = 200
 """Cells of a search that its table shows."""
 
-SHARE = f"{100 * LEVEL:g} % interval"
 _FALLS = {"linear": "in a straight line", "1-sqrt": "as one minus a square root", "cosine": "as a cosine"}
 
 
@@ -54,7 +53,9 @@ def lead(cell: Cell, what: str) -> Html:
 def cell_rows(cell: Cell, schedule: WSD) -> list[tuple[str, object]]:
     """Names and values of what was found."""
     edge = "; at the edge of those searched" if cell.at_edge else ""
+    told = (("parameters", cell.model_size), ("tokens an update", cell.tokens_per_step))
     return [
+        *((name, f"{value:.4g}") for name, value in told if value is not None),
         ("annealing ratio", f"{cell.best_ratio:.3g}{_ends(cell.ratio_interval, '.2f')}{edge}"),
         (f"ratios within {NEAR:g} of the best loss", interval_text(cell.interval)),
         ("predicted final loss", f"{cell.loss:.4f}{_ends(cell.loss_interval, '.4f')}"),
@@ -76,7 +77,7 @@ def recommended(found: Recommendation) -> Html:
     rows.insert(3, ("expected regret", regret(best.regret)))
     rows.append(("predicted by", f"{best.fit.law.name}, fitted to {_fitted_on(best)}"))
     rows.append(("mean error on runs left out", f"{number_text(best.held_out_mape_percent, '.3f')} %"))
-    others = _choices(found) if len(found.choices) > 1 else []
+    others = region_tables(found) if found.regions else _choices(found) if len(found.choices) > 1 else []
     return section("answer", "Recommendation", lead(best.cell, "predicted for this"), pairs(rows), *others)
 
 

@@ -57,8 +57,16 @@ def _lines(found: Searched) -> list[int]:
 
 
 def _is_beside(cell: Cell, best: Cell) -> bool:
-    here, there = ((one.peak_lr, one.decay, one.final_lr) for one in (cell, best))
-    return cell.total_steps == best.total_steps and sum(a != b for a, b in zip(here, there, strict=True)) < 2
+    return sum(a != b for a, b in zip(_fixed(cell), _fixed(best), strict=True)) < 2 and _of_run(cell) == _of_run(best)
+
+
+def _fixed(cell: Cell) -> tuple[object, ...]:
+    """What is fixed in a cell, the peak rate first."""
+    return cell.peak_lr, cell.decay, cell.final_lr, *_of_run(cell)
+
+
+def _of_run(cell: Cell) -> tuple[object, ...]:
+    return cell.total_steps, cell.model_size, cell.tokens_per_step
 
 
 def _range(best: Cell, shown: Sequence[Cell], tops: list[float]) -> list[float]:
@@ -156,7 +164,7 @@ def _heat(found: Searched, rows: list[int], height: np.ndarray) -> Chart:
 def _rates(found: Searched) -> list[int]:
     """Cells that differ from the best in nothing but the peak rate, at most ``MOST_RATES``, by peak rate."""
     best = found.cells[found.best]
-    alike = [i for i, cell in enumerate(found.cells) if cell._replace(peak_lr=best.peak_lr)[:4] == best[:4]]
+    alike = [i for i, cell in enumerate(found.cells) if _fixed(cell)[1:] == _fixed(best)[1:]]
     alike = sorted(alike, key=lambda i: found.cells[i].peak_lr)
     return [alike[k] for k in spread_evenly(len(alike), MOST_RATES, alike.index(found.best))]
 

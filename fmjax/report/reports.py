@@ -17,6 +17,7 @@ from fmjax.report.loss_charts import Searched
 from fmjax.report.markup import Html
 from fmjax.report.origin import Paths, reproduction
 from fmjax.report.page import assembled, charts_section
+from fmjax.report.regions import region_map
 from fmjax.searching.results import NEAR, Cell, SearchResult
 
 LINKS = {
@@ -41,6 +42,10 @@ FIGURES = {
     "map": (
         "Predicted loss over annealing ratio and peak rate",
         "Brighter is lower. The line joins the best ratio of each peak rate; the star is the answer.",
+    ),
+    "batches": (
+        "Predicted loss over peak rate and batch",
+        "Above the best, each at its best annealing ratio. Dots mark the near-optimal choices; the star is the best.",
     ),
     "rates": (
         "Learning rate of the planned run",
@@ -76,7 +81,10 @@ def recommendation_page(
         "rates": loss_charts.schedule_chart(best.schedule),
     }
     rest = (quality.quality(quality.fits_of(found)), assumptions.assumed(found))
-    title = f"Annealing ratio for {found.total_steps} updates"
+    if found.regions and (heat := region_map(found.best_region)) is not None:
+        drawn["batches"] = heat
+    over = "Peak rate, batch and annealing ratio" if found.regions else "Annealing ratio"
+    title = f"{over} for {found.total_steps} updates"
     return _page(title, answers.recommended(found), drawn, rest, reproduction(command, inputs, best.schedule))
 
 

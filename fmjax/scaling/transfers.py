@@ -9,6 +9,7 @@ import numpy as np
 
 from fmjax._checks import require
 from fmjax._json import Record, plain
+from fmjax._names import PREFERRED_LAWS
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fitted_runs import of_batches
 from fmjax.fitting.options import MANY_FITS, FitOptions, fitting_verb
@@ -152,7 +153,8 @@ def transfer(
     curves, left_out = with_rows(curves, options)
     groups, say = tried(curves), progress or (lambda stage: None)
     require(groups, "expected runs that differ in nothing but their annealing ratio, found none")
-    by = partial(predictors, law, options=options, samples=samples, seed=seed, progress=say)
+    laws = PREFERRED_LAWS if law is None else (law,)
+    by = partial(predictors, laws, options=options, samples=samples, seed=seed, progress=say)
     say(f"predicting {len(groups)} cells")
     predicted = _predicted(by, curves, groups)
     ahead = foretell(groups, curves, by, say)

@@ -1,7 +1,11 @@
-"""The grid of a search: cells (total steps x peak rate x decay x final rate), and the annealing ratios of each."""
+"""The grid of a search: cells, and the annealing ratios of each.
+
+A cell is a model size, a batch, a length, a peak rate, a decay and a final rate.
+"""
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,7 +23,7 @@ MOST_RATIOS = 2**24
 
 
 class Part(NamedTuple):
-    """Cells that are computed together: same total steps and decay, a run of (peak rate, final rate) pairs."""
+    """Cells that are computed together: one size, batch, length and decay, a run of (peak rate, final rate) pairs."""
 
     number: int
     total_steps: int
@@ -30,12 +34,15 @@ class Part(NamedTuple):
     """``[rows]``."""
     cells: np.ndarray
     """``[rows]`` index of each cell in the grid."""
+    model_size: float | None = None
+    tokens_per_step: float | None = None
 
 
 class Grid(NamedTuple):
     """Checked axes of a search."""
 
     total_steps: np.ndarray
+    """``[lengths]``; where ``total_tokens`` are told, the updates that follow, ``[batches * lengths]``."""
     peak_lr: np.ndarray
     decay: tuple[str, ...]
     final_lr: np.ndarray
@@ -44,12 +51,15 @@ class Grid(NamedTuple):
     init_lr: float
     final_is_share: bool = False
     """Whether ``final_lr`` holds shares of the peak rate instead of rates."""
+    model_size: np.ndarray | None = None
+    tokens_per_step: np.ndarray | None = None
+    total_tokens: np.ndarray | None = None
 
     @classmethod
     def of(
         cls,
         *,
-        total_steps: HostNumbers,
+        total_steps: HostNumbers | None = None,
         peak_lr: HostNumbers,
         decay: str | Sequence[str],
         final_lr: HostNumbers,
@@ -57,14 +67,18 @@ class Grid(NamedTuple):
         warmup_steps: int,
         init_lr: float,
         final_is_share: bool = False,
+        model_size: HostNumbers | None = None,
+        tokens_per_step: HostNumbers | None = None,
+        total_tokens: HostNumbers | None = None,
     ) -> "Grid":
         """The grid of these axes, one value or many on each.
 
         Raises:
           ValueError: naming the axis, what was expected and what was found.
         """
+        batches, tokens = told_axis(tokens_per_step, "tokens_per_step"), told_axis(total_tokens, "total_tokens")
         grid = cls(
-            total_steps=axis_of(total_steps, "total_steps"),
+            total_steps=lengths_of(total_steps, tokens, batches),
             peak_lr=axis_of(peak_lr, "peak_lr"),
             decay=tuple(choose(name, DECAYS, "decay") for name in ([decay] if isinstance(decay, str) else decay)),
             final_lr=axis_of(final_lr, "final_lr"),
@@ -72,6 +86,9 @@ class Grid(NamedTuple):
             warmup_steps=whole(warmup_steps, "warmup_steps"),
             init_lr=finite(init_lr, "init_lr"),
             final_is_share=final_is_share,
+            model_size=told_axis(model_size, "model_size"),
+            tokens_per_step=batches,
+            total_tokens=tokens,
         )
         grid._check()
         return grid._replace(total_steps=grid.total_steps.astype(np.int64))
@@ -102,15 +119,16 @@ class Grid(NamedTuple):
         require(ratios <= MOST_RATIOS, f"{ratios} annealing ratios are too many for a cell: at most {MOST_RATIOS}")
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Lengths of the axes of cells."""
-        return self.total_steps.size, self.peak_lr.size, len(self.decay), self.final_lr.size
+    def shape(self) -> tuple[int, int, int, int, int, int]:
+        """Lengths of the axes of cells: sizes, batches, lengths, peak rates, decays, final rates."""
+        sizes, batches = (1 if axis is None else axis.size for axis in (self.model_size, self.tokens_per_step))
+        lengths = self.total_steps.size if self.total_tokens is None else self.total_tokens.size
+        return sizes, batches, lengths, self.peak_lr.size, len(self.decay), self.final_lr.size
 
     @property
     def cells(self) -> int:
         """Number of cells."""
-        t, p, d, f = self.shape
-        return t * p * d * f
+        return math.prod(self.shape)
 
     @property
     def candidates(self) -> int:
@@ -119,8 +137,22 @@ class Grid(NamedTuple):
 
     def cell(self, index: int) -> tuple[int, float, str, float]:
         """(total_steps, peak_lr, decay, final_lr) of a cell."""
-        t, p, d, f = np.unravel_index(index, self.shape)
-        return int(self.total_steps[t]), float(self.peak_lr[p]), self.decay[d], float(self._final(p, f))
+        _, b, t, p, d, f = np.unravel_index(index, self.shape)
+        return self._steps(int(b), int(t)), float(self.peak_lr[p]), self.decay[d], float(self._final(p, f))
+
+    def model(self, index: int) -> tuple[float | None, float | None]:
+        """(model_size, tokens_per_step) of a cell, None where it was not told."""
+        n, b, *_ = np.unravel_index(index, self.shape)
+        return self._model(int(n), int(b))
+
+    def _model(self, size: int, batch: int) -> tuple[float | None, float | None]:
+        axes = zip((self.model_size, self.tokens_per_step), (size, batch), strict=True)
+        told = [None if axis is None else float(axis[at]) for axis, at in axes]
+        return told[0], told[1]
+
+    def _steps(self, batch: int, length: int) -> int:
+        """Updates of a length at a batch."""
+        return int(self.total_steps[length if self.total_tokens is None else batch * self.total_tokens.size + length])
 
     def _final(self, peak: np.ndarray | np.integer, final: np.ndarray | np.integer) -> np.ndarray:
         """Final rates of pairs of places on the axes of peak and final rates."""
@@ -138,8 +170,8 @@ class Grid(NamedTuple):
 
     def count_parts(self, rows: int) -> int:
         """Number of parts of at most ``rows`` cells."""
-        steps, peaks, decays, finals = self.shape
-        return steps * decays * -(-peaks * finals // rows)
+        sizes, batches, lengths, peaks, decays, finals = self.shape
+        return sizes * batches * lengths * decays * -(-peaks * finals // rows)
 
     def count_rows(self, number: int, rows: int) -> int:
         """Number of cells of one of these parts."""
@@ -148,13 +180,14 @@ class Grid(NamedTuple):
 
     def part(self, number: int, rows: int) -> Part:
         """One of the parts of at most ``rows`` cells."""
-        _, peaks, decays, finals = self.shape
+        *outer_axes, peaks, decays, finals = self.shape
         pairs = peaks * finals
         outer, run = divmod(number, -(-pairs // rows))
-        t, d = divmod(outer, decays)
+        n, b, t, d = (int(at) for at in np.unravel_index(outer, (*outer_axes, decays)))
         p, f = np.divmod(np.arange(run * rows, min((run + 1) * rows, pairs)), finals)
-        cells = np.ravel_multi_index((np.full_like(p, t), p, np.full_like(p, d), f), self.shape)
-        return Part(number, int(self.total_steps[t]), self.decay[d], self.peak_lr[p], self._final(p, f), cells)
+        cells = np.ravel_multi_index((*(np.full_like(p, at) for at in (n, b, t)), p, np.full_like(p, d), f), self.shape)
+        rates = self.peak_lr[p], self._final(p, f)
+        return Part(number, self._steps(b, t), self.decay[d], *rates, cells, *self._model(n, b))
 
     def parts(self, rows: int) -> Iterator[Part]:
         """The grid in parts of at most ``rows`` cells."""
@@ -162,8 +195,8 @@ class Grid(NamedTuple):
 
     def to_dict(self) -> dict[str, object]:
         """The axes as plain values; long ones as their length, ends and digest."""
-        named = {name: _described(value) for name, value in self._asdict().items()}
-        return named if self.final_is_share else {name: x for name, x in named.items() if name != "final_is_share"}
+        told = {name: value for name, value in self._asdict().items() if value is not None and value is not False}
+        return {name: _described(value) for name, value in told.items()}
 
 
 def axis_of(values: HostNumbers, name: str) -> np.ndarray:
@@ -177,6 +210,28 @@ def axis_of(values: HostNumbers, name: str) -> np.ndarray:
     require(axis.ndim == 1, f"{name}: expected one number or a list of them, got shape {axis.shape}")
     _every(axis, np.isfinite(axis), finite, name)
     return axis
+
+
+def told_axis(values: HostNumbers | None, name: str) -> np.ndarray | None:
+    """Values of an axis that need not be told, all above zero."""
+    if values is None:
+        return None
+    axis = axis_of(values, name)
+    _every(axis, axis > 0, positive, name)
+    return axis
+
+
+def lengths_of(steps: HostNumbers | None, tokens: np.ndarray | None, batches: np.ndarray | None) -> np.ndarray:
+    """Updates as told; or ``[batches * lengths]``, the whole number nearest to total tokens over tokens an update."""
+    require(
+        (steps is None) != (tokens is None),
+        "expected either total_steps or total_tokens, found " + ("neither" if steps is None else "both"),
+    )
+    if steps is not None:
+        return axis_of(steps, "total_steps")
+    if batches is None:
+        raise ValueError("total_tokens needs tokens_per_step, as updates follow from both")
+    return np.maximum(np.rint(tokens / batches[:, None]), 1.0).ravel()
 
 
 def _every(axis: np.ndarray, good: np.ndarray, check: Callable[[float, str], object], name: str) -> None:

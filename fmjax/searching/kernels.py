@@ -72,8 +72,6 @@ class Kernel(NamedTuple):
     vectors: np.ndarray
     """``[vectors, parameters]`` the fit, and bootstrap samples of it."""
     grid: Grid
-    log_n: float
-    """Log of the model size."""
     dtype: str
     layout: Layout
 
@@ -133,8 +131,11 @@ class Kernel(NamedTuple):
         """What all candidates of a part share."""
         grid = self.grid
         run = Run(np.int32(part.total_steps), np.int32(grid.warmup_steps), np.asarray(grid.init_lr, self.dtype))
-        law = jax.tree.map(float, self.law)  # 1 - beta must be taken in float64, also for float32
-        return law, self.vectors.astype(self.dtype), run, np.asarray(self.log_n, self.dtype)
+        tokens = part.tokens_per_step if self.law.spans_batches else None
+        law = self.law if tokens is None else self.law.for_batch(tokens)
+        law = jax.tree.map(float, law)  # 1 - beta must be taken in float64, also for float32
+        log_n = np.log(1.0 if part.model_size is None else part.model_size)
+        return law, self.vectors.astype(self.dtype), run, np.asarray(log_n, self.dtype)
 
     def _ends(self, part: Part, groups: tuple[Group, ...]) -> tuple[Places, np.ndarray]:
         """Losses ``[vectors, candidates]`` of some groups of a part, and which candidates they are."""

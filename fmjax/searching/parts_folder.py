@@ -165,7 +165,9 @@ def _write_rows(file: Path, part: Part, losses: np.ndarray, grid: Grid) -> None:
 
     rows, ratios = losses.shape
     names = pyarrow.DictionaryArray.from_arrays(np.zeros(rows * ratios, np.int8), [part.decay])
+    told = {"model_size": part.model_size, "tokens_per_step": part.tokens_per_step}
     columns = {
+        **{name: np.full(rows * ratios, value) for name, value in told.items() if value is not None},
         "total_steps": np.full(rows * ratios, part.total_steps),
         "peak_lr": np.repeat(part.peak_lr, ratios),
         "decay": names,

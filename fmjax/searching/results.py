@@ -34,8 +34,22 @@ class Cell(NamedTuple):
     loss_interval: tuple[float, float] | None = None
     """Bootstrap interval of the predicted loss at the best ratio, likewise."""
     outside: tuple[str, ...] = ()
-    """In what the cell lies outside the fitted runs: "total_steps", "peak_lr"; "loss" where no ratio is offered as the
-    best, as the loss predicted for it is lower or higher than it can be."""
+    """In what the cell lies outside the fitted runs: "total_steps", "peak_lr", "model_size", "tokens_per_step"; "loss"
+    where no ratio is offered as the best, as the loss predicted for it is lower or higher than it can be."""
+    model_size: float | None = None
+    """Number of parameters, where one was told."""
+    tokens_per_step: float | None = None
+    """Tokens an update, likewise."""
+
+    def shown(self, axis: str, form: str = ".3g") -> str:
+        """A field as text, with a star where it lies outside the fitted runs; a dash where there is none."""
+        value = getattr(self, axis)
+        return "-" if value is None else f"{value:{form}}{'*' if axis in self.outside else ''}"
+
+    @property
+    def anneal_steps(self) -> int | None:
+        """Updates of the best ratio's anneal, as its schedule has them; None where there is none."""
+        return self.schedule().anneal_steps if self.is_offered else None
 
     @property
     def is_offered(self) -> bool:
@@ -50,7 +64,8 @@ class Cell(NamedTuple):
 
     def under(self, ratios: np.ndarray, losses: np.ndarray) -> "Cell":
         """The cell with its best chosen anew, by losses ``[1 + samples, ratios]`` of a prediction and its samples."""
-        return Cell.of(self[:4], ratios, losses)._replace(outside=self.outside)
+        found = Cell.of(self[:4], ratios, losses)
+        return found._replace(outside=self.outside, model_size=self.model_size, tokens_per_step=self.tokens_per_step)
 
     def schedule(self, warmup_steps: int = 0, init_lr: float = 0.0) -> WSD:
         """The best schedule of the cell, with an anneal of a whole number of updates."""
@@ -90,9 +105,12 @@ class Cells(Sequence[Cell]):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = range(len(self))[index]
         intervals = self._intervals[i].tolist() if len(self._intervals) else ()
-        found = _cell(self._grid.cell(i), self._grid.anneal_ratio, self._columns[i], intervals)
-        outside = () if self._reach is None else self._reach.outside(found.total_steps, found.peak_lr)
-        return found._replace(outside=(*outside, *found.outside)) if outside else found
+        found, model = (
+            _cell(self._grid.cell(i), self._grid.anneal_ratio, self._columns[i], intervals),
+            self._grid.model(i),
+        )
+        outside = () if self._reach is None else self._reach.outside(found.total_steps, found.peak_lr, *model)
+        return found._replace(outside=(*outside, *found.outside), model_size=model[0], tokens_per_step=model[1])
 
 
 def _cell(
@@ -119,6 +137,8 @@ class Candidate(NamedTuple):
     final_lr: float
     anneal_ratio: float
     loss: float
+    model_size: float | None = None
+    tokens_per_step: float | None = None
 
 
 @dataclass(frozen=True)

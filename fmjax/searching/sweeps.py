@@ -16,8 +16,9 @@ from fmjax._types import HostNumbers
 from fmjax._version import __version__
 from fmjax._workers import Alone, Workers
 from fmjax.fitting.fitted_runs import PlanShape
-from fmjax.fitting.records import FitResult, FittedRange
-from fmjax.searching.grid import Grid, Part, axis_of
+from fmjax.fitting.records import ONE_SIZE, FitResult, FittedRange
+from fmjax.laws import Law
+from fmjax.searching.grid import Grid, Part, axis_of, lengths_of, told_axis
 from fmjax.searching.kernels import Kernel, Layout
 from fmjax.searching.parts import Computed, Gathered, Sweep
 from fmjax.searching.parts_folder import Folder, Stored
@@ -33,15 +34,16 @@ SEARCHED_RATIOS = tuple(np.linspace(0.01, 0.99, 99).round(2).tolist())
 def search(
     result: FitResult,
     *,
-    total_steps: HostNumbers,
+    total_steps: HostNumbers | None = None,
     peak_lr: HostNumbers,
     anneal_ratio: HostNumbers = SEARCHED_RATIOS,
     decay: str | Sequence[str] = "linear",
     final_lr: HostNumbers | None = None,
     warmup_steps: int | None = None,
     init_lr: float | None = None,
-    model_size: float | None = None,
-    tokens_per_step: float | None = None,
+    model_size: HostNumbers | None = None,
+    tokens_per_step: HostNumbers | None = None,
+    total_tokens: HostNumbers | None = None,
     samples: np.ndarray | None = None,
     top: int = 10,
     keep_losses: bool = False,
@@ -54,23 +56,25 @@ def search(
 ) -> SearchResult:
     """Predicts the final loss of every WSD schedule in a grid, and picks the best annealing ratio of each cell.
 
-    The grid is total_steps x peak_lr x decay x final_lr (the cells) x anneal_ratio. Its parts run on all local devices
-    (all cores of a CPU) and are reduced as they come, so that memory does not grow with the number of candidates: 21
-    bytes a cell stay. The answer is the same to the bit whatever the number of devices and, on processors of one kind,
-    of machines: with ``client``, the workers of a Dask cluster compute the parts. ``searching.shares`` cuts a search
-    into the jobs of an array, which need no cluster.
+    The grid is model_size x tokens_per_step x total_steps x peak_lr x decay x final_lr (the cells) x anneal_ratio. Its
+    parts run on all local devices (all cores of a CPU) and are reduced as they come, so that memory does not grow with
+    the number of candidates: 21 bytes a cell stay. The answer is the same to the bit whatever the number of devices
+    and, on processors of one kind, of machines: with ``client``, the workers of a Dask cluster compute the parts.
+    ``searching.shares`` cuts a search into the jobs of an array, which need no cluster.
 
     Args:
       result: a fit that converged.
-      total_steps: numbers of updates, one or many.
+      total_steps: numbers of updates, one or many; or None where ``total_tokens`` are given.
       peak_lr: peak rates, one or many.
       anneal_ratio: ratios R in (0, 1] to search.
       decay: shapes of the anneal, one or many of ``DECAYS``.
       final_lr: rates the anneal ends at, one or many; by default the fitted runs' share of the peak rate.
       warmup_steps: updates of linear warmup; by default as many as the fitted runs had.
       init_lr: rate of update 0; by default the fitted runs'.
-      model_size: number of parameters, for laws fitted over several sizes.
-      tokens_per_step: tokens an update, for laws fitted over several batch sizes.
+      model_size: numbers of parameters, one or many, for laws fitted over several sizes.
+      tokens_per_step: tokens an update, one or many, for laws fitted over several batch sizes.
+      total_tokens: tokens of the run, one or many, in place of ``total_steps``: at each batch the updates are the whole
+        number nearest to total_tokens / tokens_per_step. Without ``tokens_per_step`` that of the fitted runs is taken.
       samples: ``[samples, parameters]`` bootstrap samples (``Bootstrap.params``), for intervals.
       top: how many of the best candidates to return.
       keep_losses: whether to return the loss of every candidate, also under each sample; takes 8 bytes each.
@@ -108,6 +112,7 @@ def search(
         init_lr=init_lr,
         model_size=model_size,
         tokens_per_step=tokens_per_step,
+        total_tokens=total_tokens,
         samples=samples,
         top=top,
         keep_losses=keep_losses,
@@ -153,15 +158,16 @@ class PlannedSearch(NamedTuple):
 def planned_search(
     result: FitResult,
     *,
-    total_steps: HostNumbers,
+    total_steps: HostNumbers | None = None,
     peak_lr: HostNumbers,
     anneal_ratio: HostNumbers = SEARCHED_RATIOS,
     decay: str | Sequence[str] = "linear",
     final_lr: HostNumbers | None = None,
     warmup_steps: int | None = None,
     init_lr: float | None = None,
-    model_size: float | None = None,
-    tokens_per_step: float | None = None,
+    model_size: HostNumbers | None = None,
+    tokens_per_step: HostNumbers | None = None,
+    total_tokens: HostNumbers | None = None,
     samples: np.ndarray | None = None,
     top: int = 10,
     keep_losses: bool = False,
@@ -173,13 +179,16 @@ def planned_search(
 ) -> PlannedSearch:
     """Checks the options of ``search``, which has their meaning, and opens the folder."""
     require(result.ok, f"the fit cannot predict: {result.message}")
+    if total_tokens is not None and tokens_per_step is None and result.trained_with is not None:
+        tokens_per_step = result.trained_with.only_batch
     axes = {"total_steps": total_steps, "peak_lr": peak_lr, "decay": decay, "anneal_ratio": anneal_ratio}
+    axes |= {"model_size": model_size, "tokens_per_step": tokens_per_step, "total_tokens": total_tokens}
     grid, shape = planned_grid(result, axes, final_lr=final_lr, warmup_steps=warmup_steps, init_lr=init_lr)
     choose(dtype, DTYPES, "dtype")
     require(dtype == "float64" or grid.total_steps.max() <= 2**24, "runs of more than 2^24 updates need float64")
     require(folder is not None or not table, "a table of every candidate needs a folder to write it to")
     require(folder is None or not keep_losses, "a search with a folder does not keep losses; its table has them")
-    law = result.law_for(tokens_per_step)
+    law = _checked_law(result, grid)
     if samples is None:
         law, vector = law.settled(result.vector)
         vectors = vector[None]
@@ -187,8 +196,7 @@ def planned_search(
         vectors = np.concatenate([result.vector[None], samples])
     workers: Workers[Sweep, Computed] = Alone() if client is None else OnDask(client)
     layout = Layout.of(grid, len(vectors), workers.platform, law)
-    log_n = result.log_size(model_size)
-    kernel = Kernel(law, vectors, grid, log_n, dtype, layout)
+    kernel = Kernel(law, vectors, grid, dtype, layout)
     limits = {int(steps): result.loss_limits(int(steps)) for steps in grid.total_steps}
     sweep = Sweep(kernel, limits, whole(top, "top"), len(vectors) if keep_losses else int(table))
     if folder is not None:
@@ -206,12 +214,24 @@ def planned_grid(
     init_lr: float | None,
 ) -> tuple[Grid, PlanShape]:
     """The grid of these axes, with the warmup and the rates of the fitted runs where none are told."""
-    steps, peaks = (axis_of(axes[name], name) for name in ("total_steps", "peak_lr"))
+    batches, tokens = (told_axis(axes[name], name) for name in ("tokens_per_step", "total_tokens"))
+    steps, peaks = lengths_of(axes["total_steps"], tokens, batches), axis_of(axes["peak_lr"], "peak_lr")
     finals = None if final_lr is None else axis_of(final_lr, "final_lr")
     told: dict[str, Any] = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": finals}
     shape = PlanShape.of(result.trained_with, longest_warmup=int(steps.min()), peak_lr=peaks, **told)
     final: dict[str, Any] = {"final_lr": shape.final_lr, "final_is_share": shape.final_is_share}
     return Grid.of(**axes, **final, warmup_steps=shape.warmup_steps, init_lr=shape.init_lr), shape
+
+
+def _checked_law(result: FitResult, grid: Grid) -> Law:
+    """The law that predicts every model size and batch of a grid; for the first of the batches, where it has them."""
+    several = grid.model_size is not None and grid.model_size.size > 1
+    require(result.law.sizes or not several, f"model_size: {ONE_SIZE}, found {grid.shape[0]} sizes to plan for")
+    for size in (None,) if grid.model_size is None else grid.model_size.tolist():
+        result.log_size(size)
+    batches = (None,) if grid.tokens_per_step is None else grid.tokens_per_step.tolist()
+    first, *_ = map(result.law_for, batches)
+    return first
 
 
 def _outside(result: FitResult, grid: Grid) -> Iterator[str]:
@@ -225,6 +245,7 @@ def _outside(result: FitResult, grid: Grid) -> Iterator[str]:
         first, last, count = others[0], others[-1], len(others)
         named = f"{first:.4g}" if count == 1 else f"{first:.4g} ... {last:.4g} ({count} of {grid.peak_lr.size})"
         yield f"peak rate {named} lies outside those fitted, {low:.4g} ... {high:.4g}"
+    yield from result.reach.other_models(grid.model_size, grid.tokens_per_step)
 
 
 def _not_offered(result: FitResult, found: SearchResult) -> tuple[str, ...]:
@@ -252,7 +273,6 @@ def _described(sweep: Sweep) -> dict[str, object]:
             "params": dict(zip(law.parameter_names, kernel.vectors[0], strict=True)),
             "vectors": {"count": len(kernel.vectors), "sha256": params},
             "grid": kernel.grid.to_dict(),
-            "log_n": kernel.log_n,
             "dtype": kernel.dtype,
             "layout": kernel.layout._asdict(),
             "top": sweep.top,
@@ -274,4 +294,4 @@ def _result(sweep: Sweep, found: Gathered, reach: FittedRange | None) -> SearchR
 
 def _candidate(grid: Grid, top: np.ndarray) -> Candidate:
     cell, ratio = divmod(int(top["candidate"]), grid.anneal_ratio.size)
-    return Candidate(*grid.cell(cell), float(grid.anneal_ratio[ratio]), float(top["loss"]))
+    return Candidate(*grid.cell(cell), float(grid.anneal_ratio[ratio]), float(top["loss"]), *grid.model(cell))

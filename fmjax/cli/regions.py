@@ -1,0 +1,126 @@
+"""What ``recommend`` prints of a plan over several batches, model sizes or lengths."""
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+
+from fmjax.cli.output import console, interval, new_table, number
+from fmjax.exporters.snippets import optax_snippet
+from fmjax.planning.recommendation import Choice, Recommendation
+from fmjax.planning.regions import AS_GOOD, Region, Tradeoff
+
+MOST_NEAR = 30
+"""Near-optimal choices in a table; the rest is in the JSON."""
+
+
+def print_regions(found: Recommendation, *, trade: bool) -> None:
+    """The answer, the choice for each budget, all that are as good as the best, and what others cost."""
+    out, best = console(), found.best
+    out.print(_answer(best))
+    _print_budgets(found)
+    _print_near(found.best_region)
+    for one in found.regions:
+        if trade and one.batches:
+            _print_tradeoffs(f"{one.budget.named}: what a batch costs at equal tokens", one.batches)
+        if one.sizes:
+            _print_tradeoffs(f"{one.budget.named}: what a model size costs at equal compute", one.sizes)
+    notes = dict.fromkeys((*best.notes, *(note for one in found.regions for note in one.notes), *found.notes))
+    for note in notes:
+        out.print(f"[dim]note: {escape(note)}[/dim]")
+    out.out(f"\n{optax_snippet(best.schedule)}")
+
+
+def _answer(best: Choice) -> str:
+    cell = best.cell
+    batch = "" if cell.tokens_per_step is None else f"{cell.tokens_per_step:.4g} tokens an update, "
+    size = "" if cell.model_size is None else f" of {cell.model_size:.3g} parameters"
+    return (
+        f"[bold]Train a model{size} with {batch}peak rate {cell.peak_lr:.4g}, {cell.total_steps} updates, the last "
+        f"{best.schedule.anneal_steps} ({100 * cell.best_ratio:.0f} %) annealing, {cell.decay}[/bold]: "
+        f"predicted final loss {cell.loss:.4f} ({interval(cell.loss_interval, '.4f')})"
+    )
+
+
+BUDGET_COLUMNS = (
+    *("for", "parameters", "tokens a step", "90 %", "updates", "peak rate", "90 %"),
+    *("ratio", "anneal", "loss", "90 %", "regret"),
+)
+
+
+def _print_budgets(found: Recommendation) -> None:
+    out, table = console(), new_table(f"{found.law.name}: best choice", BUDGET_COLUMNS, text=1)
+    outside = False
+    for region in found.regions:
+        choice = found.choices[region.points[region.best].choice]
+        cell = choice.cell
+        outside |= bool(cell.outside)
+        size = cell.shown("model_size") + _after(region, "model_size") if region.budget.flops else ""
+        batch = (cell.shown("tokens_per_step", ".4g"), interval(region.intervals.get("tokens_per_step")))
+        rate = (cell.shown("peak_lr"), interval(region.intervals.get("peak_lr"), ".2g"))
+        anneal = (f"{cell.best_ratio:.2g}{' (edge)' if cell.at_edge else ''}", f"{choice.schedule.anneal_steps}")
+        loss = (f"{cell.loss:.4f}", interval(cell.loss_interval, ".4f"), number(100 * region.regret, ".2f") + " %")
+        table.add_row(region.budget.named, size, *batch, cell.shown("total_steps", ""), *rate, *anneal, *loss)
+    out.print(table)
+    if outside:
+        out.out("* outside the fitted runs")
+
+
+def _after(region: Region, axis: str) -> str:
+    ends = region.intervals.get(axis)
+    return "" if ends is None else f" ({interval(ends, '.2g')})"
+
+
+NEAR_COLUMNS = (
+    "tokens a step",
+    "peak rate",
+    "decay",
+    "parameters",
+    "updates",
+    "ratio",
+    "anneal",
+    "loss",
+    "excess %",
+    "+- %",
+)
+
+
+def _print_near(region: Region) -> None:
+    """All choices that are as good as the best of a region."""
+    near, out = region.near, console()
+    title = f"{region.budget.named}: {len(near)} of {len(region.points)} choices are near-optimal"
+    table = new_table(title, NEAR_COLUMNS, text=0)
+    for point in near[:MOST_NEAR]:
+        cell = point.cell
+        where = (
+            cell.shown("tokens_per_step", ".4g"),
+            cell.shown("peak_lr"),
+            cell.decay,
+            cell.shown("model_size"),
+        )
+        anneal = (f"{cell.best_ratio:.2g}", f"{cell.anneal_steps}")
+        over = (f"{100 * point.excess:.2f}", number(100 * point.error, ".2f"))
+        table.add_row(*where, cell.shown("total_steps", ""), *anneal, f"{cell.loss:.4f}", *over)
+    out.print(table)
+    out.out(f"near-optimal: within {100 * AS_GOOD:g} % of the best, or within the expected error (+-)")
+    if len(near) > MOST_NEAR:
+        out.out(f"... and {len(near) - MOST_NEAR} more; --json or -o has all")
+
+
+TRADE_COLUMNS = (
+    *("parameters", "tokens", "tokens a step", "updates", "saved", "peak rate", "ratio", "anneal"),
+    *("loss", "excess %", "90 % interval"),
+)
+
+
+def _print_tradeoffs(title: str, steps: Sequence[Tradeoff]) -> None:
+    table = new_table(f"{title}, each at its best rate", TRADE_COLUMNS, text=0)
+    for step in steps:
+        cell = step.cell
+        tokens = "-" if cell.tokens_per_step is None else f"{cell.tokens_per_step * cell.total_steps:.3g}"
+        updates = (cell.shown("total_steps", ""), f"{step.updates_saved:+d}")
+        rate = (cell.shown("peak_lr"), f"{cell.best_ratio:.2g}", f"{cell.anneal_steps}")
+        ends = " ... ".join(f"{100 * x:+.2f}" for x in step.excess_interval)
+        batch = cell.shown("tokens_per_step", ".4g")
+        over = (f"{cell.loss:.4f}", f"{100 * step.excess:+.2f}", ends)
+        table.add_row(cell.shown("model_size"), tokens, batch, *updates, *rate, *over)
+    console().print(table)

@@ -1,0 +1,138 @@
+"""What a page shows of a plan over batches, model sizes or lengths: a map, and tables of choices and what they cost."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fmjax._names import LEVEL
+from fmjax.planning.recommendation import Recommendation
+from fmjax.planning.regions import AS_GOOD, Region, Tradeoff
+from fmjax.plotting.style import COLORS
+from fmjax.report.drawing import Chart, axes
+from fmjax.report.markup import Html, element, interval_text, number_text, table
+from fmjax.searching.results import Cell
+
+NEAR_ON_PAGE = 60
+"""Near-optimal choices that a page lists."""
+
+SHARE = f"{100 * LEVEL:g} % interval"
+
+
+def region_map(region: Region) -> Chart | None:
+    """Excess over peak rate and batch, each at its best ratio; None for one peak rate or one batch."""
+    rates = sorted({point.cell.peak_lr for point in region.points})
+    batches = sorted({point.cell.tokens_per_step or 0.0 for point in region.points})
+    if min(len(rates), len(batches)) < 2:
+        return None
+    excess = np.full((len(batches), len(rates)), np.nan)
+    for point in region.points:
+        at = batches.index(point.cell.tokens_per_step or 0.0), rates.index(point.cell.peak_lr)
+        excess[at] = np.fmin(excess[at], 100 * point.excess)
+    heat = {
+        "type": "heatmap",
+        "x": [f"{rate:.3g}" for rate in rates],
+        "y": [f"{batch:.4g}" for batch in batches],
+        "z": [[None if np.isnan(x) else float(f"{x:.4g}") for x in row] for row in excess],
+        "zmin": 0,
+        "zmax": max(float(np.nanmedian(excess)), 500 * AS_GOOD),
+        "colorscale": "Cividis",
+        "colorbar": {"title": {"text": "above<br>the best, %"}, "thickness": 12},
+        "hovertemplate": "peak %{x}<br>%{y} tokens an update<br>%{z:.2f} % above the best<extra></extra>",
+    }
+    best = region.points[region.best].cell
+    near = _marks([point.cell for point in region.near], "near-optimal", {"color": "#ffffff", "size": 7})
+    star = _marks([best], "best", {"color": COLORS[1], "size": 16, "symbol": "star"})
+    layout = axes("peak learning rate", "tokens an update")
+    layout["xaxis"] |= {"type": "category"}
+    layout["yaxis"] |= {"type": "category"}
+    return {"data": [heat, near, star], "layout": layout}
+
+
+def _marks(cells: Sequence[Cell], name: str, marker: dict[str, object]) -> Chart:
+    places = {"x": [f"{cell.peak_lr:.3g}" for cell in cells], "y": [f"{cell.tokens_per_step:.4g}" for cell in cells]}
+    return {**places, "mode": "markers", "name": name, "marker": marker, "hoverinfo": "skip"}
+
+
+def region_tables(found: Recommendation) -> list[Html]:
+    """Tables of the best choice for each budget, of those near-optimal, and of what batches and sizes cost."""
+    parts = [
+        element("h3", "Best choice"),
+        table(BUDGET_HEADINGS, [_budget(one) for one in found.regions], text=1),
+    ]
+    near, region = found.best_region.near, found.best_region
+    parts += [
+        element("h3", f"{region.budget.named}: {len(near)} of {len(region.points)} choices are near-optimal"),
+        table(NEAR_HEADINGS, [_near(point.cell, point.excess, point.error) for point in near[:NEAR_ON_PAGE]], text=0),
+        element("p", f"Within {100 * AS_GOOD:g} % of the best, or within the expected error.", class_="dim"),
+    ]
+    for one in found.regions:
+        for what, steps in (
+            ("a batch costs at equal tokens", one.batches),
+            ("a size costs at equal compute", one.sizes),
+        ):
+            if steps:
+                rows = [_tradeoff(step) for step in steps]
+                parts += [element("h3", f"{one.budget.named}: what {what}"), table(TRADE_HEADINGS, rows, text=0)]
+    return parts
+
+
+BUDGET_HEADINGS = (
+    "for",
+    "parameters",
+    "tokens an update",
+    SHARE,
+    "updates",
+    "peak rate",
+    SHARE,
+    "loss",
+    SHARE,
+    "regret %",
+)
+
+
+def _budget(region: Region) -> list[str]:
+    cell = region.points[region.best].cell
+    batch = (cell.shown("tokens_per_step", ".4g"), interval_text(region.intervals.get("tokens_per_step")))
+    rate = (cell.shown("peak_lr"), interval_text(region.intervals.get("peak_lr"), ".2g"))
+    loss = (f"{cell.loss:.4f}", interval_text(cell.loss_interval, ".4f"), number_text(100 * region.regret, ".2f"))
+    return [region.budget.named, cell.shown("model_size"), *batch, cell.shown("total_steps", ""), *rate, *loss]
+
+
+NEAR_HEADINGS = (
+    "tokens an update",
+    "peak rate",
+    "decay",
+    "parameters",
+    "updates",
+    "ratio",
+    "anneal",
+    "loss",
+    "excess %",
+    "+- %",
+)
+
+
+def _near(cell: Cell, excess: float, error: float) -> list[str]:
+    where = [cell.shown("tokens_per_step", ".4g"), cell.shown("peak_lr"), cell.decay, cell.shown("model_size")]
+    anneal = [cell.shown("total_steps", ""), f"{cell.best_ratio:.2g}", f"{cell.anneal_steps}"]
+    return [*where, *anneal, f"{cell.loss:.4f}", f"{100 * excess:.2f}", number_text(100 * error, ".2f")]
+
+
+TRADE_HEADINGS = (
+    "parameters",
+    "tokens an update",
+    "updates",
+    "saved",
+    "peak rate",
+    "ratio",
+    "anneal",
+    "loss",
+    "excess %",
+)
+
+
+def _tradeoff(step: Tradeoff) -> list[str]:
+    cell = step.cell
+    run = [cell.shown("model_size"), cell.shown("tokens_per_step", ".4g"), cell.shown("total_steps", "")]
+    rate = [cell.shown("peak_lr"), f"{cell.best_ratio:.2g}", f"{cell.anneal_steps}"]
+    return [*run, f"{step.updates_saved:+d}", *rate, f"{cell.loss:.4f}", f"{100 * step.excess:+.2f}"]
