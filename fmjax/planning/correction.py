@@ -118,7 +118,17 @@ def correctable(curves: Sequence[LossCurve], *, batches: bool = False) -> np.nda
 
 
 class Settings(NamedTuple):
-    """What runs show of how the law errs: settings of the process, those that are likely."""
+    r"""What runs show of how the law errs: settings of the process, those that are likely.
+
+    $\log L_{measured} - \log \hat L = b + g(T, \eta, N, B) + h(R, T, \eta, N, B) + \epsilon$ with b common to all (zero
+    where final losses are those of the curves), g and h Gaussian processes with squared-exponential kernels over the
+    distances ``CORRECTION_REACH`` (h for each decay shape its own), and independent noise. The three standard
+    deviations are averaged over ``CELL_ERRORS``, ``SHAPES`` and noises by marginal likelihood, given the
+    ``CorrectionPrior``. So a law that fits is left alone, and one that does not is moved towards what was measured,
+    near where it was measured.
+
+    Reference: Rasmussen and Williams, Gaussian Processes for Machine Learning, section 2.7; Kennedy and O'Hagan (2001).
+    """
 
     runs: Points
     prior: "CorrectionPrior"
@@ -177,7 +187,7 @@ class Correction:
         return drawn
 
 
-# What two final losses have in common by the model of ``Correction``, log measured - log predicted = b + g + h + noise.
+# What two final losses have in common by the model of ``Settings``, log measured - log predicted = b + g + h + noise.
 # b is one number for all of them, so its correlation is 1. g is an error of the cell, its length, peak rate and model
 # size: cells within a factor of about four err alike, however their ratios differ. h is an error in how the loss
 # depends on the ratio. It correlates as g does between cells, and also only between near ratios of one decay shape.
