@@ -92,11 +92,12 @@ def test_noise_lies_within_the_intervals(noisy):
 @pytest.mark.parametrize(
     ("options", "method"),
     [
-        ({"noise": 3e-3}, "rows"),
-        ({"noise": 1e-3, "shift": 2e-3}, "rows"),
-        ({"noise": 1e-3, "shift": 2e-3, "seeds": (0, 1)}, "runs"),
+        pytest.param({"noise": 3e-3}, "rows", id="rows"),
+        pytest.param({"noise": 1e-3, "shift": 2e-3}, "rows", id="runs that differ", marks=pytest.mark.slow),
+        pytest.param(
+            {"noise": 1e-3, "shift": 2e-3, "seeds": (0, 1)}, "runs", id="repeated runs", marks=pytest.mark.slow
+        ),
     ],
-    ids=["rows", "runs that differ", "repeated runs"],
 )
 def test_intervals_cover(options, method):
     inside, seeds = [], options.pop("seeds", (0,))

@@ -167,6 +167,7 @@ def few():
     return fit, optimize(fit, **SMALL, knots=3)
 
 
+@pytest.mark.slow
 def test_knots_are_the_schedule(few):
     fit, one = few[0], few[1].best
     assert one.steps[:3].tolist() == [0, 19, 20]  # the warmup's own two, then three
@@ -234,6 +235,7 @@ def test_short_runs(steps, ramp):
     assert one.loss <= one.wsd.loss
 
 
+@pytest.mark.slow
 def test_iterations_are_limited():
     one = optimize(synthetic_fit("multi-power"), **SMALL, max_iterations=2).best
     assert one.iterations == 2

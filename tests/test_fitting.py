@@ -149,7 +149,7 @@ def test_every_law_is_tested():
     assert set(TRUTH) == set(LAWS)
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, pytest.param(1e4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("law", slow_for([law for law in TRUTH if law not in FOLLOWED], "intrinsic-momentum"))
 def test_recovery_at_any_scale_of_the_loss(law, scale):
     params = scaled(law, scale)

@@ -147,6 +147,7 @@ def test_a_final_rate_that_is_none_is_refused(fit, bad):
         fmjax.search(fit, total_steps=T, peak_lr=PEAK, final_lr=bad)
 
 
+@pytest.mark.slow
 def test_designs_take_warmup_from_the_runs(fit):
     found = fmjax.optimize(fit, total_steps=60, peak_lr=PEAK, max_iterations=2)
     assert found.best.warmup_steps == W
@@ -309,6 +310,7 @@ def test_a_run_of_another_batch_size_than_its_prior_is_told():
 # ------------------------------------------------------------------------------------------------ runs of no use
 
 
+@pytest.mark.slow
 def test_a_run_in_its_warmup_is_left_out_and_named():
     young = dataclasses.replace(runs()[0], name="young", step=[0, 10], loss=[5.0, 4.0])
     law = fmjax.LRAnnealing(decay=synthetic.DECAY)

@@ -116,6 +116,7 @@ def test_one_run_is_not_left_out():
     assert json.loads(found.to_json())["choices"][0]["held_out_mape_percent"] is None
 
 
+@pytest.mark.slow
 def test_one_run_alone_gives_no_interval_and_names_the_run_to_make():
     """No interval is offered that no run could check."""
     one = curve("one", WSD(1e-3, 400, 0.2, warmup_steps=20), noise=1e-5, rows=60)

@@ -66,7 +66,7 @@ def refined():
 # ------------------------------------------------------------------------------------------------ the grid
 
 
-@pytest.mark.parametrize("noise", [0.0, 1e-3])
+@pytest.mark.parametrize("noise", [0.0, pytest.param(1e-3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("by", CRITERIA)
 def test_every_criterion_picks_the_truth(by, noise):
     chosen = choose(noise, by=by)
@@ -243,7 +243,8 @@ def test_refinement_of_noisy_losses_is_near_the_truth(refined):
     assert found.score < fit(LRAnnealing(**CHOSEN), curves(1e-3)).objective
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
 def test_refinement_never_raises_the_objective(seed):
     rng = np.random.default_rng(seed)
     made = [replace(run, loss=run.loss * np.exp(rng.normal(scale=5e-3, size=30))) for run in curves()]

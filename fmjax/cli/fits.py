@@ -149,14 +149,24 @@ def print_bootstrap(found: Bootstrap) -> None:
 def print_search(result: SearchResult) -> None:
     """The table of cells."""
     told = [name for name in OF_MODEL if any(getattr(cell, name) is not None for cell in result.cells[:CELLS_IN_TABLE])]
-    columns = ("total steps", "peak rate", "decay", "final rate", "best ratio", "near-optimal", "predicted loss")
+    columns = (
+        "total steps",
+        "peak rate",
+        "decay",
+        "final rate",
+        "best ratio",
+        "anneal",
+        "near-optimal",
+        "predicted loss",
+    )
     table = new_table(f"{result.candidates} candidates", (*(OF_MODEL[name] for name in told), *columns), text=0)
     for cell in result.cells[:CELLS_IN_TABLE]:
         edge, marks = " (edge)" if cell.at_edge else "", dict.fromkeys(cell.outside, "*")
         model = [f"{getattr(cell, name):.4g}{marks.get(name, '')}" for name in told]
         length = f"{cell.total_steps}{marks.get('total_steps', '')}"
         rates = (length, f"{cell.peak_lr:.3g}{marks.get('peak_lr', '')}", cell.decay, f"{cell.final_lr:.3g}")
-        found = (f"{number(cell.best_ratio, '.3g')}{edge}", interval(cell.interval), number(cell.loss, ".5f"))
+        anneal = (f"{number(cell.best_ratio, '.3g')}{edge}", f"{cell.anneal_steps or '-'}")
+        found = (*anneal, interval(cell.interval), number(cell.loss, ".5f"))
         table.add_row(*model, *rates, *found)
     out = console()
     out.print(table)

@@ -19,7 +19,8 @@ def print_recommendation(found: Recommendation) -> None:
     cell = best.cell
     out.print(
         f"[bold]Anneal over the last {100 * cell.best_ratio:.0f} % of {cell.total_steps} updates[/bold] "
-        f"({interval(cell.interval)} is within 0.001), {cell.decay}, from peak rate {cell.peak_lr:.4g}: "
+        f"({cell.anneal_steps} of them; {interval(cell.interval)} is within 0.001), {cell.decay}, "
+        f"from peak rate {cell.peak_lr:.4g}: "
         f"predicted final loss {cell.loss:.4f}"
     )
     columns = (

@@ -175,7 +175,8 @@ class SearchResult(Record):
 
     def to_dict(self) -> dict[str, object]:
         """The result as plain values for JSON, without the loss of every candidate."""
-        cells, top = ([item._asdict() for item in items] for items in (self.cells, self.top))
+        cells = [{**cell._asdict(), "anneal_steps": cell.anneal_steps} for cell in self.cells]
+        top = [item._asdict() for item in self.top]
         warmup = {"warmup_steps": self.warmup_steps, "init_lr": self.init_lr}
         said = {"taken_from_fitted_runs": self.taken, "notes": self.notes}
         return plain({"candidates": self.candidates, **warmup, "cells": cells, "top": top, **said})
