@@ -56,6 +56,7 @@ def forecast(curve, prior, **options):
     return fmjax.forecast(half(curve), prior=prior, alternatives={}, **options)
 
 
+@pytest.mark.slow
 def test_the_noise_of_the_last_row_is_known(curves, prior):
     """A stranger tells how widely rows scatter at the end; a run of the same data order tells where this row is."""
     inside, narrower = 0, []

@@ -113,7 +113,7 @@ TOLD = (
 )
 
 
-@pytest.mark.parametrize("logs", [30, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("logs", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_random_schedules_in_random_logs(logs):
     """Nearly all are right at every update, or say what is open."""
     silent = []

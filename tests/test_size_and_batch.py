@@ -139,6 +139,7 @@ def test_a_prior_decides_what_the_data_cannot():
     assert fit(PLAIN, curves, prior=None).status == "undetermined"
 
 
+@pytest.mark.slow
 def test_many_runs_overrule_a_prior():
     wrong = {"q": (0.9, 0.1)}
     found = fit(PLAIN, grid(noise=1e-5), prior=wrong)

@@ -129,6 +129,7 @@ def test_options_chosen(clean, annealed, where):
     assert 0.5 < memory.std() / was.std() < 2
 
 
+@pytest.mark.slow
 def test_measured_optima(clean, annealed, where):
     """A run that ends in a spike has no final loss; the optimum is then that of the other ratios."""
     curves, before = one_spiked(annealed, where), clean["optima"]
