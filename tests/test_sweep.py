@@ -227,7 +227,8 @@ def test_json_holds_what_was_searched():
     record = json.loads(found.to_json())
     assert record["candidates"] == 40
     for cell, stored in zip(found.cells, record["cells"], strict=True):
-        assert stored == {**cell._asdict(), "interval": list(cell.interval), "outside": list(cell.outside)}
+        lists = {"interval": list(cell.interval), "outside": list(cell.outside)}
+        assert stored == {**cell._asdict(), **lists, "anneal_steps": round(cell.best_ratio * cell.total_steps)}
     assert record["top"] == [candidate._asdict() for candidate in found.top]
 
 
