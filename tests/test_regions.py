@@ -70,6 +70,13 @@ def test_the_best_and_what_is_as_good():
     assert region.span("tokens_per_step")[0] == 1e5
 
 
+def test_choices_outside_the_fitted_runs_are_counted():
+    region, _ = made()
+    said = "3 of 30 choices are not compared: rate or batch outside the fitted runs"
+    assert not any("not compared" in note for note in region.notes)
+    assert region._replace(not_compared=3).notes[-1] == f"{region.budget.named}: {said}"
+
+
 def test_the_regret_is_against_the_best_of_each_sample():
     region, losses = made(samples=300)
     expected = np.mean([row[region.best] / (0.999 * row.min()) - 1 for row in losses])

@@ -277,12 +277,13 @@ def _regions(
     """
     for place, budget in enumerate(targets.budgets):
         own = [i for i, (target, *_) in enumerate(found) if target.budget == place and choices[i].cell.is_offered]
-        own = [i for i in own if choices[i].known_rate] or own
+        every, own = len(own), [i for i in own if choices[i].known_rate] or own
         if own:
             cells, by = [found[i][2].samples for i in own], found[0][1]
             slack = np.stack([cell.slack for cell in cells], axis=1)[: None if by.is_checked else 0]
             drawn = by.together(cells, seed) if by.is_checked else slack
-            yield region_of(budget, own, [choices[i].cell for i in own], drawn, slack)
+            left = every - len(own)
+            yield region_of(budget, own, [choices[i].cell for i in own], drawn, slack, not_compared=left)
 
 
 def _choice(found: Prediction, by: Predictor, shape: PlanShape, *, joint: bool) -> Choice:

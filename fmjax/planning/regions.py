@@ -63,6 +63,8 @@ class Region(NamedTuple):
     """The trade between loss and updates at equal tokens: the best of each batch, the smallest first."""
     sizes: tuple[Tradeoff, ...]
     """The frontier at equal compute: the best of each model size, the smallest first."""
+    not_compared: int
+    """Choices that are not among ``points``, as their peak rate or batch lies outside the fitted runs."""
 
     @property
     def near(self) -> tuple[Point, ...]:
@@ -71,10 +73,15 @@ class Region(NamedTuple):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was chosen at the edge of what was tried."""
+        """What was chosen at the edge of what was tried, and how many choices were not compared."""
         names = {"peak_lr": "peak rate", "tokens_per_step": "batch", "model_size": "model size"}
         said = f"{self.budget.named}: the best {{}} lies at the edge of those tried"
-        return tuple(said.format(name) for axis, name in names.items() if self._at_edge(axis))
+        notes = [said.format(name) for axis, name in names.items() if self._at_edge(axis)]
+        if self.not_compared:
+            every = len(self.points) + self.not_compared
+            left = f"{self.not_compared} of {every} choices are not compared: rate or batch outside the fitted runs"
+            notes.append(f"{self.budget.named}: {left}")
+        return tuple(notes)
 
     def _at_edge(self, axis: str) -> bool:
         """Whether the best of an axis is the first or last value tried, so that a better one may lie outside."""
@@ -107,7 +114,13 @@ def _tradeoff_dict(step: Tradeoff) -> dict[str, object]:
 
 
 def region_of(
-    budget: Budget, choices: Sequence[int], cells: Sequence[Cell], losses: np.ndarray, slack: np.ndarray
+    budget: Budget,
+    choices: Sequence[int],
+    cells: Sequence[Cell],
+    losses: np.ndarray,
+    slack: np.ndarray,
+    *,
+    not_compared: int = 0,
 ) -> Region:
     """The region of a budget.
 
@@ -117,6 +130,7 @@ def region_of(
       cells: the cells, each at its best annealing ratio.
       losses: ``[samples, cells]`` losses of bootstrap samples, drawn jointly.
       slack: ``[samples, cells]`` loss at the sample's own best ratio over that at the cell's.
+      not_compared: how many choices were left out of the cells, as they lie outside the fitted runs.
     """
     mean = np.array([cell.loss for cell in cells])
     best = int(np.argmin(mean))
@@ -136,6 +150,7 @@ def region_of(
         intervals={axis: ends for axis, ends in intervals.items() if ends is not None},
         batches=steps.along("tokens_per_step") if budget.total_tokens is not None else (),
         sizes=steps.along("model_size") if budget.flops is not None else (),
+        not_compared=not_compared,
     )
 
 
