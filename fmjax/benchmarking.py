@@ -21,7 +21,7 @@ from fmjax.fitting.options import ONE_FIT
 from fmjax.fitting.problem import prepare
 from fmjax.laws import LAWS, ForwardMomentum, Law, LRAnnealing, Row, make_law
 from fmjax.searching.grid import Grid
-from fmjax.searching.kernels import Kernel, Layout
+from fmjax.searching.kernels import Kernel, Layout, stands_for_all
 from fmjax.searching.panels import Panels
 from fmjax.searching.run_ends import Alike, Run, alike, end_effects, groups_of
 
@@ -184,21 +184,32 @@ def _environment() -> dict[str, object]:
     return {**versions, **machine, "cores": os.cpu_count()}
 
 
-def _timed(run: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
-    """(seconds of compilation, seconds of the best run after it)."""
+class _Timed(NamedTuple):
+    """What runs of one program take, in seconds."""
+
+    compiling: float
+    best: float
+    """Of the best run after the first."""
+    processor: float
+    """Of the host's processors, in that run."""
+
+
+def _timed(run: Callable[[], object], repeats: int = 3) -> _Timed:
+    """Times a run that compiles, and some after it."""
     seconds = []
     for _ in range(repeats + 1):
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         run()
-        seconds.append(time.perf_counter() - start)
-    return max(seconds[0] - min(seconds[1:]), 0.0), min(seconds[1:])
+        seconds.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    best = min(seconds[1:])
+    return _Timed(max(seconds[0][0] - best[0], 0.0), *best)
 
 
 def _on_all(function: Callable[[jax.Array], jax.Array], make: Callable[[], jax.Array]) -> float:
     """Seconds of the function on an array of each device at once."""
     compiled = jax.jit(function)
     arrays = [jax.device_put(make(), device) for device in jax.local_devices()]
-    return _timed(lambda: jax.block_until_ready([compiled(array) for array in arrays]))[1]
+    return _timed(lambda: jax.block_until_ready([compiled(array) for array in arrays])).best
 
 
 def memory_bandwidth(elements: int = 2**26) -> float:
@@ -250,10 +261,7 @@ def search_rate(kernel: Kernel, peak_flops: float) -> SearchRate:
         for _ in kernel.losses(grid.parts(rows)):
             pass
 
-    compiling, seconds = _timed(run)
-    begin = time.process_time()
-    run()
-    processor = time.process_time() - begin
+    compiling, seconds, processor = _timed(run)
     total = int(grid.total_steps[0])
     updates, flops = grid.candidates * total / seconds, _flops(kernel) / seconds
     return SearchRate(
@@ -285,14 +293,14 @@ def scan_rate(law: Law) -> float:
         peaks, falling = np.geomspace(1e-4, 1e-2, SCANNED[0]), np.linspace(1, 0.1, SCANNED[1])
         run = jax.jit(jax.vmap(last))
         rates = jnp.asarray(peaks[:, None] * falling)
-        seconds = _timed(lambda: jax.block_until_ready(run(rates)))[1]
+        seconds = _timed(lambda: jax.block_until_ready(run(rates))).best
     return float(np.prod(SCANNED)) / seconds
 
 
 def _flops(kernel: Kernel) -> float:
     """Arithmetic of the effects of all candidates of a grid of one part, as XLA counts it for a few."""
     grid, law = kernel.grid, jax.tree.map(float, kernel.law)
-    scaled = law.scales and grid.scales  # one peak rate stands for all
+    scaled = stands_for_all(law, grid)
     part, lanes = grid.part(0, kernel.layout.rows), 1 if scaled else kernel.layout.lanes
     seen = grid.unit(part) if scaled else part
     group = [next(groups_of(law, seen, grid, lanes))]
@@ -317,5 +325,5 @@ def fit_rate(lanes: int) -> FitRate:
     weights = np.random.default_rng(0).exponential(size=(lanes, count))
     jobs = Jobs(np.zeros(lanes, int), weights, np.repeat(fitted.vector[None], lanes, axis=0))
     with jax.enable_x64(True):
-        compiling, seconds = _timed(lambda: minimise(problem.law, rows, jobs))
+        compiling, seconds, _ = _timed(lambda: minimise(problem.law, rows, jobs))
     return FitRate(lanes, count, compiling, seconds, lanes / seconds)

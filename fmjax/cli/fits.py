@@ -161,10 +161,8 @@ def print_search(result: SearchResult) -> None:
     )
     table = new_table(f"{result.candidates} candidates", (*(OF_MODEL[name] for name in told), *columns), text=0)
     for cell in result.cells[:CELLS_IN_TABLE]:
-        edge, marks = " (edge)" if cell.at_edge else "", dict.fromkeys(cell.outside, "*")
-        model = [f"{getattr(cell, name):.4g}{marks.get(name, '')}" for name in told]
-        length = f"{cell.total_steps}{marks.get('total_steps', '')}"
-        rates = (length, f"{cell.peak_lr:.3g}{marks.get('peak_lr', '')}", cell.decay, f"{cell.final_lr:.3g}")
+        edge, model = " (edge)" if cell.at_edge else "", [cell.shown(name, ".4g") for name in told]
+        rates = (cell.shown("total_steps", ""), cell.shown("peak_lr"), cell.decay, f"{cell.final_lr:.3g}")
         anneal = (f"{number(cell.best_ratio, '.3g')}{edge}", f"{cell.anneal_steps or '-'}")
         found = (*anneal, interval(cell.interval), number(cell.loss, ".5f"))
         table.add_row(*model, *rates, *found)

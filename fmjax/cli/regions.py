@@ -7,7 +7,7 @@ from rich.markup import escape
 from fmjax.cli.output import console, interval, new_table, number
 from fmjax.exporters.snippets import optax_snippet
 from fmjax.planning.recommendation import Choice, Recommendation
-from fmjax.planning.regions import AS_GOOD, Region, Tradeoff
+from fmjax.planning.regions import AS_GOOD, NEAR_COLUMNS, Region, Tradeoff
 
 MOST_NEAR = 30
 """Near-optimal choices in a table; the rest is in the JSON."""
@@ -70,36 +70,13 @@ def _after(region: Region, axis: str) -> str:
     return "" if ends is None else f" ({interval(ends, '.2g')})"
 
 
-NEAR_COLUMNS = (
-    "tokens a step",
-    "peak rate",
-    "decay",
-    "parameters",
-    "updates",
-    "ratio",
-    "anneal",
-    "loss",
-    "excess %",
-    "+- %",
-)
-
-
 def _print_near(region: Region) -> None:
     """All choices that are as good as the best of a region."""
     near, out = region.near, console()
     title = f"{region.budget.named}: {len(near)} of {len(region.points)} choices are near-optimal"
-    table = new_table(title, NEAR_COLUMNS, text=0)
+    table = new_table(title, ("tokens a step", *NEAR_COLUMNS), text=0)
     for point in near[:MOST_NEAR]:
-        cell = point.cell
-        where = (
-            cell.shown("tokens_per_step", ".4g"),
-            cell.shown("peak_lr"),
-            cell.decay,
-            cell.shown("model_size"),
-        )
-        anneal = (f"{cell.best_ratio:.2g}", f"{cell.anneal_steps}")
-        over = (f"{100 * point.excess:.2f}", number(100 * point.error, ".2f"))
-        table.add_row(*where, cell.shown("total_steps", ""), *anneal, f"{cell.loss:.4f}", *over)
+        table.add_row(*point.row)
     out.print(table)
     out.out(f"near-optimal: within {100 * AS_GOOD:g} % of the best, or within the expected error (+-)")
     if len(near) > MOST_NEAR:

@@ -41,8 +41,7 @@ def drift_from_shorter(problem: Problem, group: np.ndarray, shorter: np.ndarray,
     if not (before.any() and after.any()):
         return None
     far = np.log(lengths[after].max() / lengths[shorter].max())
-    missed = np.sqrt(np.mean((error[after] - error[before].mean()) ** 2)) / far
-    return float(min(np.hypot(missed, LEAST_DRIFT), MOST_DRIFT))
+    return _bounded(np.sqrt(np.mean((error[after] - error[before].mean()) ** 2)) / far)
 
 
 def drift_from_early_rows(problem: Problem, group: np.ndarray, fit: FitResult) -> float | None:
@@ -77,14 +76,19 @@ def drift_from_early_rows(problem: Problem, group: np.ndarray, fit: FitResult) -
     found = np.linalg.lstsq(slopes[early], residual[early], rcond=None)[0]
     missed = abs(np.mean(residual[late] - slopes[late] @ found))
     far = np.log(at[late].mean() / (EARLY_SHARE * longest))
-    return float(min(np.hypot(missed / far, LEAST_DRIFT), MOST_DRIFT))
+    return _bounded(missed / far)
 
 
 def _levels(problem: Problem, run: np.ndarray) -> np.ndarray:
     """``[rows, levels]`` which of the peak rates, sizes and batches a row's run has."""
     kinds = [(curve.peak_lr, curve.model_size, curve.tokens_per_step) for curve in problem.curves]
-    own = [kinds.index(kinds[of_row]) for of_row in run]
+    own = np.array([kinds.index(kind) for kind in kinds])[run]
     return np.equal.outer(own, np.unique(own)).astype(float)
+
+
+def _bounded(missed: float) -> float:
+    """The drift by what was missed per e-fold of updates."""
+    return float(min(np.hypot(missed, LEAST_DRIFT), MOST_DRIFT))
 
 
 def _power_slopes(law: Law, effects: Row, vector: np.ndarray) -> np.ndarray:

@@ -295,9 +295,7 @@ def _choice(found: Prediction, by: Predictor, shape: PlanShape, *, joint: bool) 
         schedule=found.cell.schedule(shape.warmup_steps, shape.init_lr),
         fit=by.fit,
         per_rate=by.peak_lr is not None,
-        known_rate=not {"peak_lr", "tokens_per_step"} & {*found.cell.outside}
-        if joint
-        else by.knows(found.cell.peak_lr),
+        known_rate=OUTSIDE.isdisjoint(found.cell.outside) if joint else by.knows(found.cell.peak_lr),
         held_out=by.held_out,
         samples=by.sampled,
         notes=(*_notes(found, by), *(_notes_on_reach(found, by) if joint else _notes_on_rates(found, by))),

@@ -19,6 +19,10 @@ AXES = ("peak_lr", "tokens_per_step", "model_size")
 Ends = tuple[float, float]
 
 
+NEAR_COLUMNS = ("peak rate", "decay", "parameters", "updates", "ratio", "anneal", "loss", "excess %", "+- %")
+"""Columns of a table of choices, after that of the batch."""
+
+
 class Point(NamedTuple):
     """One choice of a region, at its best annealing ratio."""
 
@@ -34,6 +38,31 @@ class Point(NamedTuple):
     def is_near(self) -> bool:
         """Whether it is near-optimal: worse by at most ``AS_GOOD``, or by no more than its expected error."""
         return self.excess <= np.nanmax([AS_GOOD, self.error])
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """The batch, and what stands under ``NEAR_COLUMNS``, as texts."""
+        cell, error = self.cell, f"{100 * self.error:.2f}" if np.isfinite(self.error) else "-"
+        where = (cell.shown("tokens_per_step", ".4g"), cell.shown("peak_lr"), cell.decay, cell.shown("model_size"))
+        anneal = (cell.shown("total_steps", ""), f"{cell.best_ratio:.2g}", f"{cell.anneal_steps}")
+        return (*where, *anneal, f"{cell.loss:.4f}", f"{100 * self.excess:.2f}", error)
+
+
+class OverRateAndBatch(NamedTuple):
+    """Choices over peak rate and batch, each at its best ratio and, of several, size; NaN where nothing was tried."""
+
+    rates: np.ndarray
+    batches: np.ndarray
+    """Tokens an update; 0 where none was told."""
+    excess: np.ndarray
+    """``[batches, rates]`` least excess."""
+    near: np.ndarray
+    """``[batches, rates]`` whether any is near-optimal."""
+
+    @property
+    def is_map(self) -> bool:
+        """Whether there are several of both."""
+        return min(self.excess.shape) > 1
 
 
 class Tradeoff(NamedTuple):
@@ -82,6 +111,18 @@ class Region(NamedTuple):
             left = f"{self.not_compared} of {every} choices are not compared: rate or batch outside the fitted runs"
             notes.append(f"{self.budget.named}: {left}")
         return tuple(notes)
+
+    @property
+    def over_rate_and_batch(self) -> OverRateAndBatch:
+        """The points as a table."""
+        rates = np.unique([point.cell.peak_lr for point in self.points])
+        batches = np.unique([point.cell.tokens_per_step or 0.0 for point in self.points])
+        excess, near = np.full((batches.size, rates.size), np.nan), np.zeros((batches.size, rates.size), bool)
+        for point in self.points:
+            at = np.searchsorted(batches, point.cell.tokens_per_step or 0.0), np.searchsorted(rates, point.cell.peak_lr)
+            excess[at] = np.fmin(excess[at], point.excess)
+            near[at] |= point.is_near
+        return OverRateAndBatch(rates, batches, excess, near)
 
     def _at_edge(self, axis: str) -> bool:
         """Whether the best of an axis is the first or last value tried, so that a better one may lie outside."""

@@ -9,7 +9,7 @@ from fmjax._checks import require, whole
 from fmjax._types import HostNumbers
 from fmjax.fitting.fitted_runs import FittedRuns
 from fmjax.fitting.records import ONE_SIZE
-from fmjax.searching.grid import axis_of, told_axis
+from fmjax.searching.grid import axis_of, lengths_of, told_axis
 
 FLOPS_PER_TOKEN = 6.0
 """Operations of training for each parameter and token, C = 6 N D. Source: arXiv 2001.08361, section 2.1."""
@@ -48,7 +48,7 @@ class Budget(NamedTuple):
         if tokens is None or tokens_per_step is None:
             assert self.total_steps is not None
             return self.total_steps
-        return max(1, round(tokens / tokens_per_step))
+        return int(lengths_of(None, np.array([tokens]), np.array([tokens_per_step]))[0])
 
 
 class Target(NamedTuple):

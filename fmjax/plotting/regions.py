@@ -26,7 +26,9 @@ def loss_over_rate_and_batch(region: Region, ax: "Axes | None" = None) -> "Axes"
     Raises:
       ValueError: fewer than two peak rates or two batches.
     """
-    rates, batches, excess, near = _table(region)
+    found = region.over_rate_and_batch
+    require(found.is_map, "a map needs at least two peak rates and two batches")
+    rates, batches, excess, near = found
     ax = axes_or_new(ax)
     top = max(float(np.nanmedian(excess)), 5 * AS_GOOD)
     x, y = _edges(rates), _edges(batches)
@@ -53,19 +55,6 @@ def loss_over_rate_and_batch(region: Region, ax: "Axes | None" = None) -> "Axes"
     ax.grid(visible=False)
     legend(ax, labelcolor="white", frameon=True, facecolor="black", framealpha=0.6)
     return ax
-
-
-def _table(region: Region) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rates, batches, and ``[batches, rates]`` excess and whether near-optimal; NaN where nothing was tried."""
-    rates = np.unique([point.cell.peak_lr for point in region.points])
-    batches = np.unique([point.cell.tokens_per_step or 0.0 for point in region.points])
-    require(min(rates.size, batches.size) > 1, "a map needs at least two peak rates and two batches")
-    excess, near = np.full((batches.size, rates.size), np.nan), np.zeros((batches.size, rates.size), bool)
-    for point in region.points:
-        at = np.searchsorted(batches, point.cell.tokens_per_step or 0.0), np.searchsorted(rates, point.cell.peak_lr)
-        excess[at] = np.fmin(excess[at], point.excess)
-        near[at] |= point.is_near
-    return rates, batches, excess, near
 
 
 def _edges(centres: np.ndarray) -> np.ndarray:

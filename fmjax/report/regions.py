@@ -6,7 +6,7 @@ import numpy as np
 
 from fmjax._names import LEVEL
 from fmjax.planning.recommendation import Recommendation
-from fmjax.planning.regions import AS_GOOD, Region, Tradeoff
+from fmjax.planning.regions import AS_GOOD, NEAR_COLUMNS, Region, Tradeoff
 from fmjax.plotting.style import COLORS
 from fmjax.report.drawing import Chart, axes
 from fmjax.report.markup import Html, element, interval_text, number_text, table
@@ -20,18 +20,14 @@ SHARE = f"{100 * LEVEL:g} % interval"
 
 def region_map(region: Region) -> Chart | None:
     """Excess over peak rate and batch, each at its best ratio; None for one peak rate or one batch."""
-    rates = sorted({point.cell.peak_lr for point in region.points})
-    batches = sorted({point.cell.tokens_per_step or 0.0 for point in region.points})
-    if min(len(rates), len(batches)) < 2:
+    found = region.over_rate_and_batch
+    if not found.is_map:
         return None
-    excess = np.full((len(batches), len(rates)), np.nan)
-    for point in region.points:
-        at = batches.index(point.cell.tokens_per_step or 0.0), rates.index(point.cell.peak_lr)
-        excess[at] = np.fmin(excess[at], 100 * point.excess)
+    excess = 100 * found.excess
     heat = {
         "type": "heatmap",
-        "x": [f"{rate:.3g}" for rate in rates],
-        "y": [f"{batch:.4g}" for batch in batches],
+        "x": [f"{rate:.3g}" for rate in found.rates],
+        "y": [f"{batch:.4g}" for batch in found.batches],
         "z": [[None if np.isnan(x) else float(f"{x:.4g}") for x in row] for row in excess],
         "zmin": 0,
         "zmax": max(float(np.nanmedian(excess)), 500 * AS_GOOD),
@@ -62,7 +58,7 @@ def region_tables(found: Recommendation) -> list[Html]:
     near, region = found.best_region.near, found.best_region
     parts += [
         element("h3", f"{region.budget.named}: {len(near)} of {len(region.points)} choices are near-optimal"),
-        table(NEAR_HEADINGS, [_near(point.cell, point.excess, point.error) for point in near[:NEAR_ON_PAGE]], text=0),
+        table(("tokens an update", *NEAR_COLUMNS), [point.row for point in near[:NEAR_ON_PAGE]], text=0),
         element("p", f"Within {100 * AS_GOOD:g} % of the best, or within the expected error.", class_="dim"),
     ]
     for one in found.regions:
@@ -96,26 +92,6 @@ def _budget(region: Region) -> list[str]:
     rate = (cell.shown("peak_lr"), interval_text(region.intervals.get("peak_lr"), ".2g"))
     loss = (f"{cell.loss:.4f}", interval_text(cell.loss_interval, ".4f"), number_text(100 * region.regret, ".2f"))
     return [region.budget.named, cell.shown("model_size"), *batch, cell.shown("total_steps", ""), *rate, *loss]
-
-
-NEAR_HEADINGS = (
-    "tokens an update",
-    "peak rate",
-    "decay",
-    "parameters",
-    "updates",
-    "ratio",
-    "anneal",
-    "loss",
-    "excess %",
-    "+- %",
-)
-
-
-def _near(cell: Cell, excess: float, error: float) -> list[str]:
-    where = [cell.shown("tokens_per_step", ".4g"), cell.shown("peak_lr"), cell.decay, cell.shown("model_size")]
-    anneal = [cell.shown("total_steps", ""), f"{cell.best_ratio:.2g}", f"{cell.anneal_steps}"]
-    return [*where, *anneal, f"{cell.loss:.4f}", f"{100 * excess:.2f}", number_text(100 * error, ".2f")]
 
 
 TRADE_HEADINGS = (

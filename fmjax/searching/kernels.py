@@ -47,7 +47,7 @@ class Layout(NamedTuple):
         On a CPU the weighted updates of 64 candidates stay in the cache.
         """
         pairs, count, is_cpu = grid.peak_lr.size * grid.final_lr.size, grid.anneal_ratio.size, platform == "cpu"
-        if law.scales and grid.scales:
+        if stands_for_all(law, grid):
             most, ratios, side = (2**14, 64, 64) if is_cpu else (2**14, 2**8, 2**8)
             ratios = _even(count, min(ratios, max(1, CALL // vectors)))
             rows = _even(pairs, max(1, min(most, CALL // (vectors * ratios), PART // (vectors * count))))
@@ -58,6 +58,11 @@ class Layout(NamedTuple):
         ratios = _even(count, max(1, call // rows))
         lanes = _even(rows, side)
         return cls(rows, ratios, max(1, min(side // lanes, ratios)), lanes)
+
+
+def stands_for_all(law: Law, grid: Grid) -> bool:
+    """Whether the effects of one peak rate give those of all."""
+    return law.scales and grid.scales
 
 
 def _even(count: int, most: int) -> int:
@@ -106,8 +111,7 @@ class Kernel(NamedTuple):
 
     @property
     def _scaled(self) -> bool:
-        """Whether the effects of one peak rate give those of all."""
-        return self.law.scales and self.grid.scales
+        return stands_for_all(self.law, self.grid)
 
     @property
     def _groups(self) -> int:
