@@ -67,9 +67,7 @@ def each_case():
     """Every law with sums, decay and count of warmup; fast ones have two decays, and one such count, for each law."""
     for place in np.ndindex(len(WEIGHTED), len(DECAYS), len(WARMUPS)):
         case = [list(axis)[i] for axis, i in zip((WEIGHTED, DECAYS, WARMUPS), place, strict=True)]
-        twin = sum(place) % len(WARMUPS) > 0 or sum(place[:2]) % 2 > 0
-        # in float32 "1-sqrt" under lr-annealing is off by up to 4e-6 where XLA optimises, as it does in slow tests
-        slow = case[0] in SLOW_TO_COMPILE or (twin and case[:2] != ["lr-annealing", "1-sqrt"])
+        slow = case[0] in SLOW_TO_COMPILE or sum(place) % len(WARMUPS) > 0 or sum(place[:2]) % 2 > 0
         yield pytest.param(*case, marks=[pytest.mark.slow] * slow)
 
 

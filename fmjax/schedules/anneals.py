@@ -30,15 +30,19 @@ class Decay(NamedTuple):
 
     rate: Callable[[Real, Real, Real], Real]
     """(fraction x of the anneal done, peak rate, final rate) -> rate."""
-    drop: Callable[[Real, Real, Real, Real], Real]
-    """(x, dx, peak rate, final rate) -> rate(x - dx) - rate(x), without the cancellation of nearly equal rates."""
+    drop: Callable[[Real, Real, Real, Real, Real], Real]
+    """(x, dx, x - dx, peak rate, final rate) -> rate(x - dx) - rate(x), without the cancellation of nearly equal rates.
+
+    x - dx is given: compiled, the difference of two quotients may be other than zero in the first update, and its root
+    is steep there.
+    """
 
 
 def _linear(x: Real, peak: Real, final: Real) -> Real:
     return final + (peak - final) * (1 - x)
 
 
-def _linear_drop(x: Real, dx: Real, peak: Real, final: Real) -> Real:
+def _linear_drop(x: Real, dx: Real, before: Real, peak: Real, final: Real) -> Real:
     return (peak - final) * dx
 
 
@@ -46,7 +50,7 @@ def _cosine(x: Real, peak: Real, final: Real) -> Real:
     return final + (peak - final) * (1 + _of(x).cos(np.pi * x)) / 2
 
 
-def _cosine_drop(x: Real, dx: Real, peak: Real, final: Real) -> Real:
+def _cosine_drop(x: Real, dx: Real, before: Real, peak: Real, final: Real) -> Real:
     return (peak - final) * jnp.sin(jnp.pi * (x - dx / 2)) * jnp.sin(jnp.pi * dx / 2)
 
 
@@ -60,8 +64,8 @@ def _one_minus_sqrt(x: Real, peak: Real, final: Real) -> Real:
     return final + (peak - final) * (1 - _root(x))
 
 
-def _one_minus_sqrt_drop(x: Real, dx: Real, peak: Real, final: Real) -> Real:
-    roots = _root(x) + _root(x - dx)
+def _one_minus_sqrt_drop(x: Real, dx: Real, before: Real, peak: Real, final: Real) -> Real:
+    roots = _root(x) + _root(before)
     return (peak - final) * dx / jnp.where(roots > 0, roots, 1.0)
 
 
@@ -69,7 +73,7 @@ def _exponential(x: Real, peak: Real, final: Real) -> Real:
     return peak * (final / peak) ** x
 
 
-def _exponential_drop(x: Real, dx: Real, peak: Real, final: Real) -> Real:
+def _exponential_drop(x: Real, dx: Real, before: Real, peak: Real, final: Real) -> Real:
     return _exponential(x, peak, final) * jnp.expm1(-dx * jnp.log(final / peak))
 
 
@@ -110,7 +114,9 @@ class Anneal(NamedTuple):
         since, span = self._since(count), self._span()
         # the part of the update that lies in the anneal: 1 exactly but for the first and the last
         step = jnp.clip(jnp.minimum(since, 1.0) - jnp.maximum(since - span, 0.0), 0.0, 1.0)
-        fallen = self.decay.drop(jnp.clip(since / span, 0.0, 1.0), step / span, self.peak_lr, self.final_lr)
+        end = jnp.minimum(since, span)
+        done, before = (jnp.clip(updates / span, 0.0, 1.0) for updates in (end, end - step))
+        fallen = self.decay.drop(done, step / span, before, self.peak_lr, self.final_lr)
         return jnp.asarray(fallen)
 
     def _span(self) -> Real:
