@@ -183,15 +183,43 @@ def _about(place: np.ndarray, residual: np.ndarray) -> tuple[np.ndarray, np.ndar
     rows = place.size
     groups = min(rows, TREND_GROUPS)
     label = np.arange(rows) * groups // max(rows, 1)
-    parts = [np.flatnonzero(label == group) for group in range(groups)]
-    x, y = (np.array([np.median(values[part]) for part in parts]) for values in (place, residual))
+    edges = np.searchsorted(label, np.arange(groups + 1))
+    x, y = (_Spans.of(values, edges[:-1], edges[1:]).medians() for values in (place, residual))
     width = min(groups, max(LEAST_GROUPS, int(np.ceil(TREND_WINDOW * groups))))
-    window = np.clip(np.arange(groups) - width // 2, 0, groups - width)[:, None] + np.arange(width)
+    first = np.clip(np.arange(groups) - width // 2, 0, groups - width)
+    window = first[:, None] + np.arange(width)
     level, slope = lines(x[window], y[window], x)
     trend = level[label] + slope[label] * (place - x[label])
     off = np.abs(residual - trend)
-    near = np.array([_deviation(off[(label >= own[0]) & (label <= own[-1])], width) for own in window])
+    near = _Spans.of(off, edges[first], edges[first + width]).deviations(width)
     return trend, np.maximum(near, _deviation(off, width))[label]
+
+
+class _Spans(NamedTuple):
+    """Spans of successive values side by side; what pads a span is infinite."""
+
+    values: np.ndarray
+    """``[spans, longest]`` rising."""
+    size: np.ndarray
+    """``[spans]`` values of each."""
+
+    @classmethod
+    def of(cls, values: np.ndarray, begin: np.ndarray, end: np.ndarray) -> "_Spans":
+        place = begin[:, None] + np.arange(max((end - begin).max(initial=0), 1))
+        inside = place < end[:, None]
+        return cls(np.sort(np.where(inside, values[np.where(inside, place, 0)], np.inf), axis=1), end - begin)
+
+    def medians(self) -> np.ndarray:
+        """The median of each span; there is a value in each."""
+        span = np.arange(len(self.size))
+        return (self.values[span, (self.size - 1) // 2] + self.values[span, self.size // 2]) / 2
+
+    def deviations(self, points: float) -> np.ndarray:
+        """``_deviation`` of each span of absolute deviations."""
+        most = 3 * TO_DEVIATION * self.medians()[:, None]
+        pulled_in = np.where(np.isfinite(self.values), np.minimum(self.values, most), 0.0)
+        deviation = np.sqrt(np.sum(pulled_in**2, axis=1) / self.size * points / max(points - 2, 1))
+        return np.where(self.size < 3, 0.0, deviation)
 
 
 def lines(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -76,8 +76,12 @@ class Jobs(NamedTuple):
         return found
 
 
-BLOCK_ELEMENTS = 32_768
-"""Lanes x rows worked on at once, so that a block stays in the cache."""
+BLOCK_ELEMENTS = 8192
+"""Lanes x rows worked on at once on a CPU. A row takes some 50 numbers of a lane (its slopes), so that a block stays in
+the cache of a core; and a lane that is done waits for few others."""
+
+WIDE_BLOCK_ELEMENTS = 2**20
+"""The same on an accelerator, which works on that many at once; not measured."""
 
 CHUNK_BLOCKS = 8
 """Blocks handed to a device at once where there are many; memory is bounded by this, whatever the number of lanes."""
@@ -158,10 +162,14 @@ def _minimise(
 
 def block_size(lanes: int, rows: int) -> int:
     """Lanes worked on at once: a power of two that divides ``lanes``."""
-    size = 1
-    while 2 * size * rows <= BLOCK_ELEMENTS and lanes % (2 * size) == 0:
+    size, most = 1, _block_elements()
+    while 2 * size * rows <= most and lanes % (2 * size) == 0:
         size *= 2
     return size
+
+
+def _block_elements() -> int:
+    return BLOCK_ELEMENTS if jax.default_backend() == "cpu" else WIDE_BLOCK_ELEMENTS
 
 
 def solve_one(law: Law, rows: Rows, weights: jax.Array, objective: Objective, *, residual: str) -> jax.Array:
@@ -252,7 +260,7 @@ class _Runner:
         self, active: np.ndarray, start: np.ndarray, limit: int, client: "Client | None" = None
     ) -> Iterator[tuple[np.ndarray, Lanes]]:
         """Yields (lane indices, outcomes) chunk by chunk."""
-        if client is not None and len(start) * self.rows[0].loss.shape[1] > BLOCK_ELEMENTS:
+        if client is not None and len(start) * self.rows[0].loss.shape[1] > _block_elements():
             yield from self._run_on(OnDask(client), active, start, limit)
             return
         parts = [active[i : i + self.size] for i in range(0, active.size, self.size)]
@@ -325,13 +333,13 @@ class LaneChunks(NamedTuple):
 
 
 def _block_lanes(lanes: int, rows: int) -> int:
-    """Lanes of a block: as many as ``BLOCK_ELEMENTS`` hold, and no more than there are."""
+    """Lanes of a block: as many as a block holds, and no more than there are."""
     return block_size(1 << (max(lanes, 1).bit_length() - 1), rows)
 
 
 def _chunk_size(lanes: int, rows: int) -> int:
     """Lanes per chunk: one block, or ``CHUNK_BLOCKS`` where there are more; so few shapes that verbs share programs."""
-    return _block_lanes(lanes, rows) * (1 if lanes * rows <= CHUNK_BLOCKS * BLOCK_ELEMENTS else CHUNK_BLOCKS)
+    return _block_lanes(lanes, rows) * (1 if lanes * rows <= CHUNK_BLOCKS * _block_elements() else CHUNK_BLOCKS)
 
 
 def best(found: Lanes) -> int:
