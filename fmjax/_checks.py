@@ -27,6 +27,10 @@ def within(place: str | Path) -> Iterator[None]:
         raise ValueError(f"{place}: {error}") from None
 
 
+MOST_NAMED = 24
+"""Known names that a message lists; a manifest can have hundreds of runs."""
+
+
 def choose(name: str, known: Iterable[str], what: str) -> str:
     """Returns ``name`` if it is one of ``known``, else raises with the nearest known name."""
     names = list(known)
@@ -34,7 +38,8 @@ def choose(name: str, known: Iterable[str], what: str) -> str:
         return name
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown {what} {name!r}{hint} (known: {', '.join(names)})")
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    raise ValueError(f"unknown {what} {name!r}{hint} (known: {', '.join(names[:MOST_NAMED])}{more})")
 
 
 def known_options(what: str, hints: Mapping[str, str] = _NO_HINTS) -> Callable[[Call], Call]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from synthetic import curve
 
+from fmjax.scaling.one_for_all import Foreseen, one_for_all
 from fmjax.scaling.optima import Tried, optima, tried
 from fmjax.schedules.kinds import WSD, Constant
 
@@ -116,3 +117,35 @@ def test_intervals_cover_the_vertex():
 def test_the_same_seed_gives_the_same_interval():
     cells = [group(0.3, noise=1e-3, rng=np.random.default_rng(2))]
     assert optima(cells, seed=3) == optima(cells, seed=3) != optima(cells, seed=4)
+
+
+def test_one_choice_for_all_cells_costs_what_trying_each_says():
+    ratios, steps, best = np.linspace(0.01, 0.99, 99), (1000, 2000, 4000), (0.2, 0.25, 0.3)
+    losses = [3 + (np.sqrt(ratios) - np.sqrt(own)) ** 2 for own in best]
+    cells = [Foreseen(i, "linear", one, loss) for i, (one, loss) in enumerate(zip(steps, losses, strict=True))]
+    alone = Foreseen(3, "1-sqrt", 1000, losses[0])
+    ratio, updates = one_for_all([*cells, alone], ratios)
+    assert [(one.kept, one.decay, one.cells) for one in (ratio, updates)] == [
+        ("ratio", "linear", (0, 1, 2)),
+        ("updates", "linear", (0, 1, 2)),
+    ]
+    excess = np.array(losses) - 3
+    assert ratio.value == ratios[np.argmin(excess.mean(axis=0))]
+    assert ratio.regrets == pytest.approx(excess[:, np.argmin(excess.mean(axis=0))], abs=1e-12)
+    tried = np.arange(200, 1201)
+    costs = [(np.sqrt(tried / one) - np.sqrt(own)) ** 2 for one, own in zip(steps, best, strict=True)]
+    assert updates.value == pytest.approx(tried[np.argmin(np.mean(costs, axis=0))], rel=0.03)
+    assert updates.mean == pytest.approx(np.min(np.mean(costs, axis=0)), rel=0.02)
+    assert updates.worst == max(updates.regrets) > ratio.worst
+    assert updates.worst_cell == int(np.argmax(updates.regrets))
+
+
+def test_updates_beyond_a_cell_are_as_many_as_its_ratios_reach():
+    ratios = np.array([0.1, 0.5, 0.9])
+    short, long = (
+        Foreseen(0, "linear", 100, np.array([2.0, 1.5, 1.0])),
+        Foreseen(1, "linear", 9000, np.array([2, 2, 1.0])),
+    )
+    updates = one_for_all([short, long], ratios)[1]
+    assert updates.value == 8100
+    assert updates.regrets == (0.0, 0.0)

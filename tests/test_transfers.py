@@ -67,6 +67,17 @@ def test_optima_follow_power_laws(found):
     assert found.measured.points == 6
 
 
+def test_one_ratio_for_all_cells_costs_what_the_true_losses_say(found):
+    ratio, updates = found.one_for_all
+    assert (ratio.kept, updates.kept, len(ratio.regrets)) == ("ratio", "updates", len(found.cells))
+    for one in (ratio, updates):
+        for cell, regret in zip(found.cells, one.regrets, strict=True):
+            steps = cell.tried.total_steps
+            kept = one.value if one is ratio else min(one.value / steps, FINE[-1])
+            losses = final_losses([*FINE, kept], peak_lr=cell.tried.peak_lr, total_steps=steps)
+            assert regret == pytest.approx(losses[-1] - losses.min(), abs=2e-4)
+
+
 def test_a_law_of_no_use_recommends_nothing():
     constants = tuple(curve(f"c{i}", Constant(1e-3, 250, warmup_steps=20), noise=1e-4) for i in range(2))
     found = transfer((*constants, *cells(peak_lrs=(1e-3,), lengths=(300,))), law=LAW, samples=0)

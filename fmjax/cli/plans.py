@@ -72,8 +72,9 @@ def print_forecast(found: Forecast) -> None:
 
 
 CELL = ("updates", "peak rate", "decay", "size")
-OPTIMA = (*CELL, "ratios", "measured best", "90 % interval", "predicted", "90 % interval")
+OPTIMA = (*CELL, "ratios", "measured best", "90 % interval", "predicted", "90 % interval", "in updates")
 CHOSEN = (*CELL, "recommended", "regret", "expected", "law alone", "regret", "copied", "regret")
+KEPT_ALIKE = ("decay", "kept for all", "best", "mean cost", "worst", "at updates", "peak rate", "decay", "size")
 EXPONENTS = ("of", "variable", "exponent", "90 % interval", "p of zero", "cells", "published")
 
 
@@ -92,6 +93,16 @@ def print_transfer(found: Transfer) -> None:
             ahead.add_row(*_cell_name(cell), *parts)
     if ahead.row_count:
         out.print(ahead)
+    kept = new_table("One choice for all cells, and the loss that it is predicted to cost", KEPT_ALIKE, text=2)
+    for alike in found.one_for_all:
+        costs = (
+            f"{alike.value:.3g}" if alike.kept == "ratio" else f"{alike.value:.0f}",
+            f"{alike.mean:.4f}",
+            f"{alike.worst:.4f}",
+        )
+        kept.add_row(alike.decay, alike.kept, *costs, *_cell_name(found.cells[alike.worst_cell]))
+    if kept.row_count:
+        out.print(kept)
     exponents = new_table("Power laws: best ratio ~ variable^exponent", EXPONENTS, text=2)
     _add_exponents(exponents, "measured", found.measured)
     _add_exponents(exponents, "predicted", found.predicted)
@@ -121,11 +132,12 @@ def _measured(cell: CellTransfer) -> tuple[str, str]:
     return f"{cell.measured.ratio:.3f}{' (edge)' if cell.measured.at_edge else ''}", interval(cell.measured.interval)
 
 
-def _predicted(cell: CellTransfer) -> tuple[str, str]:
+def _predicted(cell: CellTransfer) -> tuple[str, str, str]:
     if cell.predicted is None:
-        return "-", "-"
+        return "-", "-", "-"
     best = cell.predicted.cell
-    return f"{best.best_ratio:.3g}{' (edge)' if best.at_edge else ''}", interval(best.ratio_interval)
+    ratio = f"{best.best_ratio:.3g}{' (edge)' if best.at_edge else ''}"
+    return ratio, interval(best.ratio_interval), f"{best.anneal_steps or '-'}"
 
 
 def _chosen(chosen: Chosen | None) -> tuple[str, str]:

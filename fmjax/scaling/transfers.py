@@ -18,6 +18,7 @@ from fmjax.fitting.records import SAME_PEAK
 from fmjax.laws import Law
 from fmjax.planning.predictor import Prediction, Predictor, predictors
 from fmjax.scaling.batch_size import CriticalBatchSize, critical_batch_size
+from fmjax.scaling.one_for_all import Foreseen, OneForAll, one_for_all
 from fmjax.scaling.optima import Optimum, Tried, optima, tried
 from fmjax.scaling.power_laws import OptimaPowerLaw, power_law
 from fmjax.searching.sweeps import SEARCHED_RATIOS
@@ -79,6 +80,8 @@ class Transfer(Record):
     """Whether loss follows updates or tokens, where runs of one size have several batch sizes."""
     notes: tuple[str, ...]
     """What to keep in mind: cells left out, runs below the critical batch size."""
+    one_for_all: tuple[OneForAll, ...] = ()
+    """What one annealing ratio, or one number of annealing updates, for all cells is predicted to cost."""
 
     def to_dict(self) -> dict[str, object]:
         """The result as plain values for JSON."""
@@ -86,26 +89,29 @@ class Transfer(Record):
         against = [{**one._asdict(), "other": one.other._asdict()} for one in self.against]
         batch = None if self.batch_size is None else self.batch_size.to_dict()
         record = {"cells": [_cell_dict(cell) for cell in self.cells], **laws, "published": PUBLISHED}
-        return plain({**record, "against": against, "batch_size": batch, "notes": self.notes})
+        kept = [one.to_dict() for one in self.one_for_all]
+        return plain({**record, "against": against, "batch_size": batch, "notes": self.notes, "one_for_all": kept})
 
     def _laws(self) -> dict[str, OptimaPowerLaw | None]:
         return {"measured": self.measured, "predicted": self.predicted}
 
 
 def _cell_dict(cell: CellTransfer) -> dict[str, object]:
-    schedule, found = cell.tried.schedule, cell.predicted
-    predicted = (
-        None if found is None else {**found.cell._asdict(), "law_ratio": found.law_ratio, "regret": found.regret}
-    )
+    schedule = cell.tried.schedule
     parts = {name: getattr(cell, name) for name in ("measured", "chosen", "law_alone", "copied")}
     return {
         **{name: getattr(schedule, name) for name in ("total_steps", "peak_lr", "decay", "final_lr")},
         "model_size": cell.tried.model_size,
         "ratios": cell.tried.ratios,
         "losses": cell.tried.losses,
-        "predicted": predicted,
+        "predicted": None if cell.predicted is None else _prediction_dict(cell.predicted),
         **{name: None if part is None else part._asdict() for name, part in parts.items()},
     }
+
+
+def _prediction_dict(found: Prediction) -> dict[str, object]:
+    cell = {**found.cell._asdict(), "anneal_steps": found.cell.anneal_steps}
+    return {**cell, "law_ratio": found.law_ratio, "regret": found.regret}
 
 
 Predicting = Callable[[Sequence[LossCurve], Sequence[float]], dict[float, Predictor]]
@@ -128,7 +134,8 @@ def transfer(
     Runs that differ in nothing but their ratio make a cell. Each cell's measured optimum (``optima.optima``) stands
     beside the one predicted from all runs (``recommend``) and beside what the shorter runs alone would have chosen: by
     recommendation, by the law without correction, and by copying the best ratio of the longest shorter cell. Optima
-    follow $R_{opt} \propto \prod_j x_j^{e_j}$ over the variables that differ (``power_laws.power_law``).
+    follow $R_{opt} \propto \prod_j x_j^{e_j}$ over the variables that differ (``power_laws.power_law``). Predicted too
+    is what one ratio, or one number of annealing updates, would cost where all cells keep it (``one_for_all``).
 
     Args:
       curves: the runs at hand.
@@ -164,7 +171,17 @@ def transfer(
     batch, failure = _batch_size(curves, seed)
     batches = of_batches([curve.tokens_per_step for curve in curves])
     notes = (*left_out, *batches, *_notes(cells), *failure, *(batch.notes if batch else ()))
-    return Transfer(cells, _measured_law(cells), _predicted_law(cells), _against(cells, against, seed), batch, notes)
+    compared = _against(cells, against, seed)
+    return Transfer(cells, _measured_law(cells), _predicted_law(cells), compared, batch, notes, _one_for_all(cells))
+
+
+def _one_for_all(cells: Sequence[CellTransfer]) -> tuple[OneForAll, ...]:
+    foreseen = [
+        Foreseen(i, cell.tried.schedule.decay, cell.tried.total_steps, cell.predicted.losses)
+        for i, cell in enumerate(cells)
+        if cell.predicted is not None
+    ]
+    return one_for_all(foreseen, np.array(SEARCHED_RATIOS))
 
 
 def _batch_size(curves: Sequence[LossCurve], seed: int) -> tuple[CriticalBatchSize | None, tuple[str, ...]]:
