@@ -84,7 +84,8 @@ WIDE_BLOCK_ELEMENTS = 2**20
 """The same on an accelerator, which works on that many at once; not measured."""
 
 CHUNK_BLOCKS = 8
-"""Blocks handed to a device at once where there are many; memory is bounded by this, whatever the number of lanes."""
+"""Blocks handed to a device at once, some of them empty where there are few lanes: one shape, so one program. Memory is
+bounded by this, whatever the number of lanes."""
 
 FIRST_ROUND = 12
 """Evaluations after which the lanes still running are gathered into new blocks."""
@@ -248,7 +249,8 @@ class _Runner:
             objective = objective._replace(prior=objective.prior.each(len(jobs.start)))
         self.law, self.jobs, self.objective, self.residual = law, jobs, objective, residual
         self.devices, self.all_rows = workers(), rows
-        self.size = size or _chunk_size(len(jobs.start), rows.loss.shape[1])
+        self.block = _block_lanes(len(jobs.start), rows.loss.shape[1])
+        self.size = size or self.block * CHUNK_BLOCKS
         # Where all lanes share their effects, each chunk is handed the losses of its lanes. So the number of sets is in
         # no shape: a fit, fits without each run and bootstrap samples of one law take one program.
         self.losses = np.asarray(rows.loss) if all(len(values) == 1 for values in rows.effects.values()) else None
@@ -263,8 +265,9 @@ class _Runner:
         if client is not None and len(start) * self.rows[0].loss.shape[1] > _block_elements():
             yield from self._run_on(OnDask(client), active, start, limit)
             return
-        parts = [active[i : i + self.size] for i in range(0, active.size, self.size)]
-        yield from self.run_chunks(parts, start, limit)
+        blocks = -(-active.size // self.block)
+        lanes = self.block * min(CHUNK_BLOCKS, -(-blocks // len(self.devices)))  # few lanes go to all devices too
+        yield from self.run_chunks([active[i : i + lanes] for i in range(0, active.size, lanes)], start, limit)
 
     def _run_on(
         self, cluster: OnDask, active: np.ndarray, start: np.ndarray, limit: int
@@ -294,13 +297,14 @@ class _Runner:
             yield from ((part, chunk.result()) for part, chunk in zip(parts, found, strict=True))
 
     def _chunk(self, index: np.ndarray, start: np.ndarray, limit: int, worker: int) -> Lanes:
-        padded = np.resize(index, self.size) if index.size else np.zeros(self.size, int)
+        own = index if index.size else np.zeros(1, int)
+        padded, weights = np.resize(own, self.size), self.jobs.weights_of(own)
         sets, rows = np.asarray(self.jobs.set)[padded], self.rows[worker]
         if self.losses is not None:
-            own = self.losses[sets if len(self.losses) > 1 else np.zeros(self.size, int)]
-            rows = rows._replace(loss=jax.device_put(own, self.devices[worker]))
+            losses = self.losses[sets if len(self.losses) > 1 else np.zeros(self.size, int)]
+            rows = rows._replace(loss=jax.device_put(losses, self.devices[worker]))
             sets = np.arange(self.size)
-        jobs = Jobs(sets, self.jobs.weights_of(padded), start[padded])
+        jobs = Jobs(sets, np.resize(weights, (self.size, weights.shape[1])), start[padded])
         prior = None if self.objective.prior is None else jax.tree.map(lambda x: x[padded], self.objective.prior)
         live = np.arange(self.size) < index.size
         jobs, live, prior = jax.device_put((jobs, live, prior), self.devices[worker])
@@ -335,11 +339,6 @@ class LaneChunks(NamedTuple):
 def _block_lanes(lanes: int, rows: int) -> int:
     """Lanes of a block: as many as a block holds, and no more than there are."""
     return block_size(1 << (max(lanes, 1).bit_length() - 1), rows)
-
-
-def _chunk_size(lanes: int, rows: int) -> int:
-    """Lanes per chunk: one block, or ``CHUNK_BLOCKS`` where there are more; so few shapes that verbs share programs."""
-    return _block_lanes(lanes, rows) * (1 if lanes * rows <= CHUNK_BLOCKS * _block_elements() else CHUNK_BLOCKS)
 
 
 def best(found: Lanes) -> int:

@@ -72,10 +72,12 @@ def linearise(law: Law, effects: Row, params: jax.Array) -> tuple[jax.Array, jax
 def _basis(law: Law, effects: Row, exponents: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The basis ``[coefficients, rows]`` and its derivatives ``[coefficients, rows, exponents]``."""
 
-    def basis(exponents: jax.Array) -> jax.Array:
-        return jax.vmap(law.basis, in_axes=(0, None), out_axes=-1)(effects, exponents)
+    def basis(exponents: jax.Array) -> tuple[jax.Array, jax.Array]:
+        phi = jax.vmap(law.basis, in_axes=(0, None), out_axes=-1)(effects, exponents)
+        return phi, phi
 
-    return basis(exponents), jax.jacfwd(basis)(exponents)
+    slopes, phi = jax.jacfwd(basis, has_aux=True)(exponents)
+    return phi, slopes
 
 
 def _tangent(phi: jax.Array, slopes: jax.Array, coefficients: jax.Array) -> tuple[jax.Array, jax.Array]:
