@@ -99,19 +99,26 @@ def fit_groups(problem: Problem, groups: ArrayLike, options: FitOptions) -> list
     """Fits each group of a problem's runs, ``groups[groups, runs]``, in one batch; their ``runs`` are left empty.
 
     Groups whose runs leave the law open are fitted again with the law's own prior, unless told another or none. What is
-    then determined is so through the prior, and says so.
+    then determined is so through the prior, and says so. So it is with a fit that does not settle.
     """
     groups = np.asarray(groups, bool)
     found = _fit_under(problem, groups, options, LawPrior.of(problem.law, options.prior))
     prior = LawPrior.of_open(problem.law, options.prior)
-    left = [place for place, result in enumerate(found) if result.status == "undetermined"]
+    left = [place for place, one in enumerate(found) if one.status in ("undetermined", "iteration-limit")]
     if prior and left:
         again = _fit_under(problem, groups[left], options, prior)
         for place, result in zip(left, again, strict=True):
             usable = result if result.ok else _foreseeing(problem, groups[place], result)
             if usable is not None:
-                found[place] = dataclasses.replace(usable, open_without_prior=found[place].undetermined)
+                found[place] = dataclasses.replace(usable, open_without_prior=_open_names(found[place], prior))
     return found
+
+
+def _open_names(fit: FitResult, prior: LawPrior) -> tuple[str, ...]:
+    """Parameters that the runs leave open; of a fit that does not settle, the exponents that have a prior."""
+    if fit.status != "iteration-limit":
+        return fit.undetermined
+    return tuple(e.name for e, known in zip(fit.law.exponents, prior.known, strict=True) if known)
 
 
 def _foreseeing(problem: Problem, group: np.ndarray, fit: FitResult) -> FitResult | None:
