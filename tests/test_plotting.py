@@ -3,11 +3,13 @@
 import dataclasses
 import itertools
 import sys
+from dataclasses import replace
 from functools import cached_property
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+import synthetic
 from synthetic import DECAY, cells, rates, runs, schedules
 from test_regions import made
 
@@ -67,7 +69,8 @@ class Data:
 
     @cached_property
     def curves(self):
-        return runs(noise=1e-3)
+        rng = np.random.default_rng(0)
+        return tuple(replace(run, loss=run.loss * np.exp(1e-3 * rng.normal(size=run.loss.size))) for run in runs())
 
     @cached_property
     def run(self):
@@ -310,6 +313,21 @@ def test_residuals(ax):
     unseen = ax.lines[3].get_ydata()
     assert np.mean(np.abs(unseen)) == pytest.approx(DATA.evaluations[0].runs[3].mape_percent, rel=1e-9)
     assert ax.lines[3].get_color() != ax.lines[0].get_color()
+
+
+def test_noise_that_runs_share_is_a_line_of_its_own(ax):
+    step, rng = np.arange(20, 400, 2), np.random.default_rng(0)
+    shared = 0.01 * rng.standard_normal(step.size)
+    clean = [
+        synthetic.curve(f"run-{i}", WSD(1e-3, 400, 0.1 + 0.2 * i, warmup_steps=20), rows=step.size) for i in range(4)
+    ]
+    noisy = [replace(run, loss=run.loss * np.exp(shared)) for run in clean]
+    found = fit(LRAnnealing(decay=DECAY), noisy, starts=2)
+    plotting.residuals(Evaluation(found, found.runs, tuple(run.name for run in noisy[:3])), noisy, ax)
+    *errors, line = ax.lines[:5]
+    assert line.get_label() == "shared noise"
+    assert np.corrcoef(line.get_ydata(), -shared[: len(line.get_ydata())])[0, 1] > 0.95
+    assert all(np.std(error.get_ydata()) < 0.5 * 100 * np.std(shared) for error in errors)
 
 
 @pytest.mark.parametrize("count", [2, 4])

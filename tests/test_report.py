@@ -301,10 +301,10 @@ def test_sizes_are_bounded(found, text):
     ]
     many = [replace(long[i % 3], name=f"copy-{i}") for i in range(15)]
     drawn = curve_charts.drawn_runs(found.best.fit, many)
-    assert len(drawn) == curve_charts.MOST_RUNS
-    assert {run.rows.size for run in drawn} == {drawing.MOST_ROWS}
-    assert all(run.rows[-1] == steps // 4 - 1 for run in drawn)
-    chart = json.dumps([curve_charts.curves_chart(drawn), curve_charts.residuals_chart(drawn)])
+    assert len(drawn.runs) == curve_charts.MOST_RUNS
+    assert {run.rows.size for run in drawn.runs} == {drawing.MOST_ROWS}
+    assert all(run.rows[-1] == steps // 4 - 1 for run in drawn.runs)
+    chart = json.dumps([curve_charts.curves_chart(drawn.runs), curve_charts.residuals_chart(drawn)])
     assert len(chart) < 2_000_000
     assert len(text) < MOST_BYTES
 

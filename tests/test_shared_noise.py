@@ -9,7 +9,7 @@ import synthetic
 import fmjax
 from fmjax import WSD, Cosine
 from fmjax.curves.manifest import load_runs
-from fmjax.fitting.shared_noise import Residuals, without_shared
+from fmjax.fitting.shared_noise import Residuals, with_common_noise, without_shared
 
 STEP = np.arange(0, 4000, 10)
 
@@ -54,6 +54,30 @@ def test_only_rows_at_equal_steps_change():
     assert changed[100:300].all()
     assert not changed[:100].any()
     assert not changed[300:].any()
+
+
+def simulated(share):
+    """Runs whose log loss is noise about 0, and the prediction 1 of it."""
+    schedule = fmjax.Constant(1e-3, int(STEP[-1]) + 1)
+    curves = [fmjax.LossCurve(f"run-{i}", STEP, np.exp(noise), schedule) for i, noise in enumerate(noises(share))]
+    return curves, [np.ones(STEP.size) for _ in curves]
+
+
+def test_noise_in_common_is_drawn_once_and_is_in_the_predictions():
+    curves, predicted = simulated(0.9)
+    noise, explained = with_common_noise([*curves, curves[0]], [*predicted, np.full(STEP.size, np.nan)])
+    mean = np.mean([np.log(curve.loss) for curve in curves], axis=0)
+    np.testing.assert_array_equal(noise.step, STEP)
+    assert np.corrcoef(noise.value, mean)[0, 1] > 0.95
+    for curve, values in zip(curves, explained, strict=False):
+        assert np.std(np.log(curve.loss / values)) < 0.6 * np.std(np.log(curve.loss))
+    assert np.isnan(explained[3]).all()
+
+
+def test_without_noise_in_common_predictions_stay():
+    noise, explained = with_common_noise(*simulated(0.0))
+    assert noise is None
+    assert all((values == 1).all() for values in explained)
 
 
 @pytest.mark.parametrize("rows", [slice(None, None, 20), slice(0, 25)])

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fmjax.curves.loss_curve import LossCurve
 from fmjax.curves.row_noise import TO_DEVIATION, RowNoise
 
 LEAST_SHARED = 30
@@ -103,19 +104,24 @@ def noise_shared_by(run: Residuals, others: Sequence[Residuals]) -> SharedNoise:
     noises = [other.noise for other in others if _move_together(run, other)]
     if not noises:
         return NO_SHARED_NOISE
+    mean = _mean_noise(noises)
+    theirs, known = mean.at(run.step)
+    own, change = _differences(run.value[known]), _differences(theirs[known])
+    slope = float(np.clip(own @ change / max(change @ change, 1e-300), 0.0, 1.0))
+    left = _differences((run.value - slope * theirs)[known])
+    share = float(np.clip(1 - (left @ left) / max(own @ own, 1e-300), 0.0, 1.0))
+    return SharedNoise(mean.step, slope * mean.value, share)
+
+
+def _mean_noise(noises: Sequence[Residuals]) -> SharedNoise:
+    """The mean of several runs' noise at each step that one of them has."""
     step = np.unique(np.concatenate([noise.step for noise in noises]))
     total, count = np.zeros(step.size), np.zeros(step.size)
     for noise in noises:
         at = np.searchsorted(step, noise.step)
         total[at] += noise.value
         count[at] += 1
-    mean = SharedNoise(step, total / count, 0.0)
-    theirs, known = mean.at(run.step)
-    own, change = _differences(run.value[known]), _differences(theirs[known])
-    slope = float(np.clip(own @ change / max(change @ change, 1e-300), 0.0, 1.0))
-    left = _differences((run.value - slope * theirs)[known])
-    share = float(np.clip(1 - (left @ left) / max(own @ own, 1e-300), 0.0, 1.0))
-    return SharedNoise(step, slope * mean.value, share)
+    return SharedNoise(step, total / count, 0.0)
 
 
 def each_without_shared(
@@ -127,6 +133,39 @@ def each_without_shared(
         without_shared(run, [other for other in long if other is not run]) if is_usable else None
         for run, is_usable in zip(runs, usable, strict=True)
     ]
+
+
+def common_noise(runs: Sequence[Residuals]) -> tuple[SharedNoise, list[np.ndarray]]:
+    """The mean noise of the runs that share any, and what is left of each run's residuals without it.
+
+    >>> rng = np.random.default_rng(0)
+    >>> step, shared = np.arange(400), 0.01 * rng.normal(size=400)
+    >>> noise, left = common_noise([Residuals(step, shared + 0.001 * rng.normal(size=400)) for _ in range(3)])
+    >>> bool(np.corrcoef(noise.value, shared)[0, 1] > 0.98), all(np.std(own) < 0.004 for own in left)
+    (True, True)
+    """
+    everyone = np.ones(len(runs), bool)
+    found = [one for one in each_without_shared(runs, everyone, everyone) if one is not None]
+    noises = [run.noise for run, one in zip(runs, found, strict=True) if one.share > 0]
+    return _mean_noise(noises) if noises else NO_SHARED_NOISE, [one.value for one in found]
+
+
+def with_common_noise(
+    curves: Sequence[LossCurve], predicted: Sequence[np.ndarray]
+) -> tuple[SharedNoise | None, list[np.ndarray]]:
+    """The noise of the log loss that runs share, None without any, and predictions with each run's part of it.
+
+    Args:
+      curves: the runs.
+      predicted: ``[rows]`` predicted losses of each; NaN where the law cannot be used.
+    """
+    usable = [i for i, values in enumerate(predicted) if np.isfinite(values).all() and (values > 0).all()]
+    rows = [Residuals(curves[i].step, np.log(curves[i].loss / predicted[i])) for i in usable]
+    noise, left = common_noise(rows)
+    found = list(predicted)
+    for i, run, rest in zip(usable, rows, left, strict=True):
+        found[i] = predicted[i] * np.exp(run.value - rest)
+    return (None if noise is NO_SHARED_NOISE else noise), found
 
 
 def sharing_groups(runs: Sequence[Residuals]) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fits import predict
 from fmjax.fitting.records import Evaluation
+from fmjax.fitting.shared_noise import with_common_noise
 from fmjax.plotting.fits import around_zero, errors_after_warmup
 from fmjax.plotting.style import COLORS, Path, axes_or_new, color_of, legend, log_ticks, look_of, picture, title
 
@@ -38,9 +39,13 @@ def errors_by_run(evaluations: Sequence[Evaluation], ax: "Axes | None" = None) -
 
 
 def residuals(evaluation: Evaluation, curves: Sequence[LossCurve], ax: "Axes | None" = None) -> "Axes":
-    """(predicted - measured)/measured in percent against the share of the run done; unseen runs in colour."""
+    """(predicted - measured)/measured in percent against the share of the run done; unseen runs in colour.
+
+    Noise that runs share at equal steps is drawn once, as a dotted line, and is not in their residuals.
+    """
     ax, fit, drawn, late = axes_or_new(ax), evaluation.fit, 0, [0.0]
-    for curve, predicted in zip(curves, predict(fit, curves), strict=True):
+    noise, explained = with_common_noise(curves, predict(fit, curves))
+    for curve, predicted in zip(curves, explained, strict=True):
         step, error = errors_after_warmup(curve, predicted)
         unseen = curve.name not in evaluation.trained
         look = look_of(drawn) if unseen else {"color": "0.7"}
@@ -48,6 +53,9 @@ def residuals(evaluation: Evaluation, curves: Sequence[LossCurve], ax: "Axes | N
         ax.plot(share, error, lw=0.8, zorder=2 + unseen, label=label, **look)
         drawn += unseen
         late.extend(np.abs(error[share > 0.1]))
+    if noise is not None:
+        longest = max(int(curve.schedule.total_steps) for curve in curves)
+        ax.plot(noise.step / longest, -100 * noise.value, ":k", lw=1.2, zorder=4, label="shared noise")
     around_zero(ax, float(np.nanpercentile(late, 99)))
     ax.set(xlabel="share of the run", ylabel="residual, %")
     title(ax, f"{fit.law.name}: {evaluation.test_mape_percent:.3f} %")

@@ -33,7 +33,10 @@ FIGURES = {
         "Loss curves and fits",
         "Dots: measured losses; lines: the law fitted to them. Warmup is left out; a double click shows every row.",
     ),
-    "residuals": ("Errors along the runs", "Predicted over measured loss, minus one, in percent."),
+    "residuals": (
+        "Errors along the runs",
+        "Predicted over measured loss, minus one, in percent; noise that runs share is drawn once.",
+    ),
     "ratios": (
         "Predicted loss against annealing ratio",
         f"Thick: ratios within {NEAR:g} of the least loss, shaded for the answer; dots: the best ratio, with its "
@@ -135,8 +138,10 @@ def write_report(page: str, path: str | PathLike[str]) -> None:
 
 def _of_runs(fit: FitResult, curves: Sequence[LossCurve]) -> dict[str, Chart]:
     fitted = {run.name for run in fit.runs}
-    runs = curve_charts.drawn_runs(fit, [curve for curve in curves if curve.name in fitted])
-    return {"curves": curve_charts.curves_chart(runs), "residuals": curve_charts.residuals_chart(runs)} if runs else {}
+    drawn = curve_charts.drawn_runs(fit, [curve for curve in curves if curve.name in fitted])
+    if not drawn.runs:
+        return {}
+    return {"curves": curve_charts.curves_chart(drawn.runs), "residuals": curve_charts.residuals_chart(drawn)}
 
 
 def _of_losses(cells: tuple[Cell, ...], ratios: np.ndarray, losses: np.ndarray, best: int) -> dict[str, Chart]:
