@@ -1,5 +1,6 @@
 """Noise that runs share is taken out of the errors of a law, and nothing else is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import synthetic
 import fmjax
 from fmjax import WSD, Cosine
 from fmjax.curves.manifest import load_runs
-from fmjax.fitting.shared_noise import Residuals, with_common_noise, without_shared
+from fmjax.fitting.shared_noise import Residuals, sharing_groups, with_common_noise, without_shared
 
 STEP = np.arange(0, 4000, 10)
 
@@ -56,6 +57,28 @@ def test_only_rows_at_equal_steps_change():
     assert not changed[300:].any()
 
 
+def test_a_named_order_of_the_data_decides_which_runs_share():
+    one, other = noises(0.15, runs=2)  # correlated by 0.15: too little to be found
+    alike = [Residuals(STEP, noise, "first") for noise in (one, other)]
+    assert without_shared(Residuals(STEP, one), [Residuals(STEP, other)]).share == 0
+    assert 0 < without_shared(alike[0], alike[1:]).share < 0.1
+    one, other = noises(0.9, runs=2)
+    unlike = [Residuals(STEP, one, "first"), Residuals(STEP, other, "second")]
+    assert without_shared(unlike[0], unlike[1:]).share == 0
+    assert sharing_groups(unlike).tolist() == [0, 1]
+    assert len(set(sharing_groups([unlike[0], Residuals(STEP, other, "first")]).tolist())) == 1
+
+
+def test_a_forecast_takes_no_noise_from_a_run_of_another_order():
+    run, earlier, _ = evaluated_runs(0.9)
+    prior = fmjax.fit("lr-annealing", [run, earlier])
+    seen = run.until(2000)
+    alone = fmjax.forecast(seen, prior=prior, alternatives={}).planned
+    unlike = [replace(one, data_order=name) for one, name in ((seen, "first"), (earlier, "second"))]
+    assert fmjax.forecast(unlike[0], prior=prior, earlier=unlike[1:], alternatives={}).planned.loss == alone.loss
+    assert fmjax.forecast(seen, prior=prior, earlier=[earlier], alternatives={}).planned.loss != alone.loss
+
+
 def simulated(share):
     """Runs whose log loss is noise about 0, and the prediction 1 of it."""
     schedule = fmjax.Constant(1e-3, int(STEP[-1]) + 1)
@@ -100,14 +123,18 @@ def test_a_spike_moves_nothing_but_itself():
     assert np.abs(np.delete(with_spike - without, 200)).max() < 0.003  # of noise of 0.01; the spike is 3
 
 
-def evaluated(share):
+def evaluated_runs(share):
     schedules = [Cosine(1e-3, 4000), WSD(1e-3, 4000, 0.2), WSD(1e-3, 4000, 0.6)]
     clean = [synthetic.curve(f"run-{i}", each, rows=400) for i, each in enumerate(schedules)]
     rows = clean[0].step
-    runs = [
+    return [
         fmjax.LossCurve(run.name, rows, run.loss * np.exp(np.resize(noise, rows.size)), run.schedule)
         for run, noise in zip(clean, noises(share), strict=True)
     ]
+
+
+def evaluated(share):
+    runs = evaluated_runs(share)
     return fmjax.evaluate("lr-annealing", runs, train=runs[:2])
 
 

@@ -30,6 +30,9 @@ class LossCurve:
       tokens_per_step: tokens per update, where known.
       final_loss: loss after the last update, where measured better than by the last row.
       split: label by which runs are selected, such as "train" or "test".
+      data_order: name of the order of the data. Runs of one order see the same batches, or are evaluated on the same
+        ones, at equal steps, and share noise there; runs of different orders share none. None where unknown: then
+        their residuals tell.
 
     Raises:
       ValueError: naming the run and the row (counted from 1), what was expected and what was found.
@@ -47,6 +50,7 @@ class LossCurve:
     tokens_per_step: float | None = None
     final_loss: float | None = None
     split: str | None = None
+    data_order: str | None = None
 
     def __post_init__(self) -> None:
         with within(f"run {self.name!r}"):

@@ -270,8 +270,8 @@ def _paired_metrics(problem: Problem, predicted: np.ndarray, fitted: Sequence[bo
     runs = _metrics(problem, predicted)
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.log(problem.batch.loss) - np.log(predicted)
-    parts = zip(problem.batch.at, error, problem.keep, strict=True)
-    rows = [Residuals(at[keep], own[keep]) for at, own, keep in parts]
+    parts = zip(problem.curves, problem.batch.at, error, problem.keep, strict=True)
+    rows = [Residuals(at[keep], own[keep], curve.data_order) for curve, at, own, keep in parts]
     usable = np.isfinite([run.mape_percent for run in runs])
     left = each_without_shared(rows, usable, usable & np.asarray(fitted))
     return tuple(run if one is None else _with_pairing(run, one) for run, one in zip(runs, left, strict=True))

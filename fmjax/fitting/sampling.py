@@ -129,9 +129,9 @@ class Setting(NamedTuple):
             there = weight > 0
             runs = np.unique(self.run[there])
             rows = [np.flatnonzero(there & (self.run == run)) for run in runs]
-            for run, with_ in zip(
-                runs, runs[sharing_groups([Residuals(step[at], own[at]) for at in rows])], strict=True
-            ):
+            orders = [self.problem.curves[run].data_order for run in runs]
+            each = [Residuals(step[at], own[at], order) for at, order in zip(rows, orders, strict=True)]
+            for run, with_ in zip(runs, runs[sharing_groups(each)], strict=True):
                 group[group == group[run]] = group[with_]
         return group[self.run], step
 

@@ -11,6 +11,8 @@ with run i are those whose residuals move with its own from row to row: differen
 mean m of these runs' residuals, less its trend, is z and a part of noise. Then b m is taken from u_i, with b of least
 squares between the differences of both.
 
+Where the orders of the data are named, runs of one order share z, and runs of different orders do not.
+
 The law's own error is thus neither hidden nor counted twice: only what changes from row to row is taken out.
 
 Rows of equal step and equal residual, as branches of one stem have them, are one measurement. They show no sharing.
@@ -47,12 +49,14 @@ class Residuals:
     """``[rows]`` steps, rising."""
     value: np.ndarray
     """``[rows]`` log of measured over predicted loss."""
+    data_order: str | None = None
+    """Name of the order of the run's data, where known."""
 
     @cached_property
     def noise(self) -> "Residuals":
         """The residuals less their trend, of the rows that are no spikes."""
         found = RowNoise.of(np.log(self.step + 1.0), np.exp(self.value))
-        return Residuals(self.step[found.kept], (self.value - found.trend)[found.kept])
+        return Residuals(self.step[found.kept], (self.value - found.trend)[found.kept], self.data_order)
 
 
 class SharedNoise(NamedTuple):
@@ -160,7 +164,7 @@ def with_common_noise(
       predicted: ``[rows]`` predicted losses of each; NaN where the law cannot be used.
     """
     usable = [i for i, values in enumerate(predicted) if np.isfinite(values).all() and (values > 0).all()]
-    rows = [Residuals(curves[i].step, np.log(curves[i].loss / predicted[i])) for i in usable]
+    rows = [Residuals(curves[i].step, np.log(curves[i].loss / predicted[i]), curves[i].data_order) for i in usable]
     noise, left = common_noise(rows)
     found = list(predicted)
     for i, run, rest in zip(usable, rows, left, strict=True):
@@ -199,16 +203,18 @@ def _apart(run: Residuals, other: Residuals) -> Residuals:
     """The rows of a run but those that are the same measurement as a row of the other."""
     at = np.searchsorted(other.step, run.step).clip(max=other.step.size - 1)
     own = (other.step[at] != run.step) | (other.value[at] != run.value)
-    return run if own.all() else Residuals(run.step[own], run.value[own])
+    return run if own.all() else Residuals(run.step[own], run.value[own], run.data_order)
 
 
 def _move_together(run: Residuals, other: Residuals) -> bool:
-    """Whether the residuals of two runs rise and fall together from row to row."""
+    """Whether the residuals of two runs rise and fall together from row to row, or are said to."""
     if min(run.step.size, other.step.size) < LEAST_SHARED:
         return False
     _, mine, theirs = np.intersect1d(run.step, other.step, return_indices=True)
     if mine.size < LEAST_SHARED:
         return False
+    if run.data_order is not None and other.data_order is not None:
+        return run.data_order == other.data_order
     a, b = _differences(run.value[mine]), _differences(other.value[theirs])
     size = float(np.sqrt((a @ a) * (b @ b)))
     return size > 0 and float(a @ b) / size > max(LEAST_CORRELATION, 4 / np.sqrt(mine.size))

@@ -39,12 +39,15 @@ class RowsAboutLaw(NamedTuple):
     """Log of measured over predicted loss."""
     rate: np.ndarray
     """Learning rate relative to the highest so far."""
+    data_order: str | None = None
+    """Name of the order of the data, where known."""
 
     def apart_from(self, other: "RowsAboutLaw") -> "RowsAboutLaw":
         """The rows but those that are rows of the other run, as branches of one stem have them."""
         at = np.searchsorted(other.step, self.step).clip(max=other.step.size - 1)
         own = (other.step[at] != self.step) | (other.loss[at] != self.loss)
-        return RowsAboutLaw(*(values[own] for values in self))
+        step, loss, residual, rate = (values[own] for values in self[:4])
+        return RowsAboutLaw(step, loss, residual, rate, self.data_order)
 
 
 class Control(NamedTuple):
@@ -61,7 +64,9 @@ class Control(NamedTuple):
         others = [other.apart_from(run) for other in earlier]
         powers = [power for other in others if (power := _power(other)) is not None]
         control = cls(power=float(np.median(powers)) if powers else 1.0)
-        scaled = [Residuals(rows.step, rows.residual / control.fallen(rows.rate)) for rows in (run, *others)]
+        scaled = [
+            Residuals(rows.step, rows.residual / control.fallen(rows.rate), rows.data_order) for rows in (run, *others)
+        ]
         return control._replace(noise=noise_shared_by(scaled[0], scaled[1:]))
 
     def fallen(self, rate: np.ndarray) -> np.ndarray:

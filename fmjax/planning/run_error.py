@@ -193,7 +193,8 @@ def _rows_of(curves: Sequence[LossCurve], law: "View") -> list[RowsAboutLaw]:
     ends = np.cumsum([curve.step.size for curve in curves])[:-1]
     parts = zip(curves, np.split(law.log_loss[0], ends), np.split(law.rate, ends), strict=True)
     return [
-        RowsAboutLaw(curve.step, curve.loss, np.log(curve.loss) - log_loss, rate) for curve, log_loss, rate in parts
+        RowsAboutLaw(curve.step, curve.loss, np.log(curve.loss) - log_loss, rate, curve.data_order)
+        for curve, log_loss, rate in parts
     ]
 
 
