@@ -63,7 +63,8 @@ def message(load, tmp_path):
 
 
 def test_a_run_with_every_key(load):
-    keys = ["model_size = 25_000_000", "tokens_per_step = 4096", "final_loss = 2.9", 'split = "train"', 'data_order = "first"', CONSTANT]
+    keys = ["model_size = 25_000_000", "tokens_per_step = 4096", "final_loss = 2.9", 'split = "train"']
+    keys += ['data_order = "first"', CONSTANT]
     (run,) = load(manifest(*keys))
     assert (run.name, run.model_size, run.tokens_per_step, run.final_loss, run.split) == ("a", 25e6, 4096, 2.9, "train")
     assert run.data_order == "first"
