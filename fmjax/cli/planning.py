@@ -30,7 +30,7 @@ def recommend(
 ) -> Answer:
     """An annealing ratio for a planned run, from cheaper ones; or rate, batch and ratio together."""
     tokens, batches = options.get("total_tokens"), options.get("tokens_per_step")
-    several = isinstance(batches, Sequence) and len(batches) > 1
+    several = isinstance(batches, tuple) and len(batches) > 1
     require(
         not trade or (tokens is not None and several), "--trade: needs --total-tokens, and several --tokens-per-step"
     )

@@ -93,7 +93,7 @@ def _print_tradeoffs(title: str, steps: Sequence[Tradeoff]) -> None:
     table = new_table(f"{title}, each at its best rate", TRADE_COLUMNS, text=0)
     for step in steps:
         cell = step.cell
-        tokens = "-" if cell.tokens_per_step is None else f"{cell.tokens_per_step * cell.total_steps:.3g}"
+        tokens = "-" if cell.mean_batch is None else f"{cell.mean_batch * cell.total_steps:.3g}"
         updates = (cell.shown("total_steps", ""), f"{step.updates_saved:+d}")
         rate = (cell.shown("peak_lr"), f"{cell.best_ratio:.2g}", f"{cell.anneal_steps}")
         ends = " ... ".join(f"{100 * x:+.2f}" for x in step.excess_interval)

@@ -22,6 +22,7 @@ from fmjax.planning.predictor import Prediction, Predictor, predictors
 from fmjax.planning.regions import Region, region_of
 from fmjax.planning.second_run import to_run_next
 from fmjax.planning.targets import Target, Targets
+from fmjax.schedules.batch_stages import Batches, BatchStages
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import Cell
 from fmjax.searching.sweeps import SEARCHED_RATIOS
@@ -155,7 +156,7 @@ def recommend(
     warmup_steps: int | None = None,
     init_lr: float | None = None,
     model_size: HostNumbers | None = None,
-    tokens_per_step: HostNumbers | None = None,
+    tokens_per_step: Batches | None = None,
     total_tokens: HostNumbers | None = None,
     flops: HostNumbers | None = None,
     samples: int = 200,
@@ -192,7 +193,8 @@ def recommend(
       init_lr: rate of update 0; by default the median of the runs'.
       model_size: number of parameters of the target, one or many, for runs of several sizes.
       tokens_per_step: tokens an update of the target, one or many, for runs of several batch sizes, which only a law
-        with the batch size in it can then predict. By default that of the runs, where they have one.
+        with the batch size in it can then predict. By default that of the runs, where they have one. Of a single target
+        also ``BatchStages``, or such text as "65536@0,131072@2000".
       total_tokens: tokens of the target, one or many, in place of ``total_steps``, which follow from the batch.
       flops: operations of its training, one or many, in place of both: C = 6 N D. Sizes N are then chosen among those
         of ``model_size``, by default from half the smallest fitted to four times the largest; D follows.
@@ -251,10 +253,13 @@ def recommend(
 
 def _preferred_laws(targets: Targets, runs: FittedRuns) -> tuple[str, ...]:
     """Laws to compare; where batches are chosen among, those that have the batch size in them."""
-    if len({target.tokens_per_step for target in targets.each}) < 2:
+    batches = {target.tokens_per_step for target in targets.each}
+    if len(batches) < 2 and not any(isinstance(batch, BatchStages) for batch in batches):
         return PREFERRED_LAWS
     made = {name: make_law(name).spanning(runs.model_size, runs.tokens_per_step) for name in PREFERRED_LAWS}
-    return tuple(name for name, law in made.items() if law.spans_batches)
+    able = tuple(name for name, law in made.items() if law.spans_batches)
+    require(able, "tokens_per_step: to plan for a batch that changes the runs need several, or one that changes")
+    return able
 
 
 def _where(target: Target, targets: Targets) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from fmjax._checks import require, within
 from fmjax._files import write_whole, writing
 from fmjax._workers import Workers
+from fmjax.schedules.batch_stages import BatchStages
 from fmjax.searching.grid import Grid, Part
 from fmjax.searching.parts import Computed, Reduced, Sweep
 
@@ -165,7 +166,8 @@ def _write_rows(file: Path, part: Part, losses: np.ndarray, grid: Grid) -> None:
 
     rows, ratios = losses.shape
     names = pyarrow.DictionaryArray.from_arrays(np.zeros(rows * ratios, np.int8), [part.decay])
-    told = {"model_size": part.model_size, "tokens_per_step": part.tokens_per_step}
+    batch = part.tokens_per_step
+    told = {"model_size": part.model_size, "tokens_per_step": str(batch) if isinstance(batch, BatchStages) else batch}
     columns = {
         **{name: np.full(rows * ratios, value) for name, value in told.items() if value is not None},
         "total_steps": np.full(rows * ratios, part.total_steps),
