@@ -15,6 +15,7 @@ from fmjax.curves.writing import write_runs
 from fmjax.fitting.row_effects import batch_effects
 from fmjax.laws.base import Law
 from fmjax.laws.intrinsic_momentum import FORGETTING_RATES
+from fmjax.planning.batch_growth import compare_growth, grown
 from fmjax.schedules.batch_stages import BatchStages, batch_of
 from fmjax.schedules.kinds import WSD, Constant, Cosine
 from fmjax.searching.panels import Counts, most_panels, panel_sizes
@@ -229,6 +230,72 @@ def test_an_optimised_schedule_is_for_the_batch_that_changes(known):
     plan = {"total_steps": 500, "peak_lr": 3e-3, "warmup_steps": 10, "final_lr": 0.0, "max_iterations": 2}
     found = fmjax.optimize(known, **plan, tokens_per_step=RAMP).best
     assert found.cosine_loss == pytest.approx(truth(Cosine(3e-3, 500, warmup_steps=10), RAMP)[-1], rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def growth(known):
+    plan = {"peak_lr": 3e-3, "warmup_steps": 30, "final_lr": 0.0, "anneal_ratio": np.linspace(0.1, 0.9, 9)}
+    samples = np.stack([known.vector, known.vector * 1.001])
+    return compare_growth(known, total_tokens=2e8, tokens_per_step=5e4, samples=samples, **plan)
+
+
+def loss_of(way):
+    """Its final loss by the definition."""
+    ratio, stages = way.anneal_ratio, way.tokens_per_step
+    stages = stages if isinstance(stages, BatchStages) else BatchStages((0,), (stages,))
+    shape = WSD(3e-3, way.total_steps, ratio, warmup_steps=30) if ratio else Constant(3e-3, way.total_steps, 30)
+    return truth(shape, stages)[-1]
+
+
+def test_ways_to_end_a_run_spend_the_same_tokens(growth):
+    assert [way.name for way in growth.ways] == ["falling rate", "growing batch", "both", "as good, fewest updates"]
+    falling, growing, both, good = growth.ways
+    assert (falling.tokens_per_step, falling.total_steps, falling.updates_saved) == (5e4, 4000, 0)
+    assert growing.anneal_ratio == 0.0
+    assert min(falling.anneal_ratio, both.anneal_ratio) > 0.0
+    for way in growth.ways[1:]:
+        largest = way.tokens_per_step.tokens[-1]
+        assert 1e5 <= largest <= 2e5, "within the batches of the fitted runs"
+        assert way.tokens_per_step.until(way.total_steps) == pytest.approx(2e8, abs=largest)
+        assert way.updates_saved == 4000 - way.total_steps > 0
+    assert good.updates_saved >= both.updates_saved
+    assert good.excess <= 1e-3
+    assert both.loss <= growing.loss
+
+
+def test_ways_to_end_a_run_have_the_losses_of_the_truth(growth):
+    expected = [loss_of(way) for way in growth.ways]
+    assert [way.loss for way in growth.ways] == pytest.approx(expected, rel=1e-6)
+    assert [way.excess for way in growth.ways] == pytest.approx([loss / expected[0] - 1 for loss in expected], abs=1e-6)
+    for share in (0.1, 0.3, 0.6):  # no other growth at a constant rate is better
+        for doublings in (1, 2):
+            stages = grown(5e4, 2e8, share, doublings)
+            total = round(float(stages.updates(2e8)))
+            assert truth(Constant(3e-3, total, 30), stages)[-1] >= expected[1] - 1e-9
+
+
+def test_a_plan_states_what_the_growing_batches_rest_on(growth):
+    assert any(note.startswith("no fitted run changes its batch") for note in growth.notes)
+    assert "batches beyond the largest of the fitted runs, 200000 tokens an update, are not compared" in growth.notes
+    assert growth.moved(3.0).ways[0].loss == pytest.approx(3.0)
+    assert growth.moved(3.0).ways[2].loss == pytest.approx(3.0 * (1 + growth.ways[2].excess))
+    assert np.isfinite(growth.ways[1].excess_interval).all()
+
+
+def test_a_plan_states_that_no_growing_batch_is_as_good(known):
+    plan = {"peak_lr": 3e-3, "warmup_steps": 30, "final_lr": 0.0, "anneal_ratio": [0.3]}
+    found = compare_growth(known, total_tokens=2e7, tokens_per_step=5e4, **plan)
+    assert len(found.ways) == 3
+    assert found.notes[0] == "no growing batch is as good as the falling rate (within 0.1%)"
+
+
+def test_growing_batches_need_fits_that_tell_batches_apart(known):
+    plan = {"total_tokens": 4e7, "peak_lr": 3e-3, "warmup_steps": 30}
+    with pytest.raises(ValueError, match="no batch that 200000 doubles to lies within the largest of the fitted runs"):
+        compare_growth(known, tokens_per_step=2e5, **plan)
+    one = fit("chinchilla", [constant(SHAPES[0], 1e5)])
+    with pytest.raises(ValueError, match="chinchilla as fitted has no batch size in it: the runs need several, or one"):
+        compare_growth(one, tokens_per_step=1e5, **plan)
 
 
 def test_panels_of_runs_whose_batch_changes_fit():

@@ -93,7 +93,7 @@ def _recommended(
     curves: Sequence[LossCurve], scheduler: str | None, *, trade: bool = False, **options: object
 ) -> Answer:
     with fits_on(scheduler, options, MANY_FITS) as fits, output.stages("reading") as stage:
-        found = fmjax.recommend(curves, progress=stage, **fits)
+        found = fmjax.recommend(curves, progress=stage, trade=trade, **fits)
     return Answer(
         found,
         lambda: regions.print_regions(found, trade=trade) if found.regions else plans.print_recommendation(found),

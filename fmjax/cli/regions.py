@@ -6,6 +6,7 @@ from rich.markup import escape
 
 from fmjax.cli.output import console, interval, new_table, number
 from fmjax.exporters.snippets import optax_snippet
+from fmjax.planning.batch_growth import Growth
 from fmjax.planning.recommendation import Choice, Recommendation
 from fmjax.planning.regions import AS_GOOD, NEAR_COLUMNS, Region, Tradeoff
 
@@ -24,7 +25,13 @@ def print_regions(found: Recommendation, *, trade: bool) -> None:
             _print_tradeoffs(f"{one.budget.named}: what a batch costs at equal tokens", one.batches)
         if one.sizes:
             _print_tradeoffs(f"{one.budget.named}: what a model size costs at equal compute", one.sizes)
-    notes = dict.fromkeys((*best.notes, *(note for one in found.regions for note in one.notes), *found.notes))
+    for growth in found.growths:
+        _print_growth(growth)
+    said = (
+        *(note for one in found.regions for note in one.notes),
+        *(note for of in found.growths for note in of.notes),
+    )
+    notes = dict.fromkeys((*best.notes, *said, *found.notes))
     for note in notes:
         out.print(f"[dim]note: {escape(note)}[/dim]")
     out.out(f"\n{optax_snippet(best.schedule)}")
@@ -81,6 +88,27 @@ def _print_near(region: Region) -> None:
     out.out(f"near-optimal: within {100 * AS_GOOD:g} % of the best, or within the expected error (+-)")
     if len(near) > MOST_NEAR:
         out.out(f"... and {len(near) - MOST_NEAR} more; --json or -o has all")
+
+
+GROWTH_COLUMNS = ("", "tokens a step", "updates", "saved", "ratio", "loss", "excess %", "90 % interval")
+
+
+def _print_growth(growth: Growth) -> None:
+    """What ends a run as well as a falling rate, and the updates it saves."""
+    title = (
+        f"{growth.total_tokens:.3g} tokens at peak rate {growth.peak_lr:.3g}: a falling rate, a growing batch, or both"
+    )
+    table = new_table(title, GROWTH_COLUMNS, text=1)
+    for way in growth.ways:
+        ratio = f"{way.anneal_ratio:.2g}" if way.anneal_ratio else "constant"
+        over = (
+            f"{way.loss:.4f}",
+            f"{100 * way.excess:+.2f}",
+            " ... ".join(f"{100 * x:+.2f}" for x in way.excess_interval),
+        )
+        batch = f"{way.tokens_per_step:.4g}"
+        table.add_row(way.name, batch, f"{way.total_steps}", f"{way.updates_saved:+d}", ratio, *over)
+    console().print(table)
 
 
 TRADE_COLUMNS = (

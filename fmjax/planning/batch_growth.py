@@ -22,6 +22,9 @@ DOUBLINGS = (1, 2, 3, 4)
 GROWTH_SHARES = tuple(np.linspace(0.05, 0.95, 19).round(2).tolist())
 """Shares of the tokens, at the end, over which it doubles."""
 
+WAYS = ("falling rate", "growing batch", "both", "as good, fewest updates")
+"""Names of the ways compared; the last is missing where no growing batch is as good as the falling rate."""
+
 NOT_SEEN = (
     "no fitted run changes its batch: that a run follows a new batch as it follows a new rate is taken from the law"
 )
@@ -92,7 +95,7 @@ def compare_growth(
     """Compares ways to end a run at equal tokens: its rate falls, its batch grows at a constant rate, or both.
 
     The batch doubles one to four times over a last share of the tokens. Of each way that of least predicted loss is
-    returned, and of all that are as good as the falling rate (within 0.1 %) the one of fewest updates.
+    returned, and of all that are as good as the falling rate (within 0.1 %) the one of fewest updates, if any.
 
     Args:
       result: a fit of runs whose batches determine the terms in the batch size.
@@ -130,7 +133,11 @@ def compare_growth(
     ratios = np.append(0.0, falling.anneal_ratio)
     steps = np.array([cell.total_steps for cell in falling.cells])
     losses = np.stack([_joined(*of) for of in zip(_each(constant), _each(falling), strict=True)])
-    return Growth(tokens, float(peak_lr), tuple(_ways([batch, *kinds], ratios, steps, losses)), notes)
+    ways = tuple(_ways([batch, *kinds], ratios, steps, losses))
+    none = (
+        () if len(ways) == len(WAYS) else (f"no growing batch is as good as the falling rate (within {AS_GOOD:.1%})",)
+    )
+    return Growth(tokens, float(peak_lr), ways, (*none, *notes))
 
 
 def _growths(result: FitResult, batch: float, tokens: float) -> tuple[list[BatchStages], tuple[str, ...]]:
@@ -165,7 +172,6 @@ def _ways(batches: Sequence[Batch], ratios: np.ndarray, steps: np.ndarray, losse
     growing, both = (int(of.ravel()[np.argmin(mean.ravel()[of.ravel()])]) for of in (places[1:, :1], places[1:, 1:]))
     good = places[1:][mean[1:] <= mean.ravel()[first] * (1 + AS_GOOD)]
     fewest = sorted(good.tolist(), key=lambda at: (steps[at // ratios.size], mean.ravel()[at]))[:1]
-    names = ("falling rate", "growing batch", "both", "as good, fewest updates")
     over = losses.reshape(len(losses), -1)
 
     def way(name: str, at: int) -> Way:
@@ -176,4 +182,4 @@ def _ways(batches: Sequence[Batch], ratios: np.ndarray, steps: np.ndarray, losse
         loss = float(over[0, at])
         return Way(name, int(steps[place]), batches[place], float(ratios[ratio]), loss, float(excess[0]), ends, saved)
 
-    return [way(name, at) for name, at in zip(names, (first, growing, both, *fewest), strict=False)]
+    return [way(name, at) for name, at in zip(WAYS, (first, growing, both, *fewest), strict=False)]

@@ -18,6 +18,7 @@ from fmjax.fitting.options import MANY_FITS, FitOptions, fitting_verb
 from fmjax.fitting.problem import with_rows
 from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.laws import Law, make_law
+from fmjax.planning.batch_growth import Growth, compare_growth
 from fmjax.planning.predictor import Prediction, Predictor, predictors
 from fmjax.planning.regions import Region, region_of
 from fmjax.planning.second_run import to_run_next
@@ -83,6 +84,8 @@ class Recommendation(Record):
     """What holds of every choice: runs left out, and what was taken from the runs."""
     regions: tuple[Region, ...] = ()
     """Of a plan over several batches, sizes or lengths: what to choose for each budget."""
+    growths: tuple[Growth, ...] = ()
+    """Where asked for, the best choice of each region beside runs of as many tokens whose batch grows."""
 
     @property
     def law(self) -> Law:
@@ -111,6 +114,7 @@ class Recommendation(Record):
         ]
         record = {"law": self.law.name, "options": self.law.options(), "best": best, "choices": choices}
         record |= {"regions": [region.to_dict() for region in self.regions]} if self.regions else {}
+        record |= {"growths": [growth.to_dict() for growth in self.growths]} if self.growths else {}
         return plain({**record, "taken_from_fitted_runs": self.taken, "notes": self.notes})
 
 
@@ -159,6 +163,7 @@ def recommend(
     tokens_per_step: Batches | None = None,
     total_tokens: HostNumbers | None = None,
     flops: HostNumbers | None = None,
+    trade: bool = False,
     samples: int = 200,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -198,6 +203,8 @@ def recommend(
       total_tokens: tokens of the target, one or many, in place of ``total_steps``, which follow from the batch.
       flops: operations of its training, one or many, in place of both: C = 6 N D. Sizes N are then chosen among those
         of ``model_size``, by default from half the smallest fitted to four times the largest; D follows.
+      trade: whether to compare the best choice of each region with runs of as many tokens whose batch grows; see
+        ``batch_growth.compare_growth``.
       samples: bootstrap samples behind the intervals; 0 for none.
       seed: seed of the samples.
       progress: called with a few words before each stage.
@@ -248,7 +255,8 @@ def recommend(
     if not targets.joint:
         return plans
     regions = tuple(_regions(targets, found, choices, seed))
-    return dataclasses.replace(plans, total_steps=plans.best.cell.total_steps, regions=regions)
+    plans = dataclasses.replace(plans, total_steps=plans.best.cell.total_steps, regions=regions)
+    return _with_growths(plans, found[0][1], say) if trade else plans
 
 
 def _preferred_laws(targets: Targets, runs: FittedRuns) -> tuple[str, ...]:
@@ -289,6 +297,29 @@ def _regions(
             drawn = by.together(cells, seed) if by.is_checked else slack
             left = every - len(own)
             yield region_of(budget, own, [choices[i].cell for i in own], drawn, slack, not_compared=left)
+
+
+def _with_growths(plans: Recommendation, by: Predictor, say: Callable[[str], None]) -> Recommendation:
+    """The plan with the best choice of each region beside runs whose batch grows, or notes why there are none."""
+    growths, notes, (part, *_) = [], [], by.samples
+    for region in plans.regions:
+        choice = plans.choices[region.points[region.best].choice]
+        cell, shape = choice.cell, choice.schedule
+        if not isinstance(cell.tokens_per_step, float):
+            continue
+        say(f"comparing a falling rate with a growing batch, {region.budget.named}")
+        plan: dict[str, Any] = {name: getattr(cell, name) for name in ("tokens_per_step", "peak_lr", "model_size")}
+        plan |= {"decay": cell.decay, "final_lr": cell.final_lr, "anneal_ratio": plans.anneal_ratio}
+        plan |= {"warmup_steps": shape.warmup_steps, "init_lr": shape.init_lr}
+        drawn = part.padded[: part.drawn] if by.is_checked and len(part.padded) else None
+        try:
+            found = compare_growth(
+                part.fit, total_tokens=cell.tokens_per_step * cell.total_steps, samples=drawn, **plan
+            )
+            growths.append(found.moved(cell.loss))
+        except ValueError as error:
+            notes.append(f"{region.budget.named}: no growing batch is compared: {error}")
+    return dataclasses.replace(plans, growths=tuple(growths), notes=(*plans.notes, *notes))
 
 
 def _choice(found: Prediction, by: Predictor, shape: PlanShape, *, joint: bool) -> Choice:
