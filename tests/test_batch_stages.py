@@ -13,6 +13,7 @@ from fmjax import LossCurve, fit, load_runs, predict, search
 from fmjax.curves.loss_curve import pad
 from fmjax.curves.writing import write_runs
 from fmjax.fitting.row_effects import batch_effects
+from fmjax.importers import import_logs
 from fmjax.laws.base import Law
 from fmjax.laws.intrinsic_momentum import FORGETTING_RATES
 from fmjax.planning.batch_growth import compare_growth, grown
@@ -320,3 +321,64 @@ def test_the_critical_batch_size_needs_runs_of_one_batch_each():
     curves = [constant(SHAPES[0], 1e5), ramped(SHAPES[0], RAMP, "ramp")]
     with pytest.raises(ValueError, match="run 'ramp': expected one batch size, found 50000@0,100000@150,200000@400"):
         fmjax.critical_batch_size(curves)
+
+
+# ------------------------------------------------------------------------------------------------ logs
+
+
+def logged(path, header, columns):
+    """A log of 100 rows, every ten updates, of a batch of 64 that is 128 from update 505 on."""
+    count = 10 * np.arange(1, 101)
+    samples = 64.0 * count + 64.0 * np.maximum(count - 505, 0)
+    losses, lrs = 2 + 50 / (count + 50), np.minimum(count, 100) * 3e-6
+    rows = zip(*columns(count, samples), losses, lrs, strict=True)
+    lines = [",".join(f"{value:.12g}" for value in row) for row in rows]
+    path.write_text("\n".join([header, *lines]), encoding="utf-8")
+    return path
+
+
+CHANGED = "64@0,128@505"
+
+
+def test_a_log_that_counts_tokens_shows_its_stages(tmp_path):
+    path = logged(tmp_path / "a.csv", "step,tokens,loss,lr", lambda count, samples: (count, samples * 1024))
+    (found,) = import_logs(path)
+    assert found.curve.tokens_per_step == BatchStages((0, 505), (65536.0, 131072.0))
+    assert "'tokens': the batch changes, 65536@0,131072@505 tokens an update" in found.notes
+    with pytest.raises(ValueError, match="run 'a': 'tokens': the batch changes, 65536@0,131072@505 tokens an update; "):
+        import_logs(path, tokens_per_step=65536)
+
+
+def test_counters_may_lag_by_one_update(tmp_path):
+    columns = lambda count, samples: (count - 10, samples - samples[0])  # noqa: E731
+    path = logged(tmp_path / "a.csv", "step,tokens,loss,lr", columns)
+    assert import_logs(path)[0].curve.tokens_per_step == BatchStages((0, 495), (64.0, 128.0))
+
+
+def test_a_log_that_counts_samples_asks_for_tokens(tmp_path):
+    path = tmp_path / "a.log"
+    lines = logged(tmp_path / "a.csv", "step,consumed,loss,lr", lambda *of: of).read_text(encoding="utf-8").split()[1:]
+    form = " iteration {:>8}/    1000 | consumed samples: {:>9} | lm loss: {} | learning rate: {} | loss scale: 1.0 |"
+    path.write_text("\n".join(form.format(*line.split(",")) for line in lines), encoding="utf-8")
+    (found,) = import_logs(path)
+    assert found.curve.tokens_per_step is None
+    assert f"'consumed samples': the batch changes, {CHANGED} samples an update; tokens_per_step takes" in str(
+        found.notes
+    )
+    with pytest.raises(ValueError, match="tokens_per_step takes tokens in this form, got 65536"):
+        import_logs(path, tokens_per_step=65536)
+    (told,) = import_logs(path, tokens_per_step="65536@0,131072@505")
+    assert told.curve.tokens_per_step == BatchStages((0, 505), (65536.0, 131072.0))
+
+
+def test_steps_in_tokens_are_divided_by_the_batch_of_their_stage(tmp_path):
+    path = logged(tmp_path / "a.csv", "tokens,loss,lr", lambda count, samples: (samples,))
+    (found,) = import_logs(path, tokens_per_step=CHANGED)
+    np.testing.assert_array_equal(found.curve.step, 10 * np.arange(1, 101) - 1)
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_counters_of_one_batch_or_of_few_digits_show_no_stages(tmp_path, digits):
+    tokens = lambda count, samples: (count, [float(f"{64.0 * at:.{digits}g}") for at in count])  # noqa: E731
+    path = logged(tmp_path / "a.csv", "step,tokens,loss,lr", tokens)
+    assert import_logs(path)[0].curve.tokens_per_step is None
