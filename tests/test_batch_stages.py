@@ -1,6 +1,7 @@
 """Batches that change during a run: the record, the law by its definition, fits, plans."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from test_size_and_batch import BATCH, EXPONENTS, PLAIN, SIZE, TERMS, run
 
 import fmjax
 from fmjax import LossCurve, fit, load_runs, predict, search
+from fmjax.cli.commands import run as cli
 from fmjax.curves.loss_curve import pad
 from fmjax.curves.writing import write_runs
 from fmjax.fitting.row_effects import batch_effects
@@ -225,6 +227,27 @@ def test_stages_outside_the_fitted_batches_are_marked(known):
     (cell,) = search(known, total_steps=800, tokens_per_step="1e5@0,4e5@10", **{**PLAN, "peak_lr": 1e-3}).cells
     assert cell.outside == ("tokens_per_step",)
     assert cell.shown("tokens_per_step", ".4g") == "1e+05@0,4e+05@10*"
+
+
+def test_a_batch_that_falls_is_noted(known):
+    plan = {**PLAN, "total_steps": 800, "peak_lr": 1e-3}
+    notes = {stages: search(known, tokens_per_step=stages, **plan).notes for stages in (RAMP, "2e5@0,5e4@300")}
+    assert [any("the batch falls during the run" in note for note in of) for of in notes.values()] == [False, True]
+
+
+def test_the_command_line_takes_stages(known, tmp_path, capsys):
+    (tmp_path / "fit.json").write_text(known.to_json(), encoding="utf-8")
+    words = ["search", str(tmp_path / "fit.json"), "--total-steps", "800", "--peak-lr", "1e-3", "--anneal-ratio", "0.3"]
+    words += ["--warmup-steps", "30", "--json", "--tokens-per-step"]
+    assert cli([*words, "5e4@0,1e5@150,2e5@400"]) == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    assert cell["tokens_per_step"] == str(RAMP)
+    assert cell["loss"] == pytest.approx(truth(WSD(1e-3, 800, 0.3, warmup_steps=30), RAMP)[-1], rel=1e-6)
+    assert cli([*words, "5e4@0,1e5"]) == 2
+    assert "tokens_per_step: expected TOKENS@UPDATE,TOKENS@UPDATE,..." in capsys.readouterr().err
+    optimize = ["optimize", *words[1:4], "--peak-lr", "1e-3", "--tokens-per-step", "5e4,1e5"]
+    assert cli(optimize) == 2
+    assert "expected one number, or stages such as 65536@0,131072@2000" in capsys.readouterr().err
 
 
 def test_an_optimised_schedule_is_for_the_batch_that_changes(known):

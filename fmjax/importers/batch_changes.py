@@ -12,7 +12,7 @@ from fmjax.schedules.batch_stages import Batch, BatchStages
 SAME = 1e-3
 """Relative difference up to which two batches count as one."""
 
-LEAST_ROWS = 2
+LEAST_INTERVALS = 2
 """Intervals between rows that a stage has at least: counters that are printed with few digits have none."""
 
 
@@ -60,11 +60,11 @@ def _stages(step: np.ndarray, spent: np.ndarray) -> BatchStages | None:
     there = np.isfinite(step) & np.isfinite(spent)
     last, first = np.unique(step[there], return_index=True)
     count, spent = last + 1, spent[there][first]
-    if count.size < 2 * LEAST_ROWS + 1:
+    if count.size < 2 * LEAST_INTERVALS + 1:
         return None
     each = np.diff(spent) / np.diff(count)
     ends = np.flatnonzero(np.abs(np.diff(each)) > SAME * np.abs(each[1:])) + 1
-    runs = [run for run in np.split(np.arange(each.size), ends) if run.size >= LEAST_ROWS]
+    runs = [run for run in np.split(np.arange(each.size), ends) if run.size >= LEAST_INTERVALS]
     between = each.size - sum(run.size for run in runs)
     if len(runs) < 2 or between >= len(runs) or min(each[run[0]] for run in runs) <= 0:
         return None

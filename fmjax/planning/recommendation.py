@@ -32,6 +32,10 @@ OUTSIDE = frozenset(("peak_lr", "tokens_per_step"))
 """What a choice over rates and batches keeps within the fitted runs, if it can."""
 
 
+MOVED = "growing batches: ratios and excess are those of the law alone, losses moved to that of the best choice"
+"""Note on how ``Recommendation.growths`` follow from the choices."""
+
+
 class Choice(NamedTuple):
     """The recommendation for one peak rate and decay shape."""
 
@@ -317,9 +321,10 @@ def _with_growths(plans: Recommendation, by: Predictor, say: Callable[[str], Non
                 part.fit, total_tokens=cell.tokens_per_step * cell.total_steps, samples=drawn, **plan
             )
             growths.append(found.moved(cell.loss))
+            notes.append(MOVED)
         except ValueError as error:
             notes.append(f"{region.budget.named}: no growing batch is compared: {error}")
-    return dataclasses.replace(plans, growths=tuple(growths), notes=(*plans.notes, *notes))
+    return dataclasses.replace(plans, growths=tuple(growths), notes=(*plans.notes, *dict.fromkeys(notes)))
 
 
 def _choice(found: Prediction, by: Predictor, shape: PlanShape, *, joint: bool) -> Choice:

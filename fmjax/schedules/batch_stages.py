@@ -57,6 +57,11 @@ class BatchStages(AsText):
         shown = (f"{tokens:{form}}" if form else _exact(tokens) for tokens in self.tokens)
         return ",".join(f"{tokens}@{start}" for tokens, start in zip(shown, self.starts, strict=True))
 
+    @property
+    def falls(self) -> bool:
+        """Whether any stage has a smaller batch than the one before."""
+        return bool(min(np.diff(self.tokens), default=0.0) < 0)
+
     def until(self, count: Real) -> np.ndarray:
         """Tokens of the first ``count`` updates, of one count or many."""
         ends = np.append(self.starts[1:], np.inf)
