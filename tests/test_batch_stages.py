@@ -10,7 +10,7 @@ from synthetic import rates
 from test_size_and_batch import BATCH, EXPONENTS, PLAIN, SIZE, TERMS, run
 
 import fmjax
-from fmjax import LossCurve, fit, load_runs, predict, search
+from fmjax import FitOptions, LossCurve, fit, load_runs, predict, search
 from fmjax.cli.commands import run as cli
 from fmjax.curves.loss_curve import pad
 from fmjax.curves.writing import write_runs
@@ -164,6 +164,13 @@ def test_one_run_that_changes_beside_one_that_does_not_determines_the_batch_term
     assert {name: found.params[name] for name in wanted} == pytest.approx(wanted, abs=0.02)
     unseen = ramped(Cosine(2e-3, 1200, warmup_steps=30), BatchStages((0, 600), (2e5, 5e4)), "unseen")
     np.testing.assert_allclose(predict(found, [unseen])[0], unseen.loss, rtol=1e-3)
+
+
+def test_few_noisy_runs_leave_the_batch_terms_to_the_prior():
+    found = fit(PLAIN, [constant(SHAPES[1], 1e5, 1e-3, 1), ramped(SHAPES[0], RAMP, "ramp", 1e-3, 2)])
+    assert found.ok
+    (note,) = (note for note in found.notes if note.startswith("the prior decides more than the data on"))
+    assert {"kappa", "phi"} <= set(note.partition(": ")[2].split(", "))
 
 
 def test_a_law_without_the_batch_notes_that_it_changes():
@@ -320,6 +327,22 @@ def test_growing_batches_need_fits_that_tell_batches_apart(known):
     one = fit("chinchilla", [constant(SHAPES[0], 1e5)])
     with pytest.raises(ValueError, match="chinchilla as fitted has no batch size in it: the runs need several, or one"):
         compare_growth(one, tokens_per_step=1e5, **plan)
+
+
+@pytest.mark.slow
+def test_a_recommendation_is_for_a_batch_that_changes():
+    curves = [constant(shape, 1e5, 1e-5, i) for i, shape in enumerate(SHAPES)]
+    curves += [ramped(shape, RAMP, f"ramp-{i}", 1e-5, 3 + i) for i, shape in enumerate(SHAPES)]
+    plan = {"total_steps": 800, "peak_lr": 3e-3, "samples": 0, "options": FitOptions(starts=1)}
+    found = fmjax.recommend(curves, tokens_per_step="5e4@0,2e5@400", **plan)
+    stages = BatchStages((0, 400), (5e4, 2e5))
+    assert (found.law.name, found.best.cell.tokens_per_step) == ("intrinsic-momentum", stages)
+    expected = truth(WSD(3e-3, 800, found.best.cell.best_ratio, warmup_steps=30), stages)[-1]
+    assert found.best.cell.loss == pytest.approx(expected, rel=3e-3)
+    with pytest.raises(ValueError, match="expected one target, or numbers to choose among, found 50000@0,200000@400"):
+        fmjax.recommend(curves, tokens_per_step=["5e4@0,2e5@400", 1e5], **plan)
+    with pytest.raises(ValueError, match="to plan for a batch that changes the runs need several, or one that changes"):
+        fmjax.recommend(curves[:2], tokens_per_step="5e4@0,2e5@400", **plan)
 
 
 def test_panels_of_runs_whose_batch_changes_fit():
