@@ -30,7 +30,7 @@ class BatchStages(AsText):
     >>> ramp = BatchStages.from_text("65536@0,131072@2000")
     >>> ramp.starts, str(ramp), f"{ramp:.2g}"
     ((0, 2000), '65536@0,131072@2000', '6.6e+04@0,1.3e+05@2000')
-    >>> ramp.until(2001) == 2000 * 65536 + 131072
+    >>> float(ramp.until(2001)) == 2000 * 65536 + 131072
     True
     """
 
