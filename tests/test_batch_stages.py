@@ -236,6 +236,17 @@ def test_stages_outside_the_fitted_batches_are_marked(known):
     assert cell.shown("tokens_per_step", ".4g") == "1e+05@0,4e+05@10*"
 
 
+def test_tables_of_a_search_name_stages_as_text(known, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    plan = {**PLAN, "total_steps": 800, "tokens_per_step": [RAMP, 1e5], "folder": tmp_path / "parts"}
+    found = [search(known, **plan, table=True).cells[0].loss for _ in range(2)]  # the second reads what the first kept
+    assert found[0] == found[1]
+    tables = [
+        parquet.read_table(file)["tokens_per_step"].to_pylist() for file in (tmp_path / "parts").rglob("*.parquet")
+    ]
+    assert {name for column in tables for name in column} == {str(RAMP), "100000.0"}
+
+
 def test_a_batch_that_falls_is_noted(known):
     plan = {**PLAN, "total_steps": 800, "peak_lr": 1e-3}
     notes = {stages: search(known, tokens_per_step=stages, **plan).notes for stages in (RAMP, "2e5@0,5e4@300")}
@@ -250,6 +261,10 @@ def test_the_command_line_takes_stages(known, tmp_path, capsys):
     (cell,) = json.loads(capsys.readouterr().out)["cells"]
     assert cell["tokens_per_step"] == str(RAMP)
     assert cell["loss"] == pytest.approx(truth(WSD(1e-3, 800, 0.3, warmup_steps=30), RAMP)[-1], rel=1e-6)
+    assert (
+        cli([*words, "5e4@0,1e5@150", "--plot", str(tmp_path / "found.png"), "-o", str(tmp_path / "found.json")]) == 0
+    )
+    capsys.readouterr()
     assert cli([*words, "5e4@0,1e5"]) == 2
     assert "tokens_per_step: expected TOKENS@UPDATE,TOKENS@UPDATE,..." in capsys.readouterr().err
     optimize = ["optimize", *words[1:4], "--peak-lr", "1e-3", "--tokens-per-step", "5e4,1e5"]
@@ -317,7 +332,7 @@ def test_a_plan_states_that_no_growing_batch_is_as_good(known):
     plan = {"peak_lr": 3e-3, "warmup_steps": 30, "final_lr": 0.0, "anneal_ratio": [0.3]}
     found = compare_growth(known, total_tokens=2e7, tokens_per_step=5e4, **plan)
     assert len(found.ways) == 3
-    assert found.notes[0] == "no growing batch is as good as the falling rate (within 0.1%)"
+    assert found.notes[0] == "no growing batch is as good as the falling rate (within 0.1 %)"
 
 
 def test_growing_batches_need_fits_that_tell_batches_apart(known):

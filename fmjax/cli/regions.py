@@ -27,11 +27,8 @@ def print_regions(found: Recommendation, *, trade: bool) -> None:
             _print_tradeoffs(f"{one.budget.named}: what a model size costs at equal compute", one.sizes)
     for growth in found.growths:
         _print_growth(growth)
-    said = (
-        *(note for one in found.regions for note in one.notes),
-        *(note for of in found.growths for note in of.notes),
-    )
-    notes = dict.fromkeys((*best.notes, *said, *found.notes))
+    growing = [note for one in found.growths for note in one.notes]
+    notes = dict.fromkeys((*best.notes, *(note for one in found.regions for note in one.notes), *growing, *found.notes))
     for note in notes:
         out.print(f"[dim]note: {escape(note)}[/dim]")
     out.out(f"\n{optax_snippet(best.schedule)}")
@@ -95,19 +92,13 @@ GROWTH_COLUMNS = ("", "tokens a step", "updates", "saved", "ratio", "loss", "exc
 
 def _print_growth(growth: Growth) -> None:
     """What ends a run as well as a falling rate, and the updates it saves."""
-    title = (
-        f"{growth.total_tokens:.3g} tokens at peak rate {growth.peak_lr:.3g}: a falling rate, a growing batch, or both"
-    )
-    table = new_table(title, GROWTH_COLUMNS, text=1)
+    spent = f"{growth.total_tokens:.3g} tokens at peak rate {growth.peak_lr:.3g}"
+    table = new_table(f"{spent}: a falling rate, a growing batch, or both", GROWTH_COLUMNS, text=1)
     for way in growth.ways:
         ratio = f"{way.anneal_ratio:.2g}" if way.anneal_ratio else "constant"
-        over = (
-            f"{way.loss:.4f}",
-            f"{100 * way.excess:+.2f}",
-            " ... ".join(f"{100 * x:+.2f}" for x in way.excess_interval),
-        )
-        batch = f"{way.tokens_per_step:.4g}"
-        table.add_row(way.name, batch, f"{way.total_steps}", f"{way.updates_saved:+d}", ratio, *over)
+        run = (f"{way.tokens_per_step:.4g}", f"{way.total_steps}", f"{way.updates_saved:+d}", ratio)
+        ends = " ... ".join(f"{100 * x:+.2f}" for x in way.excess_interval)
+        table.add_row(way.name, *run, f"{way.loss:.4f}", f"{100 * way.excess:+.2f}", ends)
     console().print(table)
 
 

@@ -120,13 +120,8 @@ def compare_growth(
     require(result.law.spans_batches, f"tokens_per_step: {needed}")
     tokens, batch = positive(total_tokens, "total_tokens"), positive(tokens_per_step, "tokens_per_step")
     kinds, notes = _growths(result, batch, tokens)
-    fixed: dict[str, Any] = {
-        **plan,
-        "total_tokens": tokens,
-        "peak_lr": peak_lr,
-        "keep_losses": True,
-        "samples": samples,
-    }
+    fixed: dict[str, Any] = {**plan, "total_tokens": tokens, "peak_lr": peak_lr}
+    fixed |= {"keep_losses": True, "samples": samples}
     falling = search(result, **fixed, tokens_per_step=[batch, *kinds], anneal_ratio=anneal_ratio)
     steady: dict[str, Any] = {**fixed, "final_lr": peak_lr, "decay": "linear", "anneal_ratio": [0.5]}
     constant = search(result, **steady, tokens_per_step=kinds)
@@ -134,10 +129,9 @@ def compare_growth(
     steps = np.array([cell.total_steps for cell in falling.cells])
     losses = np.stack([_joined(*of) for of in zip(_each(constant), _each(falling), strict=True)])
     ways = tuple(_ways([batch, *kinds], ratios, steps, losses))
-    none = (
-        () if len(ways) == len(WAYS) else (f"no growing batch is as good as the falling rate (within {AS_GOOD:.1%})",)
-    )
-    return Growth(tokens, float(peak_lr), ways, (*none, *notes))
+    worse = (f"no growing batch is as good as the falling rate (within {100 * AS_GOOD:g} %)",)
+    notes = (*(worse if len(ways) < len(WAYS) else ()), *notes, *falling.notes)
+    return Growth(tokens, float(peak_lr), ways, notes)
 
 
 def _growths(result: FitResult, batch: float, tokens: float) -> tuple[list[BatchStages], tuple[str, ...]]:

@@ -106,8 +106,9 @@ class Grid(NamedTuple):
         for ratio in self.anneal_ratio[(self.anneal_ratio <= 0) | (self.anneal_ratio > 1)]:
             require(False, f"anneal_ratio must lie in (0, 1], got {ratio:g}")
         for place, batch in enumerate(() if self.tokens_per_step is None else self.tokens_per_step):
-            own = [self._steps(place, length) for length in range(self.shape[2])]
-            require_within(batch, min(own), "tokens_per_step")
+            if isinstance(batch, BatchStages):
+                own = [self._steps(place, length) for length in range(self.shape[2])]
+                require_within(batch, min(own), "tokens_per_step")
         warmup, lowest = self.warmup_steps, float(self.peak_lr.min())
         require(warmup <= shortest, f"warmup of {warmup} steps is longer than the run of {shortest}")
         require(0 <= self.init_lr <= lowest, f"init_lr: expected a rate in [0, {lowest:g}], got {self.init_lr:g}")
@@ -152,8 +153,9 @@ class Grid(NamedTuple):
         return self._model(int(n), int(b))
 
     def _model(self, size: int, batch: int) -> tuple[float | None, Batch | None]:
-        sizes, batches = self.model_size, self.tokens_per_step
-        return None if sizes is None else float(sizes[size]), None if batches is None else batches.tolist()[batch]
+        found = None if self.tokens_per_step is None else self.tokens_per_step[batch]
+        told = found if found is None or isinstance(found, BatchStages) else float(found)
+        return None if self.model_size is None else float(self.model_size[size]), told
 
     def _steps(self, batch: int, length: int) -> int:
         """Updates of a length at a batch."""

@@ -17,7 +17,6 @@ import numpy as np
 from fmjax._checks import require, within
 from fmjax._files import write_whole, writing
 from fmjax._workers import Workers
-from fmjax.schedules.batch_stages import BatchStages
 from fmjax.searching.grid import Grid, Part
 from fmjax.searching.parts import Computed, Reduced, Sweep
 
@@ -166,8 +165,9 @@ def _write_rows(file: Path, part: Part, losses: np.ndarray, grid: Grid) -> None:
 
     rows, ratios = losses.shape
     names = pyarrow.DictionaryArray.from_arrays(np.zeros(rows * ratios, np.int8), [part.decay])
-    batch = part.tokens_per_step
-    told = {"model_size": part.model_size, "tokens_per_step": str(batch) if isinstance(batch, BatchStages) else batch}
+    batch, batches = part.tokens_per_step, grid.tokens_per_step
+    as_text = batches is not None and batches.dtype == object  # where any batch changes
+    told = {"model_size": part.model_size, "tokens_per_step": str(batch) if as_text else batch}
     columns = {
         **{name: np.full(rows * ratios, value) for name, value in told.items() if value is not None},
         "total_steps": np.full(rows * ratios, part.total_steps),
