@@ -8,6 +8,10 @@ import jax
 import numpy as np
 
 
+class AsText:
+    """A value that JSON holds as text, as ``str`` writes it."""
+
+
 def plain(value: object) -> Any:
     """Tuples as lists, NumPy and JAX scalars as numbers, and non-finite numbers as None: what strict JSON can hold."""
     if isinstance(value, dict):
@@ -16,6 +20,8 @@ def plain(value: object) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         return plain(np.asarray(value).tolist())
+    if isinstance(value, AsText):
+        return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -15,6 +15,7 @@ from fmjax.cli.regions import print_regions
 from fmjax.curves.writing import write_runs
 from fmjax.fitting.fitted_runs import FittedRuns
 from fmjax.fitting.records import FitResult
+from fmjax.planning.batch_growth import Growth, Way
 from fmjax.planning.recommendation import Choice, Recommendation
 from fmjax.planning.regions import AS_GOOD, region_of
 from fmjax.planning.targets import Budget, Targets
@@ -233,11 +234,14 @@ def shown():
 
 
 def test_the_answer_is_printed_with_its_anneal_in_updates(capsys):
-    print_regions(shown(), trade=True)
+    ways = [Way(name, 10_000, 1e5, 0.25, 3.0, 0.0, (0.0, 0.001), 0) for name in ("falling rate", "both")]
+    print_regions(dataclasses.replace(shown(), growths=(Growth(1e9, 2e-3, tuple(ways), ("a caveat",)),)), trade=True)
     out = capsys.readouterr().out
     assert "1e+05 tokens an update, peak rate 0.002, 10000 updates, the last 2500 (25 %) annealing" in out
     assert "what a batch costs at equal tokens" in out
     assert "+5000" in out
+    assert "1e+09 tokens at peak rate 0.002: a falling rate, a growing batch, or both" in out
+    assert "note: a caveat" in out
     assert "optax" in out
 
 
@@ -346,4 +350,5 @@ def test_the_command_line_plans_all_together(swept, tmp_path, capsys):
     record = json.loads(capsys.readouterr().out)
     assert {"peak_lr", "tokens_per_step", "anneal_steps", "loss_interval"} <= set(record["choices"][record["best"]])
     assert len(record["regions"][0]["batches"]) == 3
+    assert len(record["growths"]) == 1 or any("no growing batch is compared" in note for note in record["notes"])
     assert (tmp_path / "map.png").stat().st_size > 10_000

@@ -14,7 +14,7 @@ from fmjax.cli.options import (
     PLAN_FITTING,
     writable,
 )
-from fmjax.cli.parameters import Known
+from fmjax.cli.parameters import ONE_BATCH_SIZE, Known
 from fmjax.cli.verbs import verb
 
 
@@ -30,7 +30,9 @@ from fmjax.cli.verbs import verb
     click.option("--schedule", help="Schedule of all runs, where no rate is logged, as a manifest has it."),
     click.option("--total-steps", type=int, help="Updates of the runs, where the log does not reach their end."),
     click.option("--peak-lr", type=float, help="Peak rate, where multipliers of it are logged."),
-    click.option("--tokens-per-step", type=float, help="Tokens per update; steps in tokens are divided by it."),
+    click.option(
+        "--tokens-per-step", type=ONE_BATCH_SIZE, help="Tokens per update; steps in tokens are divided by it."
+    ),
     click.option("--model-size", type=float, help="Parameters of the model, where all runs have the same."),
     click.option("--join", is_flag=True, help="Give runs logged only from their branch on the rows of their stem."),
     click.option("--check", is_flag=True, help="Write nothing; show what was read, recognised, dropped and guessed."),

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 
@@ -15,6 +16,7 @@ from fmjax.cli.manners import note
 from fmjax.curves.manifest import select_runs
 from fmjax.curves.writing import write_runs
 from fmjax.importers import SOURCES, Columns, Imported, import_logs, is_sweep, read_sweep
+from fmjax.schedules.batch_stages import batch_of
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated
 from fmjax.schedules.tables import parse_schedule, schedule_table
 
@@ -48,7 +50,7 @@ def import_(
     schedule: str | None,
     total_steps: int | None,
     peak_lr: float | None,
-    tokens_per_step: float | None,
+    tokens_per_step: float | str | None,
     model_size: float | None,
     join: bool,
 ) -> Answer:
@@ -61,7 +63,8 @@ def import_(
     with output.stages("reading"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if tool is None and all(map(is_sweep, sources)):
-            given = {"tokens_per_step": tokens_per_step, "model_size": model_size}
+            batch = None if tokens_per_step is None else batch_of(tokens_per_step, "tokens_per_step")
+            given = {"tokens_per_step": batch, "model_size": model_size}
             found = tuple(one for path in sources for one in _of_sweep(path, schedule or "", loss, validation, given))
         else:
             found = import_logs(
@@ -89,7 +92,7 @@ def import_(
 
 
 def _of_sweep(
-    path: Path, schedule: str, loss: str | None, validation: bool, given: Mapping[str, float | None]
+    path: Path, schedule: str, loss: str | None, validation: bool, given: Mapping[str, Any]
 ) -> Iterator[Imported]:
     """The runs of a table with one row a run."""
     for run in read_sweep(path, schedule, loss, validation, given):

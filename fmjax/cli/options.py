@@ -9,7 +9,7 @@ from typing import TypeAlias
 import click
 
 from fmjax._names import DECAY_NAMES, LAW_NAMES, PREFERRED_LAWS, RESIDUALS
-from fmjax.cli.parameters import GEOMETRIC, LAW_OPTION, NUMBERS, Known, Names
+from fmjax.cli.parameters import BATCH_SIZES, GEOMETRIC, LAW_OPTION, NUMBERS, ONE_BATCH_SIZE, Known, Names
 
 Adds: TypeAlias = Callable[[Callable[..., None]], Callable[..., None]]
 """A decorator that adds an option to a verb."""
@@ -122,14 +122,20 @@ INIT = click.option("--init-lr", type=float, show_default=FROM_RUNS, help="Rate 
 FINAL = click.option("--final-lr", type=float, show_default=FROM_RUNS, help="Rate the anneal ends at.")
 FINALS = click.option("--final-lr", type=NUMBERS, show_default=FROM_RUNS, help="Rates the anneal ends at.")
 SIZE = click.option("--model-size", type=float, help="Parameters of the target, for fits over several sizes.")
-BATCH = click.option("--tokens-per-step", type=float, help="Tokens an update, for fits over several batch sizes.")
+BATCH = click.option(
+    "--tokens-per-step",
+    type=ONE_BATCH_SIZE,
+    help="Tokens an update, for fits over several batches, or 65536@0,131072@2000 where it changes.",
+)
 TARGET = (WARMUP, INIT, SIZE, BATCH)
 """What a plan is for, beside its length and peak rate."""
 SIZES = click.option(
     "--model-size", type=GEOMETRIC, help="Parameters of the target, for fits over several sizes; a range is geometric."
 )
 BATCHES = click.option(
-    "--tokens-per-step", type=GEOMETRIC, help="Tokens an update, for fits over several batches; a range is geometric."
+    "--tokens-per-step",
+    type=BATCH_SIZES,
+    help="Tokens an update, for fits over several batches: a geometric range, or 65536@0,131072@2000 where it changes.",
 )
 TARGETS = (WARMUP, INIT, SIZES, BATCHES)
 """The same, where several sizes and batches can be asked for at once."""

@@ -46,6 +46,31 @@ class Numbers(click.ParamType):
         return tuple(float(f"{x:.12g}") for x in space(low, high, int(count)))
 
 
+class BatchSizes(Numbers):
+    """One batch, or several where asked for, in tokens an update; or the text of one that changes during the run."""
+
+    name = "batches"
+
+    def __init__(self, *, several: bool) -> None:
+        super().__init__(geometric=True)
+        self.several = several
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """How the help names a value of this type."""
+        return "A,B,...|LO:HI:N|A@0,B@STEP,..." if self.several else "A|A@0,B@STEP,..."
+
+    def convert(  # type: ignore[override]
+        self, value: str | float | tuple[float, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | float | tuple[float, ...]:
+        """The numbers; text as it is, which the library reads and checks."""
+        if not isinstance(value, str) or "@" in value:
+            return value
+        found = super().convert(value, param, ctx)
+        if not self.several and len(found) != 1:
+            self.fail(f"expected one number, or stages such as 65536@0,131072@2000, got {value!r}", param, ctx)
+        return found if self.several else found[0]
+
+
 class Known(click.ParamType):
     """One of the known names; the library says which are, and which is near, where it is none."""
 
@@ -119,5 +144,7 @@ def _number_or_text(text: str) -> float | str:
 
 GEOMETRIC = Numbers(geometric=True)
 NUMBERS = Numbers()
+ONE_BATCH_SIZE = BatchSizes(several=False)
+BATCH_SIZES = BatchSizes(several=True)
 LAW_OPTION = Assignment()
 GRID_AXIS = Assignment(several=True)

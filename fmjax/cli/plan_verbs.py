@@ -38,7 +38,11 @@ from fmjax.cli.verbs import verb
     DECAY,
     FINAL,
     *TARGETS,
-    click.option("--trade", is_flag=True, help="Print what each batch costs at equal tokens; with --total-tokens."),
+    click.option(
+        "--trade",
+        is_flag=True,
+        help="Print what each batch costs at equal tokens, and a growing one; with --total-tokens.",
+    ),
     SCHEDULER,
     plot="curves, fits and loss against ratio; over batches and sizes, loss over rate and batch",
 )
@@ -50,8 +54,9 @@ def recommend() -> None:
 
     Given several batches, model sizes or lengths, or an amount of compute, it chooses peak rate, batch and ratio
     together for each size and length, and lists all choices that are as good. --trade adds what larger batches cost at
-    equal tokens and the updates they save; --flops chooses model size and tokens as well, C = 6 N D. The runs must then
-    differ in what is chosen. Such plans take minutes.
+    equal tokens and the updates they save, and what a batch that doubles in place of an anneal, or beside it, costs and
+    saves; --flops chooses model size and tokens as well, C = 6 N D. The runs must then differ in what is chosen. Such
+    plans take minutes.
 
     \b
     Example:

@@ -30,7 +30,7 @@ def recommend(
 ) -> Answer:
     """An annealing ratio for a planned run, from cheaper ones; or rate, batch and ratio together."""
     tokens, batches = options.get("total_tokens"), options.get("tokens_per_step")
-    several = isinstance(batches, Sequence) and len(batches) > 1
+    several = isinstance(batches, tuple) and len(batches) > 1
     require(
         not trade or (tokens is not None and several), "--trade: needs --total-tokens, and several --tokens-per-step"
     )
@@ -93,7 +93,7 @@ def _recommended(
     curves: Sequence[LossCurve], scheduler: str | None, *, trade: bool = False, **options: object
 ) -> Answer:
     with fits_on(scheduler, options, MANY_FITS) as fits, output.stages("reading") as stage:
-        found = fmjax.recommend(curves, progress=stage, **fits)
+        found = fmjax.recommend(curves, progress=stage, trade=trade, **fits)
     return Answer(
         found,
         lambda: regions.print_regions(found, trade=trade) if found.regions else plans.print_recommendation(found),

@@ -6,6 +6,7 @@ from rich.markup import escape
 
 from fmjax.cli.output import console, interval, new_table, number
 from fmjax.exporters.snippets import optax_snippet
+from fmjax.planning.batch_growth import Growth
 from fmjax.planning.recommendation import Choice, Recommendation
 from fmjax.planning.regions import AS_GOOD, NEAR_COLUMNS, Region, Tradeoff
 
@@ -24,7 +25,10 @@ def print_regions(found: Recommendation, *, trade: bool) -> None:
             _print_tradeoffs(f"{one.budget.named}: what a batch costs at equal tokens", one.batches)
         if one.sizes:
             _print_tradeoffs(f"{one.budget.named}: what a model size costs at equal compute", one.sizes)
-    notes = dict.fromkeys((*best.notes, *(note for one in found.regions for note in one.notes), *found.notes))
+    for growth in found.growths:
+        _print_growth(growth)
+    growing = [note for one in found.growths for note in one.notes]
+    notes = dict.fromkeys((*best.notes, *(note for one in found.regions for note in one.notes), *growing, *found.notes))
     for note in notes:
         out.print(f"[dim]note: {escape(note)}[/dim]")
     out.out(f"\n{optax_snippet(best.schedule)}")
@@ -83,6 +87,21 @@ def _print_near(region: Region) -> None:
         out.out(f"... and {len(near) - MOST_NEAR} more; --json or -o has all")
 
 
+GROWTH_COLUMNS = ("", "tokens a step", "updates", "saved", "ratio", "loss", "excess %", "90 % interval")
+
+
+def _print_growth(growth: Growth) -> None:
+    """What ends a run as well as a falling rate, and the updates it saves."""
+    spent = f"{growth.total_tokens:.3g} tokens at peak rate {growth.peak_lr:.3g}"
+    table = new_table(f"{spent}: a falling rate, a growing batch, or both", GROWTH_COLUMNS, text=1)
+    for way in growth.ways:
+        ratio = f"{way.anneal_ratio:.2g}" if way.anneal_ratio else "constant"
+        run = (f"{way.tokens_per_step:.4g}", f"{way.total_steps}", f"{way.updates_saved:+d}", ratio)
+        ends = " ... ".join(f"{100 * x:+.2f}" for x in way.excess_interval)
+        table.add_row(way.name, *run, f"{way.loss:.4f}", f"{100 * way.excess:+.2f}", ends)
+    console().print(table)
+
+
 TRADE_COLUMNS = (
     *("parameters", "tokens", "tokens a step", "updates", "saved", "peak rate", "ratio", "anneal"),
     *("loss", "excess %", "90 % interval"),
@@ -93,7 +112,7 @@ def _print_tradeoffs(title: str, steps: Sequence[Tradeoff]) -> None:
     table = new_table(f"{title}, each at its best rate", TRADE_COLUMNS, text=0)
     for step in steps:
         cell = step.cell
-        tokens = "-" if cell.tokens_per_step is None else f"{cell.tokens_per_step * cell.total_steps:.3g}"
+        tokens = "-" if cell.mean_batch is None else f"{cell.mean_batch * cell.total_steps:.3g}"
         updates = (cell.shown("total_steps", ""), f"{step.updates_saved:+d}")
         rate = (cell.shown("peak_lr"), f"{cell.best_ratio:.2g}", f"{cell.anneal_steps}")
         ends = " ... ".join(f"{100 * x:+.2f}" for x in step.excess_interval)

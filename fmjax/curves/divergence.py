@@ -18,7 +18,7 @@ def cells_of(curves: Sequence[LossCurve]) -> list[int]:
 
     Where no batch size is known, as many updates. Anneals of other ratios are schedules of another kind.
     """
-    tokens = [int(curve.schedule.total_steps) * (curve.tokens_per_step or 1.0) for curve in curves]
+    tokens = [int(curve.schedule.total_steps) * (curve.mean_batch or 1.0) for curve in curves]
     place = [
         (curve.tokens_per_step is None, curve.model_size or 0.0, *_kind(curve), seen)
         for curve, seen in zip(curves, tokens, strict=True)

@@ -1,7 +1,7 @@
 """Loss curves as users hand them in, and the padded batch that the fitting engine works on."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from fmjax._checks import positive, require, within
 from fmjax.curves.row_noise import ends_in_spike
 from fmjax.effects.weighted import WeightedUpdates, every_update, panelled_updates, weighted_updates
+from fmjax.schedules.batch_stages import Batch, BatchStages, StageArrays, batch_of, mean_batch, require_within
 from fmjax.schedules.checks import check_schedule
 from fmjax.schedules.kinds import Schedule
 
@@ -27,7 +28,8 @@ class LossCurve:
       loss: ``[rows]`` loss logged at each step, positive and finite.
       schedule: an fmjax schedule with concrete fields.
       model_size: number of parameters N, where known.
-      tokens_per_step: tokens per update, where known.
+      tokens_per_step: tokens per update, where known: a number, or ``BatchStages`` of a batch that changes during the
+        run, also as text such as "65536@0,131072@2000".
       final_loss: loss after the last update, where measured better than by the last row.
       split: label by which runs are selected, such as "train" or "test".
       data_order: name of the order of the data. Runs of one order see the same batches, or are evaluated on the same
@@ -47,7 +49,7 @@ class LossCurve:
     loss: Any
     schedule: Any
     model_size: float | None = None
-    tokens_per_step: float | None = None
+    tokens_per_step: Batch | None = None
     final_loss: float | None = None
     split: str | None = None
     data_order: str | None = None
@@ -58,9 +60,12 @@ class LossCurve:
             step, loss = _column(self.step, "step"), _column(self.loss, "loss")
             require(step.shape == loss.shape, f"expected as many losses as steps, got {loss.size} for {step.size}")
             require(step.size > 0, "expected at least one row, found none")
-            for field in ("model_size", "tokens_per_step", "final_loss"):
+            for field in ("model_size", "final_loss"):
                 if getattr(self, field) is not None:
                     object.__setattr__(self, field, positive(getattr(self, field), field))
+            if self.tokens_per_step is not None:
+                object.__setattr__(self, "tokens_per_step", batch_of(self.tokens_per_step, "tokens_per_step"))
+                require_within(self.tokens_per_step, int(self.schedule.total_steps), "tokens_per_step")
         kept = self._check_rows(step, loss)
         object.__setattr__(self, "step", step[kept].astype(np.int64))
         object.__setattr__(self, "loss", loss[kept])
@@ -100,6 +105,11 @@ class LossCurve:
         """Highest rate of the schedule."""
         rates = (getattr(self.schedule, "peak_lr", ()), getattr(self.schedule, "lrs", ()))
         return float(max(np.max(np.asarray(rate)) for rate in rates if np.size(rate)))
+
+    @property
+    def mean_batch(self) -> float | None:
+        """Mean tokens an update over the whole run; None where unknown."""
+        return mean_batch(self.tokens_per_step, int(self.schedule.total_steps))
 
     @property
     def final_loss_measured(self) -> float:
@@ -164,13 +174,19 @@ class CurveBatch:
     """``[runs]`` updates of warmup."""
     model_size: np.ndarray
     """``[runs]`` number of parameters, NaN where unknown."""
-    tokens_per_step: np.ndarray
-    """``[runs]`` tokens an update, likewise."""
+    batches: tuple[Batch | None, ...]
+    """Tokens an update of each run, None where unknown."""
+
+    @cached_property
+    def stages(self) -> StageArrays:
+        """The batches of all runs side by side."""
+        return StageArrays.of(self.batches)
 
     @cached_property
     def weighted(self) -> tuple[WeightedUpdates, ...]:
         """Of each run, updates that stand for all; the update of each row is among them."""
-        return tuple(weighted_updates(*run) for run in zip(self.schedules, map(np.unique, self.at), strict=True))
+        runs = zip(self.schedules, map(np.unique, self.at), map(_changes, self.batches), strict=True)
+        return tuple(weighted_updates(schedule, rows, changes) for schedule, rows, changes in runs)
 
     @cached_property
     def panelled(self) -> tuple[WeightedUpdates, ...]:
@@ -202,8 +218,9 @@ def bucket(count: int) -> int:
     return -(-count // unit) * unit
 
 
-def _known(values: Iterable[float | None]) -> np.ndarray:
-    return np.array([np.nan if value is None else value for value in values])
+def _changes(batch: Batch | None) -> tuple[int, ...]:
+    """Updates at which a batch changes."""
+    return batch.starts[1:] if isinstance(batch, BatchStages) else ()
 
 
 def pad(curves: Sequence[LossCurve]) -> CurveBatch:
@@ -217,8 +234,8 @@ def pad(curves: Sequence[LossCurve]) -> CurveBatch:
         loss=np.ones((runs, rows)),
         valid=np.zeros((runs, rows), bool),
         warmup_steps=np.array([int(c.schedule.warmup_steps) for c in curves], np.int32),
-        model_size=_known(curve.model_size for curve in curves),
-        tokens_per_step=_known(curve.tokens_per_step for curve in curves),
+        model_size=np.array([np.nan if curve.model_size is None else curve.model_size for curve in curves]),
+        batches=tuple(curve.tokens_per_step for curve in curves),
     )
     for i, curve in enumerate(curves):
         total, n = int(curve.schedule.total_steps), curve.step.size

@@ -28,10 +28,11 @@ def load_runs(path: str | PathLike[str]) -> tuple[LossCurve, ...]:
 
     Each ``[[runs]]`` table has ``name`` and ``file`` (CSV, or Parquet by its ending; relative to the manifest), and may
     have ``model_size``, ``tokens_per_step``, ``final_loss``, ``split``, ``data_order`` and ``schedule``: ``kind`` (one
-    of ``KINDS``) with the fields of that class; "wsd" takes ``anneal_ratio`` or ``anneal_steps``. Files have the
-    columns ``step`` and ``loss``; without a schedule the column ``lr`` is interpolated linearly to every update from 0
-    to the last logged step (``warmup_steps`` of the run then says how many of them are warmup; by default those in
-    which the rate rises to its peak).
+    of ``KINDS``) with the fields of that class; "wsd" takes ``anneal_ratio`` or ``anneal_steps``. A batch that changes
+    is text such as "65536@0,131072@2000", tokens an update from an update on. Files have the columns ``step`` and
+    ``loss``; without a schedule the column ``lr`` is interpolated linearly to every update from 0 to the last logged
+    step (``warmup_steps`` of the run then says how many of them are warmup; by default those in which the rate rises to
+    its peak).
 
     Args:
       path: the manifest, or the folder that holds it as ``runs.toml``.

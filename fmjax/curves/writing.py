@@ -10,6 +10,7 @@ import numpy as np
 from fmjax._checks import require
 from fmjax._files import writing
 from fmjax.curves.loss_curve import LossCurve
+from fmjax.schedules.batch_stages import BatchStages
 from fmjax.schedules.kinds import Tabulated
 from fmjax.schedules.tables import knots_table, schedule_table
 
@@ -92,7 +93,7 @@ def _table(curve: LossCurve, file: str) -> dict[str, object]:
     for key in ("model_size", "tokens_per_step", "final_loss", "split", "data_order"):
         value = getattr(curve, key)
         if value is not None:
-            found[key] = value
+            found[key] = str(value) if isinstance(value, BatchStages) else value
     if isinstance(schedule, Tabulated) and not _rows_give_rates(curve, schedule):
         return found | {"schedule": knots_table(schedule)}
     if isinstance(schedule, Tabulated):

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax._types import Array, Real
+from fmjax.schedules.batch_stages import BatchStages
 from fmjax.schedules.host_rates import has_formula, host_rates
 from fmjax.schedules.kinds import Schedule
 
@@ -79,6 +80,8 @@ class WeightedUpdates(NamedTuple):
     """Where effects are read after the last update alone: what is left to it, which as a difference loses digits."""
     within: Within | None = None
     """For averages over updates, of which no sums are taken but those of their functions."""
+    stage: Array | None = None
+    """``[stages, updates]`` share of each that lies in each stage of a batch that changes, 0 or 1."""
 
     @classmethod
     def every(cls, lr: Real, drop: Real) -> "WeightedUpdates":
@@ -105,6 +108,10 @@ class WeightedUpdates(NamedTuple):
         update, lr, drop, forward, weight = (field[real] for field in self[:5])
         return WeightedUpdates(update, lr, drop, forward, weight)
 
+    def in_stages(self, stages: BatchStages | None) -> "WeightedUpdates":
+        """The same with the stage of the batch that each lies in; None of a batch that does not change."""
+        return self if stages is None else self._replace(stage=stages.shares(self.update))
+
     def without_rise(self, warmup_steps: int) -> "WeightedUpdates":
         """The same with drops counted from the end of warmup on."""
         return self._replace(drop=np.where(self.update > warmup_steps, self.drop, 0.0))
@@ -120,19 +127,22 @@ class WeightedUpdates(NamedTuple):
         return self._replace(lr=lr, drop=drop, forward=forward)
 
 
-def weighted_updates(schedule: Schedule, rows: Sequence[int] | np.ndarray) -> WeightedUpdates:
+def weighted_updates(
+    schedule: Schedule, rows: Sequence[int] | np.ndarray, changes: Sequence[int] = ()
+) -> WeightedUpdates:
     """Updates that stand for all of a schedule with concrete fields until the last row; each row's is among them.
 
     Args:
       schedule: the schedule.
       rows: ``[rows]`` updates after which effects are read, rising.
+      changes: updates at which what they are weighed by changes: none stands for others on both sides.
 
     >>> from fmjax.schedules.kinds import WSD
     >>> updates = weighted_updates(WSD(peak_lr=1e-3, total_steps=100_000), [999, 99_999])
     >>> updates.lr.size < 1000, round(float(updates.weight.sum()), 6), 999.0 in updates.update
     (True, 100000.0, True)
     """
-    return _in_panels(schedule, rows, 1).alone
+    return _in_panels(schedule, rows, 1, changes).alone
 
 
 def panelled_updates(schedule: Schedule, rows: Sequence[int] | np.ndarray) -> WeightedUpdates:
@@ -144,10 +154,14 @@ def panelled_updates(schedule: Schedule, rows: Sequence[int] | np.ndarray) -> We
     return _in_panels(schedule, rows, AVERAGED)
 
 
-def _in_panels(schedule: Schedule, rows: Sequence[int] | np.ndarray, parts: int) -> WeightedUpdates:
+def _in_panels(
+    schedule: Schedule, rows: Sequence[int] | np.ndarray, parts: int, changes: Sequence[int] = ()
+) -> WeightedUpdates:
     """Panels of at most so many parts of their distance from a kink; updates taken one by one fill panels up."""
     rows = np.asarray(rows, int)
-    size = _filled(_panels(schedule, rows, parts) if has_formula(schedule) else np.ones(int(rows[-1]) + 1, int))
+    size = _filled(
+        _panels(schedule, rows, parts, changes) if has_formula(schedule) else np.ones(int(rows[-1]) + 1, int)
+    )
     at, weights, until = _tables()
     slot, few = np.arange(PANEL_NODES), size[:, None] <= PANEL_NODES
     kind = np.where(few[:, 0], 0, np.log2(size).astype(int) - SMALLEST_PANEL.bit_length() + 2)
@@ -193,10 +207,10 @@ def rate_span(schedule: Schedule, begin: int, end: int) -> tuple[float, float]:
     return float(np.max(before - rates)), float(rates.min())
 
 
-def _panels(schedule: Schedule, rows: np.ndarray, parts: int) -> np.ndarray:
-    """Size of each panel, which end at kinks and after rows; a single update has size 1."""
+def _panels(schedule: Schedule, rows: np.ndarray, parts: int, changes: Sequence[int]) -> np.ndarray:
+    """Size of each panel, which end at kinks, at changes and after rows; a single update has size 1."""
     stop, kinks = int(rows[-1]) + 1, _breaks(schedule)
-    ends = np.unique(np.concatenate([rows + 1, kinks[kinks < stop]]))
+    ends = np.unique([*(rows + 1), *kinks[kinks < stop], *(at for at in changes if at < stop)]).astype(int)
     begins = np.concatenate([[0], ends[:-1]])
     piece = np.searchsorted(kinks, begins, side="right") - 1
     lengths = np.append(kinks[1:], int(schedule.total_steps)) - kinks

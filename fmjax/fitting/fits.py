@@ -24,6 +24,7 @@ from fmjax.fitting.records import Evaluation, FitResult, FittedRange, RunMetrics
 from fmjax.fitting.row_effects import batch_effects
 from fmjax.fitting.shared_noise import Residuals, WithoutShared, each_without_shared
 from fmjax.laws import Law
+from fmjax.schedules.batch_stages import batch_sizes
 
 RESCALED = 1.1
 """How much larger the scale of an objective must be than taken for the fit to be made again."""
@@ -298,6 +299,7 @@ def with_measured_runs(problem: Problem, result: FitResult, group: np.ndarray) -
 def _reach(problem: Problem, group: Sequence[bool] | np.ndarray) -> FittedRange:
     """What the schedules of a group ``[runs]`` cover."""
     batch, chosen = problem.batch, np.flatnonzero(group)
+    batches = [problem.curves[run].tokens_per_step for run in chosen]
     ends, peaks = batch.at[chosen, -1], np.array([problem.curves[run].peak_lr for run in chosen])
     begins = np.minimum(batch.warmup_steps[chosen], ends)
     each = zip(chosen, begins, ends, peaks, strict=True)
@@ -308,7 +310,7 @@ def _reach(problem: Problem, group: Sequence[bool] | np.ndarray) -> FittedRange:
         steepest=max(drop / peak for drop, _, peak in spans),
         lowest=min(lowest / peak for _, lowest, peak in spans),
         model_size=_ends([problem.curves[run].model_size for run in chosen]),
-        tokens_per_step=_ends([problem.curves[run].tokens_per_step for run in chosen]),
+        tokens_per_step=None if None in batches else _ends(batch_sizes(batches)),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from fmjax._checks import finite, whole
 from fmjax._types import HostNumbers
 from fmjax.curves.loss_curve import LossCurve
+from fmjax.schedules.batch_stages import Batch, BatchStages, batch_of, batch_sizes
 from fmjax.schedules.host_rates import host_rates
 from fmjax.schedules.kinds import Constant
 
@@ -30,7 +31,7 @@ class FittedRuns(NamedTuple):
     """Rate that the run ends at, for runs whose rate falls."""
     total_steps: tuple[int, ...]
     peak_lr: tuple[float, ...]
-    tokens_per_step: tuple[float | None, ...]
+    tokens_per_step: tuple[Batch | None, ...]
     model_size: tuple[float | None, ...]
     first_loss: tuple[float | None, ...]
     """Loss of the first row, where it was logged early in the run."""
@@ -47,7 +48,9 @@ class FittedRuns(NamedTuple):
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "FittedRuns":
         """Reads what JSON made of one."""
-        return cls(*(tuple(record[name]) for name in cls._fields))
+        found = cls(*(tuple(record[name]) for name in cls._fields))
+        batches = (None if batch is None else batch_of(batch, "tokens_per_step") for batch in found.tokens_per_step)
+        return found._replace(tokens_per_step=tuple(batches))
 
     @property
     def warmups(self) -> tuple[int, int]:
@@ -87,8 +90,8 @@ class FittedRuns(NamedTuple):
     @property
     def only_batch(self) -> float | None:
         """The batch that all runs have, in tokens an update; None where it is unknown or they differ."""
-        known = [tokens for tokens in self.tokens_per_step if tokens is not None]
-        return float(known[0]) if known and len(known) == len(self.tokens_per_step) and _one(known) else None
+        known = batch_sizes(self.tokens_per_step)
+        return float(known[0]) if known and None not in self.tokens_per_step and _one(known) else None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -96,13 +99,15 @@ class FittedRuns(NamedTuple):
         return of_batches(self.tokens_per_step)
 
 
-def of_batches(tokens_per_step: Sequence[float | None]) -> tuple[str, ...]:
-    """What to say of runs of several batch sizes under a law that has no batch size in it."""
-    known = [tokens for tokens in tokens_per_step if tokens is not None]
+def of_batches(tokens_per_step: Sequence[Batch | None]) -> tuple[str, ...]:
+    """What to say of runs of several batch sizes, or one that changes, under a law that has no batch size in it."""
+    known = batch_sizes(tokens_per_step)
     if not known or _one(known):
         return ()
+    differ = "change during runs" if any(isinstance(of, BatchStages) for of in tokens_per_step) else "differ"
     ends = f"{min(known):g} and {max(known):g}"
-    return (f"batch sizes of the fitted runs differ, {ends} tokens a step; the law does not have the batch size in it",)
+    lacks = "the law does not have the batch size in it"
+    return (f"batch sizes of the fitted runs {differ}, {ends} tokens a step; {lacks}",)
 
 
 def _trained_with(curve: LossCurve) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ from fmjax.fitting.fitted_runs import FittedRuns
 from fmjax.fitting.priors import LearnedExponent
 from fmjax.laws import Law, make_law
 from fmjax.laws.base import NEEDS_BATCH, ONE_BATCH
+from fmjax.schedules.batch_stages import Batch, batch_of, batch_sizes
 
 FIT_FORMAT = 1
 """Version of the JSON of a fit."""
@@ -81,7 +82,7 @@ class FittedRange(NamedTuple):
         return low * (1 - SAME_PEAK) <= peak_lr <= high * (1 + SAME_PEAK)
 
     def outside(
-        self, total_steps: int, peak_lr: float, model_size: float | None = None, tokens_per_step: float | None = None
+        self, total_steps: int, peak_lr: float, model_size: float | None = None, tokens_per_step: Batch | None = None
     ) -> tuple[str, ...]:
         """In what a plan lies outside the fitted runs: "total_steps", "peak_lr", "model_size", "tokens_per_step"."""
         beyond = {
@@ -108,10 +109,10 @@ class FittedRange(NamedTuple):
         return (said,) if total_steps > longest else ()
 
 
-def _is_outside(value: float | None, ends: tuple[float, float] | None) -> bool:
-    return (
-        value is not None and ends is not None and not ends[0] * (1 - ONE_BATCH) <= value <= ends[1] * (1 + ONE_BATCH)
-    )
+def _is_outside(value: Batch | None, ends: tuple[float, float] | None) -> bool:
+    if ends is None:
+        return False
+    return any(not ends[0] * (1 - ONE_BATCH) <= size <= ends[1] * (1 + ONE_BATCH) for size in batch_sizes([value]))
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class FitResult(Record):
         require(not needed or model_size is not None, "the fit spans several model sizes, so model_size is needed")
         return float(np.log(positive(model_size, "model_size"))) if model_size is not None else 0.0
 
-    def law_for(self, tokens_per_step: float | None) -> Law:
+    def law_for(self, tokens_per_step: Batch | str | None) -> Law:
         """The law that predicts plans of this batch size, which a fit over several batch sizes needs.
 
         Raises:
@@ -177,11 +178,12 @@ class FitResult(Record):
         """
         if self.law.spans_batches:
             require(tokens_per_step is not None, NEEDS_BATCH)
-            return self.law.for_batch(positive(tokens_per_step, "tokens_per_step"))
+            return self.law.for_batch(batch_of(tokens_per_step, "tokens_per_step"))
         if tokens_per_step is not None:
-            wanted, runs = positive(tokens_per_step, "tokens_per_step"), self.trained_with
-            known = {tokens for tokens in runs.tokens_per_step if tokens is not None} if runs else set()
-            same = known and max(abs(tokens / wanted - 1) for tokens in known) <= ONE_BATCH
+            wanted, runs = batch_of(tokens_per_step, "tokens_per_step"), self.trained_with
+            known = set(batch_sizes(runs.tokens_per_step)) if runs else set()
+            sizes = batch_sizes([wanted])
+            same = known and max(abs(tokens / size - 1) for tokens in known for size in sizes) <= ONE_BATCH
             had = " and ".join(f"{tokens:g}" for tokens in sorted({min(known), max(known)})) if known else "unknown"
             require(
                 same,

@@ -12,6 +12,7 @@ from fmjax._types import Array
 from fmjax.curves.loss_curve import CurveBatch, bucket
 from fmjax.effects.weighted import PANEL_NODES, WeightedUpdates, Within
 from fmjax.laws import Law, Row
+from fmjax.schedules.batch_stages import stage_shares
 
 LIKE = 4
 """Runs are alike in length within this factor, and padded to the longest of them."""
@@ -43,7 +44,8 @@ class RowUpdates(NamedTuple):
             width = batch.rows_of(alike)
             at = [np.searchsorted(runs[i].update, batch.at[i, :width]) for i in alike]
             chosen = np.resize(alike, bucket(alike.size))  # further runs repeat the first ones
-            parts.append(LikeRuns(_padded([runs[i] for i in chosen]), np.resize(at, (chosen.size, width))))
+            updates = _in_stages(_padded([runs[i] for i in chosen]), law, batch, chosen)
+            parts.append(LikeRuns(updates, np.resize(at, (chosen.size, width))))
             row = np.minimum(np.arange(batch.at.shape[1]), width - 1)  # rows that pad are the last
             places[alike] = begin + np.arange(alike.size)[:, None] * width + row
             begin += chosen.size * width
@@ -84,6 +86,13 @@ def _padded(runs: Sequence[WeightedUpdates]) -> WeightedUpdates:
     return found._replace(weight=np.where(real, found.weight, 0.0), within=stacked)
 
 
+def _in_stages(updates: WeightedUpdates, law: Law, batch: CurveBatch, runs: np.ndarray) -> WeightedUpdates:
+    """The updates of some runs with the stage of the batch that each lies in, where the law has the batch in it."""
+    if not (law.spans_batches and batch.stages.change):
+        return updates
+    return updates._replace(stage=np.asarray(stage_shares(batch.stages.starts[runs], np.asarray(updates.update))))
+
+
 def _widened(within: Within, panels: int) -> Within:
     return within._replace(kind=np.pad(within.kind, (0, panels - len(within.kind))))
 
@@ -108,15 +117,22 @@ _effects = jax.jit(effects_of)
 def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> dict[str, np.ndarray]:
     """Effects at every row, ``[runs, rows]`` each, with ``log_N`` and, where the law needs it, ``log_B``.
 
+    Where the batch of any run changes, effects of a law that needs it have an axis of its stages after the rows.
     Warmup counts as the law says, unless told.
     """
     found = RowUpdates.of(law, batch, warmup or law.warmup)
     parts = [jax.tree.map(np.asarray, _effects(as_counted(law), part)) for part in found.parts]
     flat = {key: np.concatenate([_flat(part[key]) for part in parts]) for key in parts[0]}
     log_n = np.log(np.where(np.isnan(batch.model_size), 1.0, batch.model_size))
-    sizes = {"log_N": log_n} | ({"log_B": np.log(batch.tokens_per_step)} if law.spans_batches else {})
+    log_b = np.log(batch.stages.tokens)
+    sizes = {"log_N": log_n} | ({"log_B": log_b if batch.stages.change else log_b[:, 0]} if law.spans_batches else {})
     effects = {key: values[found.places] for key, values in flat.items()}
-    return effects | {key: np.broadcast_to(value[:, None], batch.at.shape) for key, value in sizes.items()}
+    return effects | {key: _of_each_row(value, batch) for key, value in sizes.items()}
+
+
+def _of_each_row(of_run: np.ndarray, batch: CurveBatch) -> np.ndarray:
+    """``[runs, rows, ...]`` what holds of each run, ``[runs, ...]``."""
+    return np.broadcast_to(of_run[:, None], (*batch.at.shape, *of_run.shape[1:]))
 
 
 def as_counted(law: Law) -> Law:

@@ -106,6 +106,16 @@ MULTIPLIERS = Preference(
 )
 """Rates relative to their peak."""
 
+SPENT = Preference(
+    (
+        *("consumed_tokens", "consumed_train_tokens", "tokens_seen", "seen_tokens", "train_tokens", "num_tokens"),
+        *("tokens", "total_tokens", "consumed_samples", "consumed_train_samples", "samples_seen", "seen_samples"),
+        *("*_consumed_tokens", "*_consumed_samples", "*_tokens_seen", "*_total_tokens", "*_consumed_train_samples"),
+    ),
+    never=words("per second sec time avg max throughput device gpu valid val eval validation test"),
+)
+"""Counters of tokens or samples so far."""
+
 SPARSE = 0.1
 """A column with fewer rows than this share of the fullest of its kind is a summary beside it, and comes after it."""
 

@@ -16,6 +16,7 @@ from fmjax.importers.restarts import RunRows
 from fmjax.importers.source import Columns, Source, files_below, is_told, matching, only, read_files, refusing
 from fmjax.importers.tables import Table
 from fmjax.importers.tools import SOURCES
+from fmjax.schedules.batch_stages import Batch, batch_of
 from fmjax.schedules.kinds import Schedule
 from fmjax.schedules.recognition import Recognised, recognise
 
@@ -54,7 +55,7 @@ def import_logs(
     schedule: Schedule | None = None,
     total_steps: int | None = None,
     peak_lr: float | None = None,
-    tokens_per_step: float | None = None,
+    tokens_per_step: Batch | str | None = None,
     model_size: float | None = None,
     join: bool = False,
 ) -> tuple[Imported, ...]:
@@ -72,7 +73,9 @@ def import_logs(
       schedule: the schedule of all runs, where no rate is logged.
       total_steps: updates of all runs, where the log does not reach their end.
       peak_lr: peak rate that logged rates, or multipliers of it, are scaled to.
-      tokens_per_step: tokens per update; steps logged in tokens are divided by it.
+      tokens_per_step: tokens per update; steps logged in tokens are divided by it. Of a batch that changes
+        ``BatchStages``, or text such as "65536@0,131072@2000"; by default taken from a counter of tokens beside the
+        steps that shows such stages.
       model_size: number of parameters of all runs.
       join: whether runs logged only from where they branch off get the earlier rows of their stem: of the runs logged
         from the start until there, at the rate that the branch begins with, the one of nearest loss.
@@ -97,7 +100,8 @@ def import_logs(
     with within(", ".join(map(str, paths[:3])) + ", ..." * (len(paths) > 3)):
         refused: list[str] = []
         tool, tables = _read(paths, source, columns, refused)
-        reader = Reader(tool, columns, schedule is None, peak_lr, tokens_per_step)
+        batch = None if tokens_per_step is None else batch_of(tokens_per_step, "tokens_per_step")
+        reader = Reader(tool, columns, schedule is None, peak_lr, batch)
         reader = reader.counting_as(tables)
         tables = [part for table in tables for part in _by_label(reader, table, refused, len(tables) > 1)]
         logs = list(_logs(reader, tables, refused))
@@ -106,7 +110,7 @@ def import_logs(
         require(runs, next(iter(refused), "expected runs, found none"))
     for reason in refused:
         warnings.warn(f"{reason}: left out", stacklevel=2)
-    sized = (replace(run.curve, model_size=model_size, tokens_per_step=tokens_per_step) for run in runs)
+    sized = (replace(run.curve, model_size=model_size) for run in runs)
     return tuple(replace(run, curve=curve) for run, curve in zip(runs, sized, strict=True))
 
 
@@ -180,7 +184,7 @@ def _imported(log: Log, schedule: Schedule | None, total_steps: int | None) -> I
         notes = (*notes, f"{after.sum()} rows after the schedule's end were left out")
     if log.begins_late:
         notes = (*notes, f"losses start at step {log.loss.step[0]}; a branch may be joined to its stem")
-    curve = LossCurve(log.name, loss.step, loss.value, known)
+    curve = LossCurve(log.name, loss.step, loss.value, known, tokens_per_step=log.batch)
     dropped = log.dropped + int(after.sum())
     return Imported(
         curve, log.loss_key, log.rate_key, recognised, notes, log.step_key, files=log.files, dropped=dropped

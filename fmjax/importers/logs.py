@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from fmjax._checks import positive, require
+from fmjax.importers.batch_changes import batch_change
 from fmjax.importers.column_names import Preference
 from fmjax.importers.restarts import RunRows, has_rival_rates, runs_by_steps
 from fmjax.importers.run_labels import epochs_of, runs_by_label
 from fmjax.importers.source import Columns, Source, matching, only
 from fmjax.importers.tables import Table
+from fmjax.schedules.batch_stages import Batch, BatchStages
 
 SMOOTHED_FROM = 0.7
 """Correlation of the noise in successive rows from which losses count as smoothed; a running mean that forgets a tenth
@@ -79,6 +81,8 @@ class Log(NamedTuple):
     files: tuple[str, ...] = ()
     dropped: int = 0
     """Rows with a loss that do not count."""
+    batch: Batch | None = None
+    """Tokens an update, as told or where the log shows that they change."""
 
     @property
     def begins_late(self) -> bool:
@@ -106,7 +110,7 @@ class Reader:
     columns: Columns
     needs_rate: bool
     peak_lr: float | None
-    tokens_per_step: float | None
+    tokens_per_step: Batch | None
     first: int = 0
     """What the row after the first update has for a step."""
 
@@ -174,7 +178,12 @@ class Reader:
         )
         known = np.isfinite(losses) & run.all_rows(losses.size)
         log = Log(name, loss, None, loss_key, None, notes, table.total_steps, self._step_key(table), table.files)
-        log = log._replace(dropped=int(known.sum()) - loss.step.size)
+        log = log._replace(dropped=int(known.sum()) - loss.step.size, batch=self.tokens_per_step)
+        change = batch_change(table, self._step_key(table), step)
+        if change is not None:
+            batch, said = change.checked(self.tokens_per_step)
+            notes = (*notes, said)
+            log = log._replace(batch=batch, notes=notes)
         if not self.needs_rate:
             return log
         rate_key, rate, more = self._rate(table, kept)
@@ -188,14 +197,15 @@ class Reader:
         step = table.columns[key]
         if "token" in key.lower():
             require(self.tokens_per_step is not None, f"column {key!r} counts tokens: give the tokens per step")
-            batch = positive(self.tokens_per_step, "tokens_per_step")
-            few = (step > 0) & (step < batch)
+            batch = self.tokens_per_step or 0.0
+            least = batch.tokens[0] if isinstance(batch, BatchStages) else batch
+            few = (step > 0) & (step < least)
             row = int(np.argmax(few))
             small = (
-                f"row {row + 1}: {step[row]:.15g} tokens are less than one update of {batch:g}; the batch was smaller"
+                f"row {row + 1}: {step[row]:.15g} tokens are less than one update of {least:g}; the batch was smaller"
             )
             require(not few.any(), f"{small} at first: give steps in updates")
-            step = np.rint(step / batch) - 1
+            step = np.rint(batch.updates(step) if isinstance(batch, BatchStages) else step / batch) - 1
         else:
             step = np.where(step == 0, 0, step - self.first)
         bad = ~np.isnan(step) & ((step < 0) | (step != np.floor(step)) | (step >= MOST_LOGGED_UPDATES))

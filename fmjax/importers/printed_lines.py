@@ -167,11 +167,11 @@ def _values_below(texts: Any, heads: np.ndarray, form: LineFormat, named: Sequen
 
 
 def _keys(texts: Any, form: LineFormat, named: Sequence[str]) -> list[str]:
-    """Names of the columns in a sample of lines: those of losses and rates, and those that the user names."""
+    """Names of the columns in a sample of lines: losses, rates, what was consumed, and those that the user names."""
     step = max(len(texts) // _SAMPLE, 1)
     sample = [*texts.slice(0, _SAMPLE).to_pylist(), *texts[::step].to_pylist()[:_SAMPLE]]
     found = dict.fromkeys(key for text in sample for key in _pairs(text, form))
-    kinds = (form.loss, form.validation, form.rate, MULTIPLIERS, ("epoch",))
+    kinds = (form.loss, form.validation, form.rate, MULTIPLIERS, ("epoch", "consumed_samples", "consumed_tokens"))
     known = matching({key: np.zeros(1) for key in found}, *kinds)
     return [key for key in found if key in known or key in named]
 

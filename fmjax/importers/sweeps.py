@@ -16,6 +16,7 @@ from fmjax.importers.contents import begins, ending
 from fmjax.importers.run_labels import IDENTITIES
 from fmjax.importers.source import refusing
 from fmjax.importers.tables import READERS, parquet_names
+from fmjax.schedules.batch_stages import Batch, BatchStages, batch_of
 from fmjax.schedules.tables import schedule_from
 
 SWEEP_COLUMNS: dict[str, tuple[str, ...]] = {
@@ -118,7 +119,7 @@ def load_sweep(
     schedule: str = "",
     loss: str | None = None,
     validation: bool = False,
-    tokens_per_step: float | None = None,
+    tokens_per_step: Batch | str | None = None,
     model_size: float | None = None,
 ) -> tuple[LossCurve, ...]:
     r"""Reads a table with one row a run as runs of one row each: the loss after their last update.
@@ -147,12 +148,13 @@ def load_sweep(
     >>> [(run.name, run.final_loss, float(run.schedule.peak_lr), run.step.tolist()) for run in runs]
     [('sweep-1', 3.0, 0.001, [499]), ('sweep-2', 2.9, 0.002, [499])]
     """
-    given = {"tokens_per_step": tokens_per_step, "model_size": model_size}
+    batch = None if tokens_per_step is None else batch_of(tokens_per_step, "tokens_per_step")
+    given = {"tokens_per_step": batch, "model_size": model_size}
     return tuple(run.curve for run in read_sweep(Path(path), schedule, loss, validation, given))
 
 
 def read_sweep(
-    path: Path, schedule: str, loss: str | None, validation: bool, given: Mapping[str, float | None]
+    path: Path, schedule: str, loss: str | None, validation: bool, given: Mapping[str, Any]
 ) -> tuple[SweepRun, ...]:
     """The runs of a sweep table, see ``load_sweep``; ``given`` is what all runs share."""
     with within(path):
@@ -204,7 +206,7 @@ def _names_of_rows(path: Path, table: _SweepTable, count: int) -> Sequence[str]:
 
 
 def _run_of_row(
-    table: _SweepTable, row: int, name: str, fields: Mapping[str, Any], given: Mapping[str, float | None]
+    table: _SweepTable, row: int, name: str, fields: Mapping[str, Any], given: Mapping[str, Any]
 ) -> SweepRun:
     loss, tokens_per_step = float(table.columns[table.loss][row]), given.get("tokens_per_step")
     require(np.isfinite(loss) and loss > 0, f"{table.loss!r}: expected a loss above zero, got {loss:g}")
@@ -212,7 +214,9 @@ def _run_of_row(
         tokens_per_step = _tokens_per_step(table, row)
     total = fields.get("total_steps", table.cell("total_steps", row))
     if total is None and tokens_per_step and table.cell("tokens", row) is not None:
-        total = round(table.cell("tokens", row) / tokens_per_step)
+        tokens = table.cell("tokens", row)
+        of_stages = tokens_per_step.updates(tokens) if isinstance(tokens_per_step, BatchStages) else None
+        total = round(tokens / tokens_per_step if of_stages is None else float(of_stages))
     require(total is not None, "expected a number of updates, or of tokens beside those of an update; found neither")
     size = given.get("model_size")
     size = table.cell("model_size", row) if size is None else size

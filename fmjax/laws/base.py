@@ -15,6 +15,7 @@ from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
 from fmjax.effects.updates import Update
 from fmjax.effects.weighted import WeightedUpdates
+from fmjax.schedules.batch_stages import Batch, BatchStages
 
 L = TypeVar("L", bound="type[Law]")
 
@@ -160,6 +161,11 @@ class Law:
         return False
 
     @property
+    def stages(self) -> BatchStages | None:
+        """The stages of the batch to predict for, where it changes and the law has it in it."""
+        return None
+
+    @property
     def coefficients(self) -> tuple[Coefficient, ...]:
         """Parameters in which the loss is linear; here those of ``powers``."""
         size = (Coefficient(self.size_term[0], 0.0),) if self.sizes else ()
@@ -179,11 +185,11 @@ class Law:
         """The option of this name."""
         return next(option for option in self.tunable if option.name == name)
 
-    def spanning(self, sizes: Sequence[float | None], batches: Sequence[float | None]) -> "Law":
+    def spanning(self, sizes: Sequence[float | None], batches: Sequence[Batch | None]) -> "Law":
         """The law with the terms that runs of these model sizes and tokens an update can tell, one of each a run."""
         return dataclasses.replace(self, sizes=len(set(sizes)) > 1)
 
-    def for_batch(self, tokens_per_step: float) -> "Law":
+    def for_batch(self, tokens_per_step: Batch) -> "Law":
         """The law that predicts runs of this batch size, where it has terms in it; here as it is."""
         return self
 

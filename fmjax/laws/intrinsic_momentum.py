@@ -30,6 +30,7 @@ from fmjax.laws.base import (
     stack,
 )
 from fmjax.laws.memory import empty, memories, spread_over_levels
+from fmjax.schedules.batch_stages import Batch, BatchStages, batch_sizes
 
 FORGETTING_RATES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Rates r at which the noise is forgotten, per unit of the sum of learning rates."""
@@ -60,11 +61,14 @@ BATCH_EXPONENTS = (
 class IntrinsicMomentumState(NamedTuple):
     """Sum of the rate's powers, and the noise remembered at each of ``FORGETTING_RATES``.
 
-    Each has a column for each of ``LOG_RATE_LEVELS`` where its exponent is open.
+    Each has a column for each of ``LOG_RATE_LEVELS`` where its exponent is open, and before it an axis of the stages of
+    a batch that changes.
     """
 
     forward: Sum
     noise: Sum
+    seen: jax.Array | None = None
+    """Updates so far, of a batch that changes."""
 
 
 @register
@@ -84,6 +88,12 @@ class IntrinsicMomentum(Law):
     the batch; the clock of the memories is the sum of rates, whatever the batch. Terms in N are there where the fitted
     runs' sizes differ, terms in B where their batches do. The exponents then have a prior; see
     ``fmjax.fitting.priors``.
+
+    Where the batch changes during a run, each update enters with its own b: what it adds to S is weighed by $b^\phi$ in
+    $\tau$, and $\eta^\xi$ by $b^{-\kappa}$ in $E_j$. Both are linear in what updates add, so effects are kept for each
+    stage k of the batch and weighed when they are read: $\tau = \sum_k b_k^\phi S^{(k)}$, and
+    $\sum_k b_k^{-\kappa} E_j^{(k)}$ in place of $b^{-\kappa} E_j$. Only updates of the stage feed $E_j^{(k)}$; those of
+    all stages forget it.
 
     At its limits: at a constant rate every $E_j$ tends to $\eta^\xi$, so the loss of a very long run tends to the noise
     floor $L_0 + \sum_j c_j \eta^\xi$ of its rate; when the rate falls, $E_j$ falls with it over $1/r_j$ of the sum of
@@ -107,7 +117,8 @@ class IntrinsicMomentum(Law):
       xi: exponent on the rate in E; None fits it.
       size_unit: N0; 1 where None. ``fit`` sets it.
       batch_unit: B0, likewise.
-      tokens_per_step: batch to predict for; ``rows`` that have a ``log_B`` of their own do not need it.
+      tokens_per_step: batch to predict for, a number or ``BatchStages``; ``rows`` that have a ``log_B`` of their own do
+        not need it.
       batches: whether terms in the batch size are there; ``fit`` sets it where the runs' batches differ.
     """
 
@@ -118,22 +129,22 @@ class IntrinsicMomentum(Law):
     xi: Real | None = None
     size_unit: Real | None = None
     batch_unit: Real | None = None
-    tokens_per_step: Real | None = None
+    tokens_per_step: Real | BatchStages | None = None
     batches: bool = field(default=False, kw_only=True, metadata={"static": True})
 
     @property
     def spans_batches(self) -> bool:
         return self.batches
 
-    def spanning(self, sizes: Sequence[float | None], batches: Sequence[float | None]) -> Law:
+    def spanning(self, sizes: Sequence[float | None], batches: Sequence[Batch | None]) -> Law:
         law = super().spanning(sizes, batches)
-        known = [batch for batch in batches if batch is not None]
-        differ = len(known) == len(batches) and max(known) > min(known) * (1 + ONE_BATCH)
+        known = batch_sizes(batches)
+        differ = None not in batches and max(known) > min(known) * (1 + ONE_BATCH)
         own: dict[str, Any] = {"batches": differ, "batch_unit": _mean_size(known) if differ else None}
         own["size_unit"] = _mean_size(sizes) if law.sizes else None
         return dataclasses.replace(law, **own)
 
-    def for_batch(self, tokens_per_step: float) -> "IntrinsicMomentum":
+    def for_batch(self, tokens_per_step: Batch) -> "IntrinsicMomentum":
         return dataclasses.replace(self, tokens_per_step=tokens_per_step)
 
     def suited_to(self, peak_lrs: Set[float]) -> "IntrinsicMomentum":
@@ -172,24 +183,47 @@ class IntrinsicMomentum(Law):
         sizes, batches = (SIZE_EXPONENTS if self.sizes else ()), (BATCH_EXPONENTS if self.batches else ())
         return (alpha, *sizes, *batches, *self._open)
 
+    @property
+    def stages(self) -> BatchStages | None:
+        return self.tokens_per_step if self.batches and isinstance(self.tokens_per_step, BatchStages) else None
+
     def init(self, dtype: Dtype) -> IntrinsicMomentumState:
-        noise = empty(dtype, len(FORGETTING_RATES), *self._noise.shape)
-        return IntrinsicMomentumState(empty(dtype, *self._forward.shape), noise)
+        stages = () if self.stages is None else (len(self.stages.starts),)
+        noise = empty(dtype, len(FORGETTING_RATES), *stages, *self._noise.shape)
+        seen = jnp.zeros((), dtype) if stages else None
+        return IntrinsicMomentumState(empty(dtype, *stages, *self._forward.shape), noise, seen)
 
     def step(self, state: IntrinsicMomentumState, update: Update) -> IntrinsicMomentumState:
         rates = jnp.asarray(FORGETTING_RATES, state.noise.total.dtype)
-        noise = update.relax(state.noise, rates, self._noise.of)
-        return IntrinsicMomentumState(plus(state.forward, 1e-3 * self._forward.of(update.lr)), noise)
+        if self.stages is None or state.seen is None:
+            noise = update.relax(state.noise, rates, self._noise.of)
+            return IntrinsicMomentumState(plus(state.forward, 1e-3 * self._forward.of(update.lr)), noise)
+        here = self.stages.shares(state.seen[None])[:, 0].astype(rates.dtype)  # 1 in this update's stage, else 0
+        noise = update.relax(state.noise, rates, lambda lr: jnp.tensordot(here, self._noise.of(lr), axes=0))
+        forward = jnp.tensordot(here, 1e-3 * self._forward.of(update.lr), axes=0)
+        return IntrinsicMomentumState(plus(state.forward, forward), noise, state.seen + 1)
 
     def observe(self, state: IntrinsicMomentumState) -> Row:
-        return {"S": state.forward.total, "E": state.noise.total}
+        noise = state.noise.total
+        return {"S": state.forward.total, "E": noise if self.stages is None else jnp.swapaxes(noise, 0, 1)}
 
     def effects(self, lrs: jax.Array, at: jax.Array, warmup_steps: Real = 0) -> Row:
         if not self._open:
             return super().effects(lrs, at, warmup_steps)
-        return self.row_effects(WeightedUpdates.every(*self.counted(lrs, warmup_steps)), at)
+        updates = WeightedUpdates.every(*self.counted(lrs, warmup_steps))
+        return self.row_effects(updates.in_stages(self.stages), at)
 
     def row_effects(self, updates: WeightedUpdates, at: Array) -> Row:
+        if updates.stage is None:
+            return self._sums(updates, at)
+
+        def of_one(share: Array) -> Row:
+            return self._sums(updates._replace(weight=updates.weight * share, stage=None), at)
+
+        return jax.vmap(of_one, out_axes=1)(jnp.asarray(updates.stage))
+
+    def _sums(self, updates: WeightedUpdates, at: Array) -> Row:
+        """Effects of updates that all count by their weights."""
         forward, noise = self._forward, self._noise
         if forward.is_open:
             S = memories(updates, at, (0.0,), lambda lr, *_: 1e-3 * forward.of(lr), fading=Fading.LATER)
@@ -205,13 +239,21 @@ class IntrinsicMomentum(Law):
             return super().final_basis(lrs, last, log_n, exponents, warmup_steps)
         seen, rates = Ahead.of(self.counted(lrs, warmup_steps), last), jnp.asarray(FORGETTING_RATES, lrs.dtype)[:, None]
         kept = -jnp.exp(-rates * seen.since[None, :]) * jnp.expm1(-rates * seen.lr[None, :])
-        row = {"S": jnp.sum(1e-3 * self._forward.of(seen.lr)), "E": kept @ self._noise.of(seen.lr), "log_N": log_n}
+        forward, noise = 1e-3 * self._forward.of(seen.lr), self._noise.of(seen.lr)
+        row = {"S": jnp.sum(forward), "E": kept @ noise, "log_N": log_n}
+        if self.stages is not None:
+            share = self.stages.shares(jnp.arange(lrs.size)).astype(lrs.dtype)
+            row |= {"S": share @ forward, "E": (share * noise[None]) @ kept.T}
         return self.basis(row, exponents)
 
     def basis(self, row: Row, exponents: jax.Array) -> jax.Array:
         fitted = dict(zip((exponent.name for exponent in self.exponents), exponents, strict=True))
         forward, noise = self._forward.read(row["S"], fitted), self._noise.read(row["E"], fitted)
         n, b = self._log_size(row), self._log_batch(row)
+        if jnp.ndim(b):  # of each stage of the batch: its share of tau and of the noise floor
+            gains, floors = jnp.exp(fitted["phi"] * b), jnp.exp(-fitted["kappa"] * b)
+            forward, noise = (jnp.matmul(*of, precision="highest") for of in ((gains, forward), (floors, noise)))
+            b = 0.0
         power = jnp.exp(-fitted["alpha"] * (safe_log(forward) + fitted.get("phi", 0.0) * b))
         noise = noise * jnp.exp(fitted.get("q", 0.0) * n - fitted.get("kappa", 0.0) * b)
         size = (jnp.exp(-fitted["beta"] * n),) if self.sizes else ()
@@ -223,11 +265,16 @@ class IntrinsicMomentum(Law):
         return row["log_N"] - jnp.log(unit) if self.sizes else 0.0
 
     def _log_batch(self, row: Row) -> Real:
-        """Log b of a row, by its own batch or the one to predict for; 0 without terms in the batch."""
+        """Log b of a row, by its own batch or the one to predict for; 0 without terms in the batch.
+
+        Of a batch that changes that of each stage, ``[stages]``.
+        """
         if not self.batches:
             return 0.0
         require("log_B" in row or self.tokens_per_step is not None, NEEDS_BATCH)
-        log_b = row["log_B"] if self.tokens_per_step is None else jnp.log(self.tokens_per_step)
+        batch = self.tokens_per_step
+        sizes = jnp.stack([jnp.asarray(size) for size in batch.tokens]) if isinstance(batch, BatchStages) else batch
+        log_b = row["log_B"] if sizes is None else jnp.log(sizes)
         return log_b - jnp.log(1.0 if self.batch_unit is None else self.batch_unit)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.planning.gaussian import probabilities, roots
+from fmjax.schedules.batch_stages import Batch, mean_batch
 from fmjax.schedules.kinds import WSD, Cosine
 from fmjax.searching.results import Cell
 
@@ -64,9 +65,9 @@ class Points(NamedTuple):
 
     @classmethod
     def of(cls, curves: Sequence[LossCurve], *, batches: bool = False) -> "Points":
-        """Points of WSD and cosine runs; with ``batches`` those of different batch sizes lie apart."""
+        """Points of WSD and cosine runs; with ``batches`` those of different (mean) batch sizes lie apart."""
         shapes = [_anneal_of(curve) for curve in curves]
-        found = [(curve.schedule, curve.model_size, curve.tokens_per_step if batches else None) for curve in curves]
+        found = [(curve.schedule, curve.model_size, curve.mean_batch if batches else None) for curve in curves]
         places = [
             _place(ratio, s.total_steps, s.peak_lr, *sizes)
             for (ratio, _), (s, *sizes) in zip(shapes, found, strict=True)
@@ -84,10 +85,11 @@ class Points(NamedTuple):
 
     @classmethod
     def of_cell(
-        cls, ratios: np.ndarray, cell: Cell, model_size: float | None, tokens_per_step: float | None = None
+        cls, ratios: np.ndarray, cell: Cell, model_size: float | None, tokens_per_step: Batch | None = None
     ) -> "Points":
-        """Points of a cell at each of ``ratios``."""
-        places = [_place(ratio, cell.total_steps, cell.peak_lr, model_size, tokens_per_step) for ratio in ratios]
+        """Points of a cell at each of ``ratios``; a batch that changes lies at its mean."""
+        batch = mean_batch(tokens_per_step, cell.total_steps)
+        places = [_place(ratio, cell.total_steps, cell.peak_lr, model_size, batch) for ratio in ratios]
         return cls(np.array(places), (cell.decay,) * len(ratios))
 
 

@@ -19,6 +19,7 @@ from fmjax.fitting.resampling import Bootstrap
 from fmjax.laws import Law
 from fmjax.laws.base import NEEDS_BATCH
 from fmjax.planning.run_error import Averages, Bins, ForecastPrior, View, after_warmup, posterior
+from fmjax.schedules.batch_stages import Batch, batch_sizes
 from fmjax.schedules.checks import check_schedule
 from fmjax.schedules.host_rates import host_rates
 from fmjax.schedules.kinds import WSD, Constant, Schedule, Tabulated
@@ -275,9 +276,8 @@ def _of_run(curve: LossCurve, runs: FittedRuns | None) -> tuple[str, ...]:
     if not low <= warmup <= high:
         had = f"{low}" if low == high else f"{low} ... {high}"
         notes.append(f"the run has {warmup} updates of warmup; the fitted runs had {had}")
-    known = {tokens for tokens in runs.tokens_per_step if tokens is not None}
-    own = curve.tokens_per_step
-    if known and own is not None and not of_batches([*known]) and of_batches([*known, own]):
+    known, own = batch_sizes(runs.tokens_per_step), curve.tokens_per_step
+    if known and own is not None and not of_batches(known) and of_batches([*known, own]):
         fitted = min(known)
         notes.append(
             f"the run has {own:g} tokens a step, the fitted runs {fitted:g}; the law does not have the batch size in it"
@@ -319,7 +319,7 @@ class Forecaster:
       schedule: the planned schedule.
       name: name of the run.
       model_size: number of parameters, where the prior spans several sizes.
-      tokens_per_step: tokens an update, where it spans several batch sizes.
+      tokens_per_step: tokens an update, where it spans several batch sizes; a batch that changes as for ``LossCurve``.
       **options: ``prior`` and the other options of ``forecast``.
 
     >>> import fmjax
@@ -336,7 +336,7 @@ class Forecaster:
         *,
         name: str = "run",
         model_size: float | None = None,
-        tokens_per_step: float | None = None,
+        tokens_per_step: Batch | None = None,
         **options: Unpack[ForecastOptions],
     ) -> None:
         check_schedule(schedule)

@@ -18,16 +18,22 @@ from fmjax.fitting.options import MANY_FITS, FitOptions, fitting_verb
 from fmjax.fitting.problem import with_rows
 from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.laws import Law, make_law
+from fmjax.planning.batch_growth import Growth, compare_growth
 from fmjax.planning.predictor import Prediction, Predictor, predictors
 from fmjax.planning.regions import Region, region_of
 from fmjax.planning.second_run import to_run_next
 from fmjax.planning.targets import Target, Targets
+from fmjax.schedules.batch_stages import Batches, BatchStages
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import Cell
 from fmjax.searching.sweeps import SEARCHED_RATIOS
 
 OUTSIDE = frozenset(("peak_lr", "tokens_per_step"))
 """What a choice over rates and batches keeps within the fitted runs, if it can."""
+
+
+MOVED = "growing batches: ratios and excess are those of the law alone, losses moved to that of the best choice"
+"""Note on how ``Recommendation.growths`` follow from the choices."""
 
 
 class Choice(NamedTuple):
@@ -82,6 +88,8 @@ class Recommendation(Record):
     """What holds of every choice: runs left out, and what was taken from the runs."""
     regions: tuple[Region, ...] = ()
     """Of a plan over several batches, sizes or lengths: what to choose for each budget."""
+    growths: tuple[Growth, ...] = ()
+    """Where asked for, the best choice of each region beside runs of as many tokens whose batch grows."""
 
     @property
     def law(self) -> Law:
@@ -110,6 +118,7 @@ class Recommendation(Record):
         ]
         record = {"law": self.law.name, "options": self.law.options(), "best": best, "choices": choices}
         record |= {"regions": [region.to_dict() for region in self.regions]} if self.regions else {}
+        record |= {"growths": [growth.to_dict() for growth in self.growths]} if self.growths else {}
         return plain({**record, "taken_from_fitted_runs": self.taken, "notes": self.notes})
 
 
@@ -155,9 +164,10 @@ def recommend(
     warmup_steps: int | None = None,
     init_lr: float | None = None,
     model_size: HostNumbers | None = None,
-    tokens_per_step: HostNumbers | None = None,
+    tokens_per_step: Batches | None = None,
     total_tokens: HostNumbers | None = None,
     flops: HostNumbers | None = None,
+    trade: bool = False,
     samples: int = 200,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -192,10 +202,13 @@ def recommend(
       init_lr: rate of update 0; by default the median of the runs'.
       model_size: number of parameters of the target, one or many, for runs of several sizes.
       tokens_per_step: tokens an update of the target, one or many, for runs of several batch sizes, which only a law
-        with the batch size in it can then predict. By default that of the runs, where they have one.
+        with the batch size in it can then predict. By default that of the runs, where they have one. Of a single target
+        also ``BatchStages``, or such text as "65536@0,131072@2000".
       total_tokens: tokens of the target, one or many, in place of ``total_steps``, which follow from the batch.
       flops: operations of its training, one or many, in place of both: C = 6 N D. Sizes N are then chosen among those
         of ``model_size``, by default from half the smallest fitted to four times the largest; D follows.
+      trade: whether to compare the best choice of each region with runs of as many tokens whose batch grows; see
+        ``batch_growth.compare_growth``.
       samples: bootstrap samples behind the intervals; 0 for none.
       seed: seed of the samples.
       progress: called with a few words before each stage.
@@ -246,15 +259,19 @@ def recommend(
     if not targets.joint:
         return plans
     regions = tuple(_regions(targets, found, choices, seed))
-    return dataclasses.replace(plans, total_steps=plans.best.cell.total_steps, regions=regions)
+    plans = dataclasses.replace(plans, total_steps=plans.best.cell.total_steps, regions=regions)
+    return _with_growths(plans, found[0][1], say) if trade else plans
 
 
 def _preferred_laws(targets: Targets, runs: FittedRuns) -> tuple[str, ...]:
     """Laws to compare; where batches are chosen among, those that have the batch size in them."""
-    if len({target.tokens_per_step for target in targets.each}) < 2:
+    batches = {target.tokens_per_step for target in targets.each}
+    if len(batches) < 2 and not any(isinstance(batch, BatchStages) for batch in batches):
         return PREFERRED_LAWS
     made = {name: make_law(name).spanning(runs.model_size, runs.tokens_per_step) for name in PREFERRED_LAWS}
-    return tuple(name for name, law in made.items() if law.spans_batches)
+    able = tuple(name for name, law in made.items() if law.spans_batches)
+    require(able, "tokens_per_step: to plan for a batch that changes the runs need several, or one that changes")
+    return able
 
 
 def _where(target: Target, targets: Targets) -> str:
@@ -284,6 +301,30 @@ def _regions(
             drawn = by.together(cells, seed) if by.is_checked else slack
             left = every - len(own)
             yield region_of(budget, own, [choices[i].cell for i in own], drawn, slack, not_compared=left)
+
+
+def _with_growths(plans: Recommendation, by: Predictor, say: Callable[[str], None]) -> Recommendation:
+    """The plan with the best choice of each region beside runs whose batch grows, or notes why there are none."""
+    growths, notes, (part, *_) = [], [], by.samples
+    for region in plans.regions:
+        choice = plans.choices[region.points[region.best].choice]
+        cell, shape = choice.cell, choice.schedule
+        if not isinstance(cell.tokens_per_step, float):
+            continue
+        say(f"comparing a falling rate with a growing batch, {region.budget.named}")
+        plan: dict[str, Any] = {name: getattr(cell, name) for name in ("tokens_per_step", "peak_lr", "model_size")}
+        plan |= {"decay": cell.decay, "final_lr": cell.final_lr, "anneal_ratio": plans.anneal_ratio}
+        plan |= {"warmup_steps": shape.warmup_steps, "init_lr": shape.init_lr}
+        drawn = part.padded[: part.drawn] if by.is_checked and len(part.padded) else None
+        try:
+            found = compare_growth(
+                part.fit, total_tokens=cell.tokens_per_step * cell.total_steps, samples=drawn, **plan
+            )
+            growths.append(found.moved(cell.loss))
+            notes.append(MOVED)
+        except ValueError as error:
+            notes.append(f"{region.budget.named}: no growing batch is compared: {error}")
+    return dataclasses.replace(plans, growths=tuple(growths), notes=(*plans.notes, *dict.fromkeys(notes)))
 
 
 def _choice(found: Prediction, by: Predictor, shape: PlanShape, *, joint: bool) -> Choice:

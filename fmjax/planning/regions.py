@@ -116,10 +116,10 @@ class Region(NamedTuple):
     def over_rate_and_batch(self) -> OverRateAndBatch:
         """The points as a table."""
         rates = np.unique([point.cell.peak_lr for point in self.points])
-        batches = np.unique([point.cell.tokens_per_step or 0.0 for point in self.points])
+        batches = np.unique([point.cell.mean_batch or 0.0 for point in self.points])
         excess, near = np.full((batches.size, rates.size), np.nan), np.zeros((batches.size, rates.size), bool)
         for point in self.points:
-            at = np.searchsorted(batches, point.cell.tokens_per_step or 0.0), np.searchsorted(rates, point.cell.peak_lr)
+            at = np.searchsorted(batches, point.cell.mean_batch or 0.0), np.searchsorted(rates, point.cell.peak_lr)
             excess[at] = np.fmin(excess[at], point.excess)
             near[at] |= point.is_near
         return OverRateAndBatch(rates, batches, excess, near)

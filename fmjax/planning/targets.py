@@ -9,7 +9,8 @@ from fmjax._checks import require, whole
 from fmjax._types import HostNumbers
 from fmjax.fitting.fitted_runs import FittedRuns
 from fmjax.fitting.records import ONE_SIZE
-from fmjax.searching.grid import axis_of, lengths_of, told_axis
+from fmjax.schedules.batch_stages import Batch, Batches, BatchStages, require_within
+from fmjax.searching.grid import axis_of, batch_axis, lengths_of, told_axis
 
 FLOPS_PER_TOKEN = 6.0
 """Operations of training for each parameter and token, C = 6 N D. Source: arXiv 2001.08361, section 2.1."""
@@ -42,13 +43,13 @@ class Budget(NamedTuple):
             return self.total_tokens
         return self.flops / (FLOPS_PER_TOKEN * model_size)
 
-    def updates(self, model_size: float | None, tokens_per_step: float | None) -> int:
+    def updates(self, model_size: float | None, tokens_per_step: Batch | None) -> int:
         """Updates of a run within the budget: as told, or the whole number nearest to tokens over tokens an update."""
         tokens = self.tokens(model_size)
         if tokens is None or tokens_per_step is None:
             assert self.total_steps is not None
             return self.total_steps
-        return int(lengths_of(None, np.array([tokens]), np.array([tokens_per_step]))[0])
+        return int(lengths_of(None, np.array([tokens]), batch_axis([tokens_per_step]))[0])
 
 
 class Target(NamedTuple):
@@ -58,7 +59,7 @@ class Target(NamedTuple):
     """Place of its budget among those of the plan."""
     total_steps: int
     model_size: float | None
-    tokens_per_step: float | None
+    tokens_per_step: Batch | None
 
 
 class Targets(NamedTuple):
@@ -81,7 +82,7 @@ class Targets(NamedTuple):
         total_tokens: HostNumbers | None,
         flops: HostNumbers | None,
         model_size: HostNumbers | None,
-        tokens_per_step: HostNumbers | None,
+        tokens_per_step: Batches | None,
     ) -> "Targets":
         """The targets that are told, one value or many of each.
 
@@ -93,9 +94,7 @@ class Targets(NamedTuple):
         expected = "expected one of total_steps, total_tokens and flops"
         require(len(lengths) == 1, f"{expected}, found {' and '.join(lengths) or 'none'}")
         by_tokens = total_steps is None
-        batches = told_axis(
-            runs.only_batch if by_tokens and tokens_per_step is None else tokens_per_step, "tokens_per_step"
-        )
+        batches = batch_axis(runs.only_batch if by_tokens and tokens_per_step is None else tokens_per_step)
         missing = "tokens_per_step is needed: updates follow from it, and the fitted runs have no batch size in common"
         require(not by_tokens or batches is not None, missing)
         sizes = told_axis(model_size, "model_size")
@@ -108,7 +107,13 @@ class Targets(NamedTuple):
             counts = _values(_updates(total_steps)), _values(told_axis(total_tokens, "total_tokens"))
             pairs = [(size, steps, tokens) for size in _values(sizes) for steps in counts[0] for tokens in counts[1]]
             budgets = [Budget(size, None if s is None else int(s), tokens) for size, s, tokens in pairs]
-        return cls(tuple(budgets), tuple(_targets(budgets, sizes, batches)))
+        found = cls(tuple(budgets), tuple(_targets(budgets, sizes, batches)))
+        for target in found.each:
+            changes = isinstance(target.tokens_per_step, BatchStages)
+            alone = "expected one target, or numbers to choose among"
+            require(not (changes and found.joint), f"tokens_per_step: {alone}, found {target.tokens_per_step}")
+            require_within(target.tokens_per_step, target.total_steps, "tokens_per_step")
+        return found
 
 
 def _values(axis: np.ndarray | None) -> list[float | None]:

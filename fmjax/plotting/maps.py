@@ -86,5 +86,5 @@ def _cells(found: Recommendation | SearchResult) -> list[tuple[Cell, np.ndarray]
     return list(zip(found.cells, found.losses, strict=True))
 
 
-def _fixed(cell: Cell) -> tuple[float | str | None, ...]:
+def _fixed(cell: Cell) -> tuple[object, ...]:
     return cell.model_size, cell.tokens_per_step, cell.total_steps, cell.decay, cell.final_lr

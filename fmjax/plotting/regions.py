@@ -37,7 +37,7 @@ def loss_over_rate_and_batch(region: Region, ax: "Axes | None" = None) -> "Axes"
     best = region.points[region.best].cell
     ax.plot(
         [best.peak_lr],
-        [best.tokens_per_step or np.nan],
+        [best.mean_batch or np.nan],
         marker="*",
         ms=14,
         mfc="#E69F00",
@@ -77,7 +77,7 @@ def loss_against_batch(region: Region, ax: "Axes | None" = None) -> "Axes":
     """What the best of each batch costs at equal tokens, against the batch, with the updates it needs on top."""
     ax = _excess(region.batches, "tokens_per_step", axes_or_new(ax))
     ax.set(xlabel=BATCH_LABEL)
-    batches = [step.cell.tokens_per_step or np.nan for step in region.batches]
+    batches = [step.cell.mean_batch or np.nan for step in region.batches]
     log_ticks(ax.xaxis, batches)
     ax.xaxis.set_major_formatter("{x:.3g}")
     upper = ax.secondary_xaxis("top")

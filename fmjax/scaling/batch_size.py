@@ -12,6 +12,7 @@ from fmjax._json import Record, plain
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.scaling.smoothing import SmoothCurve, common_levels, curve_spread, smooth
 from fmjax.scaling.trades import TRADE_STATUS, Trades, fit_trades, line, trade_interval
+from fmjax.schedules.batch_stages import BatchStages
 from fmjax.schedules.host_rates import host_rates
 
 LOSS_LEVELS = 5
@@ -203,10 +204,12 @@ def _check_runs(curves: Sequence[LossCurve]) -> None:
     for curve in curves:
         known = curve.tokens_per_step is not None
         require(known, f"run {curve.name!r}: expected tokens_per_step, found none")
+        changes = isinstance(curve.tokens_per_step, BatchStages)
+        require(not changes, f"run {curve.name!r}: expected one batch size, found {curve.tokens_per_step}")
         same = curve.model_size == curves[0].model_size
         first = f"{curves[0].model_size} as of run {curves[0].name!r}"
         require(same, f"run {curve.name!r}: expected model_size {first}, found {curve.model_size}")
-    sizes = {curve.tokens_per_step or 0.0 for curve in curves}
+    sizes = {curve.mean_batch or 0.0 for curve in curves}
     only = f"every run has {_number(max(sizes))} tokens an update"
     require(len(sizes) > 1, f"expected runs at two batch sizes or more, but {only}")
 

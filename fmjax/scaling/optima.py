@@ -9,6 +9,7 @@ import numpy as np
 
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.metrics import percentile_interval
+from fmjax.schedules.batch_stages import Batch
 from fmjax.schedules.kinds import WSD
 
 WINDOW, LEAST = 2, 4
@@ -24,7 +25,7 @@ class Tried(NamedTuple):
     schedule: WSD
     """Their schedule; its own ratio means nothing."""
     model_size: float | None
-    tokens_per_step: float | None
+    tokens_per_step: Batch | None
     ratios: np.ndarray
     """``[runs]``, rising; a ratio occurs again where it was run with several seeds."""
     losses: np.ndarray
@@ -90,7 +91,7 @@ def tried(curves: Sequence[LossCurve]) -> list[Tried]:
 
     Sorted by model size, decay shape, total steps and peak rate. Runs that end before their schedule does are left out.
     """
-    groups: dict[tuple[WSD, float | None, float | None], list[tuple[float, float]]] = defaultdict(list)
+    groups: dict[tuple[WSD, float | None, Batch | None], list[tuple[float, float]]] = defaultdict(list)
     for curve in curves:
         if isinstance(curve.schedule, WSD) and curve.is_finished:
             alike = dataclasses.replace(curve.schedule, anneal_ratio=0.5)

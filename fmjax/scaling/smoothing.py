@@ -37,8 +37,8 @@ class SmoothCurve(NamedTuple):
 
     @property
     def batch(self) -> float:
-        """Tokens an update; NaN where unknown."""
-        return float(self.curve.tokens_per_step or np.nan)
+        """Tokens an update, the mean where it changes; NaN where unknown."""
+        return float(self.curve.mean_batch or np.nan)
 
     def draw(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """``[points, count]`` log losses with the noise of the rows redrawn."""

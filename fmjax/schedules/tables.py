@@ -9,6 +9,7 @@ import numpy as np
 
 from fmjax._checks import choose, finite, require, whole, within
 from fmjax._types import HostNumbers
+from fmjax.schedules.batch_stages import Batch, batch_of
 from fmjax.schedules.checks import check_schedule
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Step, Tabulated
 from fmjax.schedules.knots import thinned
@@ -49,6 +50,11 @@ def _text(value: object, what: str) -> str:
 def _number(value: object, what: str) -> float:
     require(type(value) in (int, float), f"{what}: expected a number, got {value!r}")  # true and false are ints too
     return finite(value, what)
+
+
+def _batch(value: object, what: str) -> Batch:
+    staged = isinstance(value, str) and "@" in value
+    return batch_of(value if staged else _number(value, what), what)
 
 
 def _count(value: object, what: str) -> int:
@@ -154,6 +160,7 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "data_order": _text,
     "decay": _text,
     "schedule": schedule_from,
+    "tokens_per_step": _batch,
     "total_steps": _count,
     "warmup_steps": _count,
     "boundaries": _numbers,

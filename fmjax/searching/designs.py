@@ -21,6 +21,7 @@ from fmjax.fitting.fitted_runs import PlanShape
 from fmjax.fitting.records import FitResult
 from fmjax.laws import Law
 from fmjax.schedules.anneals import DECAYS, ramp
+from fmjax.schedules.batch_stages import Batch
 from fmjax.schedules.kinds import WSD, Constant, Cosine, Schedule, Tabulated
 from fmjax.schedules.knots import thinned
 from fmjax.searching.descent import Descent, Ground, Start, descend
@@ -137,7 +138,7 @@ def optimize(
     init_lr: float | None = None,
     final_lr: float | None = None,
     model_size: float | None = None,
-    tokens_per_step: float | None = None,
+    tokens_per_step: Batch | str | None = None,
     max_iterations: int = MAX_DESCENT_STEPS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Designs:
@@ -158,7 +159,7 @@ def optimize(
       init_lr: rate of update 0 when there is a warmup; by default the fitted runs'.
       final_lr: lowest rate allowed after warmup; by default the fitted runs' final share of the lowest peak rate.
       model_size: number of parameters, for laws fitted over several sizes.
-      tokens_per_step: tokens an update, for laws fitted over several batch sizes.
+      tokens_per_step: tokens an update, for laws fitted over several batch sizes; a batch that changes as for ``search``.
       max_iterations: steps of the descent.
       progress: called with (targets done, targets in all).
 
@@ -191,6 +192,7 @@ def optimize(
         anneal_ratio=SEARCHED_RATIOS,
         warmup_steps=shape.warmup_steps,
         init_lr=shape.init_lr,
+        tokens_per_step=tokens_per_step,
     )
     room = int(grid.total_steps.min()) - grid.warmup_steps
     require(room >= 2, f"expected at least two updates after warmup, found {max(room, 0)}")

@@ -12,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fmjax._checks import choose, finite, positive, require, whole
+from fmjax._json import plain
 from fmjax._types import HostNumbers
 from fmjax.schedules.anneals import DECAYS
+from fmjax.schedules.batch_stages import Batch, Batches, BatchStages, batch_of, require_within
 
 MOST_CELLS = 2**27
 """Cells that a search can index and hold the best ratios of."""
@@ -35,7 +37,7 @@ class Part(NamedTuple):
     cells: np.ndarray
     """``[rows]`` index of each cell in the grid."""
     model_size: float | None = None
-    tokens_per_step: float | None = None
+    tokens_per_step: Batch | None = None
 
 
 class Grid(NamedTuple):
@@ -53,6 +55,7 @@ class Grid(NamedTuple):
     """Whether ``final_lr`` holds shares of the peak rate instead of rates."""
     model_size: np.ndarray | None = None
     tokens_per_step: np.ndarray | None = None
+    """``[batches]`` numbers, or objects where any is ``BatchStages``."""
     total_tokens: np.ndarray | None = None
 
     @classmethod
@@ -68,7 +71,7 @@ class Grid(NamedTuple):
         init_lr: float,
         final_is_share: bool = False,
         model_size: HostNumbers | None = None,
-        tokens_per_step: HostNumbers | None = None,
+        tokens_per_step: Batches | None = None,
         total_tokens: HostNumbers | None = None,
     ) -> "Grid":
         """The grid of these axes, one value or many on each.
@@ -76,7 +79,7 @@ class Grid(NamedTuple):
         Raises:
           ValueError: naming the axis, what was expected and what was found.
         """
-        batches, tokens = told_axis(tokens_per_step, "tokens_per_step"), told_axis(total_tokens, "total_tokens")
+        batches, tokens = batch_axis(tokens_per_step), told_axis(total_tokens, "total_tokens")
         grid = cls(
             total_steps=lengths_of(total_steps, tokens, batches),
             peak_lr=axis_of(peak_lr, "peak_lr"),
@@ -102,6 +105,10 @@ class Grid(NamedTuple):
         require(longest < 2**31, f"total_steps: expected fewer than 2^31 updates, got {longest}")
         for ratio in self.anneal_ratio[(self.anneal_ratio <= 0) | (self.anneal_ratio > 1)]:
             require(False, f"anneal_ratio must lie in (0, 1], got {ratio:g}")
+        for place, batch in enumerate(() if self.tokens_per_step is None else self.tokens_per_step):
+            if isinstance(batch, BatchStages):
+                own = [self._steps(place, length) for length in range(self.shape[2])]
+                require_within(batch, min(own), "tokens_per_step")
         warmup, lowest = self.warmup_steps, float(self.peak_lr.min())
         require(warmup <= shortest, f"warmup of {warmup} steps is longer than the run of {shortest}")
         require(0 <= self.init_lr <= lowest, f"init_lr: expected a rate in [0, {lowest:g}], got {self.init_lr:g}")
@@ -140,15 +147,15 @@ class Grid(NamedTuple):
         _, b, t, p, d, f = np.unravel_index(index, self.shape)
         return self._steps(int(b), int(t)), float(self.peak_lr[p]), self.decay[d], float(self._final(p, f))
 
-    def model(self, index: int) -> tuple[float | None, float | None]:
+    def model(self, index: int) -> tuple[float | None, Batch | None]:
         """(model_size, tokens_per_step) of a cell, None where it was not told."""
         n, b, *_ = np.unravel_index(index, self.shape)
         return self._model(int(n), int(b))
 
-    def _model(self, size: int, batch: int) -> tuple[float | None, float | None]:
-        axes = zip((self.model_size, self.tokens_per_step), (size, batch), strict=True)
-        told = [None if axis is None else float(axis[at]) for axis, at in axes]
-        return told[0], told[1]
+    def _model(self, size: int, batch: int) -> tuple[float | None, Batch | None]:
+        found = None if self.tokens_per_step is None else self.tokens_per_step[batch]
+        told = found if found is None or isinstance(found, BatchStages) else float(found)
+        return None if self.model_size is None else float(self.model_size[size]), told
 
     def _steps(self, batch: int, length: int) -> int:
         """Updates of a length at a batch."""
@@ -221,6 +228,16 @@ def told_axis(values: HostNumbers | None, name: str) -> np.ndarray | None:
     return axis
 
 
+def batch_axis(values: Batches | None) -> np.ndarray | None:
+    """Values of an axis of batches: numbers, or objects where any of them is ``BatchStages``."""
+    each = [values] if isinstance(values, str | BatchStages) else values
+    if not isinstance(each, Sequence | np.ndarray) or not any(isinstance(one, str | BatchStages) for one in each):
+        return told_axis(each, "tokens_per_step")  # type: ignore[arg-type]
+    axis = np.empty(len(each), object)
+    axis[:] = [batch_of(one, "tokens_per_step") for one in each]
+    return axis
+
+
 def lengths_of(steps: HostNumbers | None, tokens: np.ndarray | None, batches: np.ndarray | None) -> np.ndarray:
     """Updates as told; or ``[batches * lengths]``, the whole number nearest to total tokens over tokens an update."""
     require(
@@ -231,6 +248,9 @@ def lengths_of(steps: HostNumbers | None, tokens: np.ndarray | None, batches: np
         return axis_of(steps, "total_steps")
     if batches is None:
         raise ValueError("total_tokens needs tokens_per_step, as updates follow from both")
+    if tokens is not None and batches.dtype == object:
+        each = [one.updates(tokens) if isinstance(one, BatchStages) else tokens / one for one in batches]
+        return np.maximum(np.rint(each), 1.0).ravel()
     return np.maximum(np.rint(tokens / batches[:, None]), 1.0).ravel()
 
 
@@ -245,5 +265,6 @@ def _described(value: object) -> object:
         return list(value) if isinstance(value, tuple) else value
     if value.size <= 1000:
         return value.tolist()
-    digest = hashlib.sha256(json.dumps(value.tolist()).encode()).hexdigest()
-    return {"values": value.size, "first": value[0].item(), "last": value[-1].item(), "sha256": digest}
+    values = plain(value)
+    digest = hashlib.sha256(json.dumps(values).encode()).hexdigest()
+    return {"values": value.size, "first": values[0], "last": values[-1], "sha256": digest}

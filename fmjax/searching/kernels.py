@@ -123,7 +123,7 @@ class Kernel(NamedTuple):
     def _program(self, part: Part) -> Hashable:
         """What tells the compiled program of one call from that of another."""
         options = (self.dtype, self.layout, self._scaled, len(self.vectors), part.decay)
-        return (jax.tree.structure(self.law), panels_of(self.law, self.grid, part), *options)
+        return (jax.tree.structure(self._law_of(part)), panels_of(self.law, self.grid, part), *options)
 
     def _gather(self, part: Part, calls: list["Future[tuple[Places, np.ndarray]]"]) -> tuple[Part, np.ndarray]:
         losses = np.empty((len(self.vectors), part.cells.size, self.grid.anneal_ratio.size))
@@ -135,11 +135,14 @@ class Kernel(NamedTuple):
         """What all candidates of a part share."""
         grid = self.grid
         run = Run(np.int32(part.total_steps), np.int32(grid.warmup_steps), np.asarray(grid.init_lr, self.dtype))
-        tokens = part.tokens_per_step if self.law.spans_batches else None
-        law = self.law if tokens is None else self.law.for_batch(tokens)
-        law = jax.tree.map(float, law)  # 1 - beta must be taken in float64, also for float32
+        law = jax.tree.map(float, self._law_of(part))  # 1 - beta must be taken in float64, also for float32
         log_n = np.log(1.0 if part.model_size is None else part.model_size)
         return law, self.vectors.astype(self.dtype), run, np.asarray(log_n, self.dtype)
+
+    def _law_of(self, part: Part) -> Law:
+        """The law for the batch of a part."""
+        tokens = part.tokens_per_step if self.law.spans_batches else None
+        return self.law if tokens is None else self.law.for_batch(tokens)
 
     def _ends(self, part: Part, groups: tuple[Group, ...]) -> tuple[Places, np.ndarray]:
         """Losses ``[vectors, candidates]`` of some groups of a part, and which candidates they are."""

@@ -41,6 +41,9 @@ LEAD = 4
 ANNEAL_PARTS = 8
 """A panel is at most this part of an anneal, and less where the rate falls by orders of magnitude."""
 
+PANELS_A_CHANGE = 4
+"""Panels at most that a change of the batch adds: ends that are cut short on either side of it."""
+
 BITS = 4
 """Leading bits of a panel's size, so that few sizes have to be known."""
 
@@ -87,6 +90,8 @@ class Counts(NamedTuple):
     """Range of the last updates of warmup before an anneal that begins in it, where that is of interest."""
     moments: Moments | None = None
     """For a law that averages the rate's drops over updates."""
+    changes: tuple[int, ...] = ()
+    """Updates at which a batch changes, by which they are weighed: no panel lies on both sides."""
 
 
 class Panels(NamedTuple):
@@ -126,16 +131,16 @@ def _table(size: int) -> tuple[np.ndarray, ...]:
     return at, weight, until
 
 
-def most_panels(total_steps: int, falls: int, moments: Moments | None = None) -> int:
+def most_panels(total_steps: int, falls: int, moments: Moments | None = None, changes: int = 0) -> int:
     """Number of panels that no run of so many updates exceeds; runs of like length have the same."""
-    further = moments.panels(total_steps) if moments else 0
+    further = (moments.panels(total_steps) if moments else 0) + PANELS_A_CHANGE * changes
     return 2 * (total_steps.bit_length() // 2 * 2 + 2) + 5 * falls // 4 + further
 
 
 @lru_cache(maxsize=10_000)
 def panel_sizes(counts: Counts) -> np.ndarray:
     """Sizes of the panels of a run, from its first update to its last."""
-    pieces = list(_pieces(counts))
+    pieces = list(_parted(list(_pieces(counts)), counts.changes))
     ends = [*(piece.begin for piece in pieces[1:]), counts.total_steps]
     found: list[int] = []
     for piece, end in zip(pieces, ends, strict=True):
@@ -185,6 +190,17 @@ def _pieces(counts: Counts) -> Iterator[_Piece]:
         begin, lead = start + 1, 1
     if begin < total:
         yield _Piece(begin, begin - start if counts.steep else begin, most, lead).moved(counts.moments)
+
+
+def _parted(pieces: Sequence[_Piece], changes: Sequence[int]) -> Iterator[_Piece]:
+    """The pieces cut in two where a change lies in them; the latter part is as smooth as it was."""
+    begins = [piece.begin for piece in pieces]
+    for piece, end in zip(pieces, [*begins[1:], math.inf], strict=True):
+        yield piece
+        for at in changes:
+            if piece.begin < at < end:
+                past = at - piece.begin
+                yield piece._replace(begin=at, since=piece.since + past, lead=max(piece.lead - past, 0))
 
 
 def _sizes(piece: _Piece, length: int, left: int) -> Iterator[int]:

@@ -165,7 +165,9 @@ def _write_rows(file: Path, part: Part, losses: np.ndarray, grid: Grid) -> None:
 
     rows, ratios = losses.shape
     names = pyarrow.DictionaryArray.from_arrays(np.zeros(rows * ratios, np.int8), [part.decay])
-    told = {"model_size": part.model_size, "tokens_per_step": part.tokens_per_step}
+    batch, batches = part.tokens_per_step, grid.tokens_per_step
+    as_text = batches is not None and batches.dtype == object  # where any batch changes
+    told = {"model_size": part.model_size, "tokens_per_step": str(batch) if as_text else batch}
     columns = {
         **{name: np.full(rows * ratios, value) for name, value in told.items() if value is not None},
         "total_steps": np.full(rows * ratios, part.total_steps),

@@ -9,6 +9,7 @@ import numpy as np
 from fmjax._json import Record, plain
 from fmjax.fitting.metrics import percentile_interval
 from fmjax.fitting.records import FittedRange
+from fmjax.schedules.batch_stages import Batch, mean_batch
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.grid import Grid
 
@@ -38,13 +39,18 @@ class Cell(NamedTuple):
     where no ratio is offered as the best, as the loss predicted for it is lower or higher than it can be."""
     model_size: float | None = None
     """Number of parameters, where one was told."""
-    tokens_per_step: float | None = None
+    tokens_per_step: Batch | None = None
     """Tokens an update, likewise."""
 
     def shown(self, axis: str, form: str = ".3g") -> str:
         """A field as text, with a star where it lies outside the fitted runs; a dash where there is none."""
         value = getattr(self, axis)
         return "-" if value is None else f"{value:{form}}{'*' if axis in self.outside else ''}"
+
+    @property
+    def mean_batch(self) -> float | None:
+        """Mean tokens an update over the run."""
+        return mean_batch(self.tokens_per_step, self.total_steps)
 
     @property
     def anneal_steps(self) -> int | None:
@@ -138,7 +144,7 @@ class Candidate(NamedTuple):
     anneal_ratio: float
     loss: float
     model_size: float | None = None
-    tokens_per_step: float | None = None
+    tokens_per_step: Batch | None = None
 
 
 @dataclass(frozen=True)

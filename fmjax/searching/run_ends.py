@@ -13,6 +13,7 @@ from fmjax.effects.updates import Update
 from fmjax.effects.weighted import Left, WeightedUpdates, Within
 from fmjax.laws import Law, Row
 from fmjax.schedules.anneals import DECAYS, Anneal, Joined
+from fmjax.schedules.batch_stages import BatchStages
 from fmjax.schedules.kinds import Constant
 from fmjax.searching.grid import Grid, Part
 from fmjax.searching.panels import NEIGHBOURS, STEEP, Counts, Moments, Panels, crossings, most_panels, panel_sizes
@@ -58,8 +59,9 @@ def groups_of(law: Law, part: Part, grid: Grid, lanes: int) -> Iterator[Group]:
     """The candidates of a part in groups of at most ``lanes``, for a law with numbers for options."""
     total, warmup, steep = part.total_steps, grid.warmup_steps, part.decay in STEEP
     every, falls, moments = np.arange(part.cells.size), _falls(grid, part.decay), _moments(law)
+    changes = _changes(law, part)
     for ratio, start in enumerate((total - grid.anneal_ratio * total).tolist()):
-        counts = Counts(total, warmup, start, steep, falls, moments=moments)
+        counts = Counts(total, warmup, start, steep, falls, moments=moments, changes=changes)
         if law.warmup == "as-peak" or start >= warmup:
             shared = [(every, counts)]
         else:
@@ -70,7 +72,14 @@ def groups_of(law: Law, part: Part, grid: Grid, lanes: int) -> Iterator[Group]:
 
 def panels_of(law: Law, grid: Grid, part: Part) -> int:
     """Number of panels of every candidate of a part, most of them to fill up."""
-    return most_panels(int(grid.total_steps.max()), _falls(grid, part.decay), _moments(law))
+    longest, changes = int(grid.total_steps.max()), len(_changes(law, part))
+    return most_panels(longest, _falls(grid, part.decay), _moments(law), changes)
+
+
+def _changes(law: Law, part: Part) -> tuple[int, ...]:
+    """Updates at which the batch of a part changes, where the law has the batch in it."""
+    batch = part.tokens_per_step
+    return batch.starts[1:] if law.spans_batches and isinstance(batch, BatchStages) else ()
 
 
 def _moments(law: Law) -> Moments | None:
@@ -167,7 +176,8 @@ def _updates(law: Law, alike: Alike, panels: Panels, run: Run, decay: str) -> We
     forward, after = _sums(panels, lr)
     found = WeightedUpdates(update, lr, drop, forward, jnp.asarray(panels.weight), Left(left, after))
     flat: WeightedUpdates = jax.tree.map(jnp.ravel, found)
-    return flat._replace(within=Within(jnp.arange(len(panels.first)), _sums_until(panels)))
+    within = Within(jnp.arange(len(panels.first)), _sums_until(panels))
+    return flat._replace(within=within).in_stages(law.stages)
 
 
 def _sums_until(panels: Panels) -> Array:
