@@ -123,7 +123,8 @@ FINAL = click.option("--final-lr", type=float, show_default=FROM_RUNS, help="Rat
 FINALS = click.option("--final-lr", type=NUMBERS, show_default=FROM_RUNS, help="Rates the anneal ends at.")
 SIZE = click.option("--model-size", type=float, help="Parameters of the target, for fits over several sizes.")
 BATCH = click.option("--tokens-per-step", type=float, help="Tokens an update, for fits over several batch sizes.")
-TARGET = (WARMUP, INIT, SIZE, BATCH)
+FAMILY = click.option("--family", help="Family of models of the target, for fits over several; see runs.toml.")
+TARGET = (WARMUP, INIT, SIZE, BATCH, FAMILY)
 """What a plan is for, beside its length and peak rate."""
 SIZES = click.option(
     "--model-size", type=GEOMETRIC, help="Parameters of the target, for fits over several sizes; a range is geometric."
@@ -131,7 +132,7 @@ SIZES = click.option(
 BATCHES = click.option(
     "--tokens-per-step", type=GEOMETRIC, help="Tokens an update, for fits over several batches; a range is geometric."
 )
-TARGETS = (WARMUP, INIT, SIZES, BATCHES)
+TARGETS = (WARMUP, INIT, SIZES, BATCHES, FAMILY)
 """The same, where several sizes and batches can be asked for at once."""
 GRID = (*STEPS_OR_TOKENS, PEAK, RATIO, DECAY, FINALS, *TARGETS)
 """A grid of schedules."""

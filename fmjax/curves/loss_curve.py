@@ -30,6 +30,7 @@ class LossCurve:
       tokens_per_step: tokens per update, where known.
       final_loss: loss after the last update, where measured better than by the last row.
       split: label by which runs are selected, such as "train" or "test".
+      family: name of the run's family of models, such as "dense" or "1-in-8", where there are several.
 
     Raises:
       ValueError: naming the run and the row (counted from 1), what was expected and what was found.
@@ -47,10 +48,13 @@ class LossCurve:
     tokens_per_step: float | None = None
     final_loss: float | None = None
     split: str | None = None
+    family: str | None = None
 
     def __post_init__(self) -> None:
         with within(f"run {self.name!r}"):
             check_schedule(self.schedule)
+            named = self.family is None or (isinstance(self.family, str) and self.family.strip())
+            require(named, f"family: expected a name, got {self.family!r}")
             step, loss = _column(self.step, "step"), _column(self.loss, "loss")
             require(step.shape == loss.shape, f"expected as many losses as steps, got {loss.size} for {step.size}")
             require(step.size > 0, "expected at least one row, found none")
@@ -162,6 +166,8 @@ class CurveBatch:
     """``[runs]`` number of parameters, NaN where unknown."""
     tokens_per_step: np.ndarray
     """``[runs]`` tokens an update, likewise."""
+    family: tuple[str | None, ...]
+    """``[runs]`` name of the family of models, None where there is none."""
 
     @cached_property
     def weighted(self) -> tuple[WeightedUpdates, ...]:
@@ -215,6 +221,7 @@ def pad(curves: Sequence[LossCurve]) -> CurveBatch:
         warmup_steps=np.array([int(c.schedule.warmup_steps) for c in curves], np.int32),
         model_size=_known(curve.model_size for curve in curves),
         tokens_per_step=_known(curve.tokens_per_step for curve in curves),
+        family=tuple(curve.family for curve in curves),
     )
     for i, curve in enumerate(curves):
         total, n = int(curve.schedule.total_steps), curve.step.size

@@ -27,11 +27,11 @@ def load_runs(path: str | PathLike[str]) -> tuple[LossCurve, ...]:
     r"""Reads every run of a manifest.
 
     Each ``[[runs]]`` table has ``name`` and ``file`` (CSV, or Parquet by its ending; relative to the manifest), and may
-    have ``model_size``, ``tokens_per_step``, ``final_loss``, ``split`` and ``schedule``: ``kind`` (one of ``KINDS``)
-    with the fields of that class; "wsd" takes ``anneal_ratio`` or ``anneal_steps``. Files have the columns ``step`` and
-    ``loss``; without a schedule the column ``lr`` is interpolated linearly to every update from 0 to the last logged
-    step (``warmup_steps`` of the run then says how many of them are warmup; by default those in which the rate rises
-    to its peak).
+    have ``model_size``, ``tokens_per_step``, ``final_loss``, ``split``, ``family`` (of models, see ``LossCurve``) and
+    ``schedule``: ``kind`` (one of ``KINDS``) with the fields of that class; "wsd" takes ``anneal_ratio`` or
+    ``anneal_steps``. Files have the columns ``step`` and ``loss``; without a schedule the column ``lr`` is interpolated
+    linearly to every update from 0 to the last logged step (``warmup_steps`` of the run then says how many of them are
+    warmup; by default those in which the rate rises to its peak).
 
     Args:
       path: the manifest, or the folder that holds it as ``runs.toml``.
@@ -122,7 +122,7 @@ def _check_names(names: list[str]) -> None:
 def _run(number: int, table: object) -> dict[str, Any]:
     name = table.get("name") if isinstance(table, Mapping) else None
     with within(f"run {name!r}" if isinstance(name, str) and name else f"run {number}"):
-        optional = ("model_size", "tokens_per_step", "final_loss", "split", "schedule", "warmup_steps")
+        optional = ("model_size", "tokens_per_step", "final_loss", "split", "family", "schedule", "warmup_steps")
         run = table_fields(table, ("name", "file"), optional, "key")
         beside = {"schedule", "warmup_steps"} <= run.keys()
         require(not beside, "expected warmup_steps inside the schedule, found it beside")

@@ -89,7 +89,7 @@ def _rows_give_rates(curve: LossCurve, schedule: Tabulated) -> bool:
 def _table(curve: LossCurve, file: str) -> dict[str, object]:
     schedule = curve.schedule
     found: dict[str, object] = {"name": curve.name, "file": file}
-    for key in ("model_size", "tokens_per_step", "final_loss", "split"):
+    for key in ("model_size", "tokens_per_step", "final_loss", "split", "family"):
         value = getattr(curve, key)
         if value is not None:
             found[key] = value

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax._checks import choose
 from fmjax._types import Array
 from fmjax.curves.loss_curve import CurveBatch, bucket
 from fmjax.effects.weighted import PANEL_NODES, WeightedUpdates, Within
@@ -106,7 +107,7 @@ _effects = jax.jit(effects_of)
 
 
 def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> dict[str, np.ndarray]:
-    """Effects at every row, ``[runs, rows]`` each, with ``log_N`` and, where the law needs it, ``log_B``.
+    """Effects at every row, ``[runs, rows]`` each, with ``log_N`` and, where the law has them, ``log_B`` and family.
 
     Warmup counts as the law says, unless told.
     """
@@ -115,8 +116,17 @@ def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> 
     flat = {key: np.concatenate([_flat(part[key]) for part in parts]) for key in parts[0]}
     log_n = np.log(np.where(np.isnan(batch.model_size), 1.0, batch.model_size))
     sizes = {"log_N": log_n} | ({"log_B": np.log(batch.tokens_per_step)} if law.spans_batches else {})
+    sizes |= {"family": _family_places(law, batch.family)} if law.spans_families else {}
     effects = {key: values[found.places] for key, values in flat.items()}
     return effects | {key: np.broadcast_to(value[:, None], batch.at.shape) for key, value in sizes.items()}
+
+
+def _family_places(law: Law, names: Sequence[str | None]) -> np.ndarray:
+    """``[runs]`` place of each run's family among those of the law."""
+    families: tuple[str, ...] = law.families  # type: ignore[attr-defined]
+    for name in names:
+        choose(str(name), families, "family")
+    return np.array([families.index(str(name)) for name in names], float)
 
 
 def as_counted(law: Law) -> Law:

@@ -20,6 +20,8 @@ L = TypeVar("L", bound="type[Law]")
 
 NEEDS_BATCH = "the fit spans several batch sizes, so tokens_per_step is needed"
 
+NEEDS_FAMILY = "the fitted runs are of several families, so family is needed"
+
 ONE_BATCH = 1e-3
 """Relative difference up to which two batch sizes count as one."""
 
@@ -179,13 +181,41 @@ class Law:
         """The option of this name."""
         return next(option for option in self.tunable if option.name == name)
 
-    def spanning(self, sizes: Sequence[float | None], batches: Sequence[float | None]) -> "Law":
-        """The law with the terms that runs of these model sizes and tokens an update can tell, one of each a run."""
+    @property
+    def family(self) -> str | None:
+        """The family of models to predict for, where families have terms of their own."""
+        return None
+
+    @property
+    def size_in_level(self) -> bool:
+        """Whether each family has one size, so that its level holds what its size does."""
+        return False
+
+    @property
+    def spans_families(self) -> bool:
+        """Whether each family of models has a level and a noise factor of its own."""
+        return False
+
+    def spanning(
+        self,
+        sizes: Sequence[float | None],
+        batches: Sequence[float | None],
+        families: Sequence[str | None] = (),
+    ) -> "Law":
+        """The law with the terms that runs of these sizes, tokens an update and families can tell, one each a run."""
         return dataclasses.replace(self, sizes=len(set(sizes)) > 1)
 
     def for_batch(self, tokens_per_step: float) -> "Law":
         """The law that predicts runs of this batch size, where it has terms in it; here as it is."""
         return self
+
+    def for_family(self, family: str | None) -> "Law":
+        """The law that predicts runs of this family, where families have terms of their own; here as it is."""
+        return self
+
+    def level_of(self, params: Mapping[str, float]) -> float:
+        """The lowest loss that parameters by name leave to the longest runs, of the family to predict for."""
+        return params.get("L0", 0.0)
 
     def suited_to(self, peak_lrs: Set[float]) -> "Law":
         """The law with exponents closed that runs of these peak rates cannot tell; here as it is."""

@@ -154,6 +154,8 @@ def forecast(
     _check_made(curve, chosen, seen)
     bins = Bins.of(curve)
     by = ForecastPrior.of_the_run(law, curve, options) if prior is None else ForecastPrior.of(prior)
+    if by.fit.law.spans_families:
+        by = by._replace(fit=by.fit.for_family(curve.family))
     by.fit.log_size(curve.model_size)
     require(not by.fit.law.spans_batches or curve.tokens_per_step, f"run {curve.name!r}: {NEEDS_BATCH}")
     if by.fit.ok:

@@ -158,6 +158,7 @@ def recommend(
     tokens_per_step: HostNumbers | None = None,
     total_tokens: HostNumbers | None = None,
     flops: HostNumbers | None = None,
+    family: str | None = None,
     samples: int = 200,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -196,6 +197,8 @@ def recommend(
       total_tokens: tokens of the target, one or many, in place of ``total_steps``, which follow from the batch.
       flops: operations of its training, one or many, in place of both: C = 6 N D. Sizes N are then chosen among those
         of ``model_size``, by default from half the smallest fitted to four times the largest; D follows.
+      family: family of models of the target, for runs that name several, which "intrinsic-momentum" tells apart by a
+        level and a noise factor of each. Where a family has one size, that is the model size by default.
       samples: bootstrap samples behind the intervals; 0 for none.
       seed: seed of the samples.
       progress: called with a few words before each stage.
@@ -218,6 +221,9 @@ def recommend(
     final = None if final_lr is None else finite(final_lr, "final_lr")
     told: dict[str, Any] = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": final}
     runs = FittedRuns.of(curves)
+    family = runs.family_told(family)
+    if len(runs.families) > 1 and model_size is None:
+        model_size = runs.only_size(family)
     lengths: dict[str, Any] = {"total_steps": total_steps, "total_tokens": total_tokens, "flops": flops}
     targets = Targets.of(runs, **lengths, model_size=model_size, tokens_per_step=tokens_per_step)
     shortest = min(target.total_steps for target in targets.each)
@@ -231,7 +237,7 @@ def recommend(
     plan |= {"warmup_steps": shape.warmup_steps, "init_lr": shape.init_lr}
     found: list[tuple[Target, Predictor, Prediction]] = []
     for target in targets.each:
-        of = {name: value for name, value in target._asdict().items() if name != "budget"}
+        of = {name: value for name, value in target._asdict().items() if name != "budget"} | {"family": family}
         for some in [peaks] if targets.joint else [[peak] for peak in peaks]:
             at = f"peak rate {some[0]:g}" if len(some) == 1 else f"each of {len(some)} peak rates"
             say(f"searching {ratios.size} ratios at {at}{_where(target, targets)}")
@@ -239,7 +245,7 @@ def recommend(
             ends = None if targets.joint and shape.final_is_share else shape.final_at(some[0])
             predicted = by.predict(peak_lr=some, final_lr=ends, **of, **plan)
             found += [(target, by, one) for one in predicted]
-    choices = tuple(_choice(one, by, shape, joint=targets.joint) for _, by, one in found)
+    choices = tuple(_choice(one, by, shape, family, joint=targets.joint) for _, by, one in found)
     doubts = [choice.fit.doubts(choice.cell.loss, choice.cell.total_steps) for choice in choices]
     require(not all(doubts), f"no schedule can be recommended: {''.join(doubts[0])}; plan nearer to the runs")
     plans = Recommendation(shortest, ratios, choices, shape.taken, (*left_out, *shape.notes))
@@ -250,11 +256,12 @@ def recommend(
 
 
 def _preferred_laws(targets: Targets, runs: FittedRuns) -> tuple[str, ...]:
-    """Laws to compare; where batches are chosen among, those that have the batch size in them."""
-    if len({target.tokens_per_step for target in targets.each}) < 2:
-        return PREFERRED_LAWS
-    made = {name: make_law(name).spanning(runs.model_size, runs.tokens_per_step) for name in PREFERRED_LAWS}
-    return tuple(name for name, law in made.items() if law.spans_batches)
+    """Laws to compare; where batches are chosen among, those that have the batch size in them; families likewise."""
+    batches, families = len({target.tokens_per_step for target in targets.each}) > 1, len(runs.families) > 1
+    told = runs.model_size, runs.tokens_per_step, runs.family
+    made = {name: make_law(name).spanning(*told) for name in PREFERRED_LAWS}
+    fitting = {name: law for name, law in made.items() if law.spans_batches or not batches}
+    return tuple(name for name, law in fitting.items() if law.spans_families or not families)
 
 
 def _where(target: Target, targets: Targets) -> str:
@@ -286,19 +293,20 @@ def _regions(
             yield region_of(budget, own, [choices[i].cell for i in own], drawn, slack, not_compared=left)
 
 
-def _choice(found: Prediction, by: Predictor, shape: PlanShape, *, joint: bool) -> Choice:
+def _choice(found: Prediction, by: Predictor, shape: PlanShape, family: str | None, *, joint: bool) -> Choice:
+    fit = by.fit.for_family(family)
     return Choice(
         cell=found.cell,
         losses=found.losses,
         law_ratio=found.law_ratio,
         regret=found.regret,
         schedule=found.cell.schedule(shape.warmup_steps, shape.init_lr),
-        fit=by.fit,
+        fit=fit,
         per_rate=by.peak_lr is not None,
         known_rate=OUTSIDE.isdisjoint(found.cell.outside) if joint else by.knows(found.cell.peak_lr),
         held_out=by.held_out,
         samples=by.sampled,
-        notes=(*_notes(found, by), *(_notes_on_reach(found, by) if joint else _notes_on_rates(found, by))),
+        notes=(*_notes(found, by, fit), *(_notes_on_reach(found, by) if joint else _notes_on_rates(found, by))),
     )
 
 
@@ -310,9 +318,12 @@ def _unchecked(by: Predictor) -> str:
     return f"{alone}; {to_run_next(by.fit.law, by.fit.vector, by.curves[0])}"
 
 
-def _notes(found: Prediction, by: Predictor) -> tuple[str, ...]:
+def _notes(found: Prediction, by: Predictor, fit: FitResult) -> tuple[str, ...]:
     cell, reach = found.cell, by.fit.reach
-    notes = [*by.fit.doubts(cell.loss, cell.total_steps), *by.fit.notes, *by.notes]
+    notes = [*fit.doubts(cell.loss, cell.total_steps), *fit.notes, *by.notes]
+    models = [[] if told is None else [told] for told in (found.model_size, cell.tokens_per_step)]
+    if fit.trained_with is not None:
+        notes += fit.trained_with.family_notes(fit.law.family, cell.total_steps, [cell.peak_lr], *models)
     notes += [] if reach is None else [*reach.longer(cell.total_steps)]
     notes += [] if by.is_checked else [_unchecked(by)]
     largest, target = max((curve.model_size or 0 for curve in by.curves), default=0), found.model_size or 0
