@@ -9,10 +9,10 @@ each size under a fit of the others. ``sweep``: one final loss a run, at many pe
 model size and a number of tokens) is predicted from the others: the mean error of its final losses, and the regret of
 the rate and batch of least predicted loss among those tried; by the law alone, and corrected by the measured final
 losses of the other cells as ``recommend`` corrects. Batch sizes above the median are then predicted from those
-at most half as large. ``experts``: tables with a column ``family``, of mixtures of experts and dense models; runs of all
-families up to a number of tokens are fitted, and those beyond predicted, with a level and a noise factor of each family
-or all taken for one. Then each family in turn keeps its runs at the fewest tokens alone, and its others up to that number
-are predicted, for the most part from the other families.
+at most half as large. ``experts``: tables with a column ``family``, of mixtures of experts and dense models; runs of
+all families up to a number of tokens are fitted, and those beyond predicted, with a level and a noise factor of each
+family or all taken for one. Then each family in turn keeps its runs at the fewest tokens alone, and its others up to
+that number are predicted, for the most part from the other families.
 """
 
 import argparse

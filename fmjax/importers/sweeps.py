@@ -77,7 +77,7 @@ class _SweepTable(NamedTuple):
             return None
         value = self.columns[key][row] if key in self.columns else self.texts[key][row]
         if item == "family":
-            return str(value) if isinstance(value, str) or value == value else None
+            return None if value is None or value != value else str(value)
         if item in ("kind", "decay"):
             return value if isinstance(value, str) else None
         require(not isinstance(value, str), f"{key!r}: expected a number, found {value!r}")

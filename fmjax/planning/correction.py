@@ -15,8 +15,10 @@ from fmjax.searching.results import Cell
 CORRECTION_REACH = (0.3, np.log(4.0), np.log(4.0), np.log(4.0), np.log(4.0))
 """Distances over which what is left over stays alike: in sqrt(R), log T, log peak rate, log N and log B."""
 
-FAMILIES_ALIKE = 0.5
-"""Correlation of what is left over of runs that differ in nothing but their family of models."""
+FAMILIES_ALIKE = 0.75
+"""Correlation of what is left over of runs that differ in nothing but their family of models.
+
+Of 0, 0.25, 0.5, 0.75 and 1 the best where one family has few runs (``benchmarks/size_and_batch.py experts``)."""
 
 CELL_ERRORS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Standard deviations tried for the relative error that all ratios of a cell share."""

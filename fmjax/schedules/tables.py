@@ -151,6 +151,7 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "name": _text,
     "file": _text,
     "split": _text,
+    "family": _text,
     "decay": _text,
     "schedule": schedule_from,
     "total_steps": _count,
