@@ -229,6 +229,13 @@ def test_the_report_shows_the_formula_of_families(one_size_each):
     assert "Runs of several families" not in str(description(make_law("intrinsic-momentum")))
 
 
+def test_a_forecast_is_for_the_family_of_its_run(fitted):
+    runs_so_far = [next(c for c in runs() if c.family == name and "WSD" in c.name).until(600) for name in NOISE]
+    for run in runs_so_far:
+        end = losses(run.schedule, run.model_size, run.family)[-1]
+        assert fmjax.forecast(run, prior=fitted).planned.loss == pytest.approx(end, rel=5e-3)
+
+
 @pytest.mark.slow
 def test_a_recommendation_is_for_its_family():
     curves, told = runs(), {"total_steps": 800, "samples": 4, "model_size": 2e7}

@@ -124,9 +124,9 @@ class FittedRuns(NamedTuple):
     def check_size(self, family: str | None, model_size: float) -> None:
         """Refuses another size than a family's own, of families of one size each."""
         own = self.only_size(family)
-        reason = f"family {family!r} was fitted at one size, so that its level and its size cannot be told apart"
-        same = own is None or abs(model_size / own - 1) <= ONE_RATE
-        require(same, f"model_size: {reason}; expected {own:g}, got {model_size:g}" if own else "")
+        if own is not None and abs(model_size / own - 1) > ONE_RATE:
+            reason = f"family {family!r} was fitted at one size, so that its level and its size cannot be told apart"
+            raise ValueError(f"model_size: {reason}; expected {own:g}, got {model_size:g}")
 
     def family_notes(
         self,

@@ -126,7 +126,7 @@ class LawPrior(NamedTuple):
             told = {**own, **told.values} if told.law == law.name else "default"
         if isinstance(told, str):
             choose(told, ("default",), "prior")
-            spans = law.sizes or law.spans_batches or law.spans_families
+            spans = law.sizes or law.spans_batches or law.families
             return cls.shipped(law) if spans else cls((None,) * len(law.exponents))
         for name in told or {}:
             choose(name, (*KNOWN_EXPONENTS, *(exponent.name for exponent in law.exponents)), "exponent")

@@ -125,7 +125,7 @@ def adapt(law: Law | str, fitted: Sequence[LossCurve], curves: Sequence[LossCurv
         require(not law.sizes or curve.model_size, f"run {curve.name!r}: sizes differ, so model_size is needed")
         batch = not law.spans_batches or curve.tokens_per_step
         require(batch, f"run {curve.name!r}: batch sizes differ, so tokens_per_step is needed")
-        named = not law.spans_families or curve.family is not None
+        named = not law.families or curve.family is not None
         require(named, f"run {curve.name!r}: families differ, so family is needed")
         fitted_too = not families or curve.family is None or curve.family in families
         others = ", ".join(sorted(families))

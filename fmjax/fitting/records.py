@@ -204,7 +204,7 @@ class FitResult(Record):
     def notes(self) -> tuple[str, ...]:
         """Notes on the fitted runs, for every verb that uses the fit."""
         law, runs = self.law, self.trained_with
-        of_runs = () if runs is None else runs.notes(batches=law.spans_batches, families=law.spans_families)
+        of_runs = () if runs is None else runs.notes(batches=law.spans_batches, families=bool(law.families))
         unsure = ", ".join(learned.name for learned in self.prior if learned.told < UNTOLD)
         said: tuple[str, ...] = (f"the prior decides more than the data on: {unsure}",) if unsure else ()
         if self.open_without_prior:

@@ -116,17 +116,15 @@ def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> 
     flat = {key: np.concatenate([_flat(part[key]) for part in parts]) for key in parts[0]}
     log_n = np.log(np.where(np.isnan(batch.model_size), 1.0, batch.model_size))
     sizes = {"log_N": log_n} | ({"log_B": np.log(batch.tokens_per_step)} if law.spans_batches else {})
-    sizes |= {"family": _family_places(law, batch.family)} if law.spans_families else {}
+    sizes |= {"family": _family_places(law, batch.family)} if law.families else {}
     effects = {key: values[found.places] for key, values in flat.items()}
     return effects | {key: np.broadcast_to(value[:, None], batch.at.shape) for key, value in sizes.items()}
 
 
 def _family_places(law: Law, names: Sequence[str | None]) -> np.ndarray:
     """``[runs]`` place of each run's family among those of the law."""
-    families: tuple[str, ...] = law.families  # type: ignore[attr-defined]
-    for name in names:
-        choose(str(name), families, "family")
-    return np.array([families.index(str(name)) for name in names], float)
+    known = [choose(str(name), law.families, "family") for name in names]
+    return np.array([law.families.index(name) for name in known], float)
 
 
 def as_counted(law: Law) -> Law:

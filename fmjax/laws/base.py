@@ -182,6 +182,11 @@ class Law:
         return next(option for option in self.tunable if option.name == name)
 
     @property
+    def families(self) -> tuple[str, ...]:
+        """Names of the families of models that have terms of their own."""
+        return ()
+
+    @property
     def family(self) -> str | None:
         """The family of models to predict for, where families have terms of their own."""
         return None
@@ -191,16 +196,8 @@ class Law:
         """Whether each family has one size, so that its level holds what its size does."""
         return False
 
-    @property
-    def spans_families(self) -> bool:
-        """Whether each family of models has a level and a noise factor of its own."""
-        return False
-
     def spanning(
-        self,
-        sizes: Sequence[float | None],
-        batches: Sequence[float | None],
-        families: Sequence[str | None] = (),
+        self, sizes: Sequence[float | None], batches: Sequence[float | None], families: Sequence[str | None] = ()
     ) -> "Law":
         """The law with the terms that runs of these sizes, tokens an update and families can tell, one each a run."""
         return dataclasses.replace(self, sizes=len(set(sizes)) > 1)

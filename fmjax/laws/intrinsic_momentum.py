@@ -143,10 +143,6 @@ class IntrinsicMomentum(Law):
     def spans_batches(self) -> bool:
         return self.batches
 
-    @property
-    def spans_families(self) -> bool:
-        return bool(self.families)
-
     def spanning(
         self,
         sizes: Sequence[float | None],

@@ -80,7 +80,7 @@ def weigh(fits: Sequence[LawFit], rng: np.random.Generator) -> Weighed:
     Reference: the Bayesian bootstrap, Rubin (1981).
     """
     usable = [fit for fit in fits if fit.result.ok]
-    usable = [fit for fit in usable if fit.result.law.spans_families] or usable
+    usable = [fit for fit in usable if fit.result.law.families] or usable
     usable = [fit for fit in usable if fit.result.law.spans_batches] or usable
     left = [fit for fit in fits if not fit.result.ok]
     notes = [f"{fit.result.law.name} was not used: {fit.result.message}" for fit in left] if usable else []

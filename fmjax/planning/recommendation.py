@@ -167,7 +167,8 @@ def recommend(
     """Recommends an annealing ratio for each target peak rate, with the final loss it is predicted to reach.
 
     A peak rate at which at least two runs were trained, and whose runs determine the law, is predicted by a fit of
-    those runs; every other one by a fit of all runs. Each fit is checked by leaving out its runs one at a time, and
+    those runs; every other one by a fit of all runs, as are runs of several families.
+    Each fit is checked by leaving out its runs one at a time, and
     bootstrapped for intervals of the best ratio and of the loss there. What the fit leaves over of the final losses
     measured at other ratios, lengths and peak rates corrects its predictions; see ``correction.Settings``. Beyond the
     longest run the interval of the loss also grows by what a fit of the shorter runs misses at the ends of the longest
@@ -229,9 +230,8 @@ def recommend(
     shortest = min(target.total_steps for target in targets.each)
     shape = PlanShape.of(runs, longest_warmup=shortest, peak_lr=peaks, **told)
     laws = (law,) if law is not None else _preferred_laws(targets, runs)
-    fits = predictors(
-        laws, curves, peaks, options=options, samples=samples, seed=seed, progress=say, joint=targets.joint
-    )
+    together = targets.joint or len(runs.families) > 1  # a family may lack runs at a rate where others have some
+    fits = predictors(laws, curves, peaks, options=options, samples=samples, seed=seed, progress=say, joint=together)
     ratios = np.atleast_1d(np.asarray(anneal_ratio, float))
     plan: dict[str, Any] = {"anneal_ratio": ratios, "decay": decay, "seed": seed}
     plan |= {"warmup_steps": shape.warmup_steps, "init_lr": shape.init_lr}
@@ -261,7 +261,7 @@ def _preferred_laws(targets: Targets, runs: FittedRuns) -> tuple[str, ...]:
     told = runs.model_size, runs.tokens_per_step, runs.family
     made = {name: make_law(name).spanning(*told) for name in PREFERRED_LAWS}
     fitting = {name: law for name, law in made.items() if law.spans_batches or not batches}
-    return tuple(name for name, law in fitting.items() if law.spans_families or not families)
+    return tuple(name for name, law in fitting.items() if law.families or not families)
 
 
 def _where(target: Target, targets: Targets) -> str:

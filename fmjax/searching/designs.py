@@ -179,7 +179,7 @@ def optimize(
     """  # noqa: E501 - one formula
     require(result.ok, f"the fit cannot predict: {result.message}")
     result = result.for_family(family)
-    if result.law.spans_families and model_size is None and result.trained_with is not None:
+    if result.law.families and model_size is None and result.trained_with is not None:
         model_size = result.trained_with.only_size(result.trained_with.family_told(family))
     steps, peaks = axis_of(total_steps, "total_steps"), axis_of(peak_lr, "peak_lr")
     final = None if final_lr is None else finite(final_lr, "final_lr")
