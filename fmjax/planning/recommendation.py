@@ -167,9 +167,9 @@ def recommend(
     """Recommends an annealing ratio for each target peak rate, with the final loss it is predicted to reach.
 
     A peak rate at which at least two runs were trained, and whose runs determine the law, is predicted by a fit of
-    those runs; every other one by a fit of all runs, as are runs of several families.
-    Each fit is checked by leaving out its runs one at a time, and
-    bootstrapped for intervals of the best ratio and of the loss there. What the fit leaves over of the final losses
+    those runs; every other one by a fit of all runs, as are runs of several families. Each
+    fit is checked by leaving out its runs one at a time, and bootstrapped for intervals of the best ratio and of the
+    loss there. What the fit leaves over of the final losses
     measured at other ratios, lengths and peak rates corrects its predictions; see ``correction.Settings``. Beyond the
     longest run the interval of the loss also grows by what a fit of the shorter runs misses at the ends of the longest
     ones, per e-fold of updates; where all have one length, by what the first half of their rows misses at their ends;
