@@ -2,13 +2,17 @@
 
     python benchmarks/size_and_batch.py ladder MANIFEST ... [--drop-before 2000]
     python benchmarks/size_and_batch.py sweep TABLE.csv
+    python benchmarks/size_and_batch.py experts TABLE.csv ... [--most-tokens 4e9]
 
 ``ladder``: runs of several model sizes in one fit, by each law: the objective, and the error of the final losses of
 each size under a fit of the others. ``sweep``: one final loss a run, at many peak rates and batch sizes; each cell (a
 model size and a number of tokens) is predicted from the others: the mean error of its final losses, and the regret of
 the rate and batch of least predicted loss among those tried; by the law alone, and corrected by the measured final
 losses of the other cells as ``recommend`` corrects. Batch sizes above the median are then predicted from those
-at most half as large.
+at most half as large. ``experts``: tables with a column ``family``, of mixtures of experts and dense models; runs of
+all families up to a number of tokens are fitted, and those beyond predicted, with a level and a noise factor of each
+family or all taken for one. Then each family in turn keeps its runs at the fewest tokens alone, and its others up to
+that number are predicted, for the most part from the other families.
 """
 
 import argparse
@@ -163,20 +167,66 @@ def sweep(path: str, forms: Sequence[str]) -> None:
             print_exponents(fit)
 
 
+def beyond(name: str, curves: Sequence[fmjax.LossCurve], fitted: np.ndarray, tested: np.ndarray) -> None:
+    """Prints errors and regrets of cells beyond those fitted, by the law alone and corrected."""
+    options = fmjax.FitOptions(drop_warmup=False, starts=2)
+    problem = prepare(make_law("intrinsic-momentum"), curves, fitted=fitted, options=options)
+    fit = fit_groups(problem, fitted[None], options)[0]
+    error = final_errors(problem, fit, np.ones(len(curves), bool))
+    moved = np.zeros(len(curves))
+    moved[~fitted] = corrections(curves, error, fitted)
+    losses, cells = np.array([curve.final_loss_measured for curve in curves]), np.array(cells_of(curves))
+    groups = [(cells == cell) & tested for cell in sorted(set(cells[tested].tolist()))]
+    alone = said_of([judged(error[group], losses[group]) for group in groups])
+    corrected = said_of([judged((1 + error[group]) * np.exp(moved[group]) - 1, losses[group]) for group in groups])
+    print(f"{name:28s} {100 * np.mean(np.abs(error[fitted])):.3f}   {alone}   {corrected}   {fit.message}", flush=True)
+
+
+def experts(paths: Sequence[str], most_tokens: float) -> None:
+    """Prints errors and regrets of families predicted at more tokens."""
+    read = [
+        dataclasses.replace(curve, name=f"{path}:{curve.name}")
+        for path in paths
+        for curve in load_sweep(path, schedule=SCHEDULE)
+    ]
+    curves, notes = without_diverged([curve for curve in read if curve.schedule.total_steps >= LEAST_UPDATES])
+    print(*notes, sep="\n")
+    tokens = np.array([curve.schedule.total_steps * curve.tokens_per_step for curve in curves])
+    family = np.array([curve.family for curve in curves])
+    fitted = tokens <= most_tokens * 1.01
+    names = sorted(set(family.tolist()))
+    print(f"{fitted.sum()} runs fitted, {np.sum(~fitted)} predicted; {', '.join(names)}")
+    print(f"{'':28s} fitted %  error %, regret %: mean, worst  corrected")
+    one = [dataclasses.replace(curve, family=None) for curve in curves]
+    for name, runs in (("families", curves), ("families taken for one", one)):
+        beyond(name, runs, fitted, ~fitted)
+        for own in names if runs is curves else ():
+            beyond(f"  {own}", runs, fitted, ~fitted & (family == own)) if np.any(~fitted & (family == own)) else None
+    kept = [curve for curve, is_in in zip(curves, fitted, strict=True) if is_in]
+    family, tokens = family[fitted], tokens[fitted]
+    for own in names:
+        few = (family != own) | (tokens <= tokens[family == own].min() * 1.01)
+        if not few.all():
+            beyond(f"{own} from the others", kept, few, ~few)
+
+
 def main() -> None:
     """Runs what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("ladder", "sweep"))
+    parser.add_argument("what", choices=("ladder", "sweep", "experts"))
     parser.add_argument("paths", nargs="+")
     parser.add_argument("--drop-before", type=int, default=0)
+    parser.add_argument("--most-tokens", type=float, default=4e9)
     parser.add_argument("--form", action="append", choices=list(FORMS))
     arguments = parser.parse_args()
     forms = arguments.form or list(FORMS)
     with jax.enable_x64(True):
         if arguments.what == "ladder":
             ladder(arguments.paths, arguments.drop_before, forms)
-        else:
+        elif arguments.what == "sweep":
             sweep(arguments.paths[0], forms)
+        else:
+            experts(arguments.paths, arguments.most_tokens)
 
 
 if __name__ == "__main__":

@@ -246,7 +246,8 @@ def test_options_are_kept(name, options):
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=list(LAWS))
 def test_every_option_is_declared_with_a_range(law):
-    of_runs = ("warmup", "sizes", "batches", "size_unit", "batch_unit", "tokens_per_step")
+    of_runs = ["warmup", "sizes", "batches", "size_unit", "batch_unit", "tokens_per_step"]
+    of_runs += ["families", "family", "size_in_level"]
     held = [field.name for field in dataclasses.fields(law) if field.name not in of_runs]
     assert sorted(held) == sorted(option.name for option in law.tunable)
     for option in law.tunable:

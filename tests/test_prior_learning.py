@@ -12,7 +12,7 @@ import fmjax
 from fmjax import FitOptions, LossCurve, bootstrap, fit, learn_prior, predict
 from fmjax.fitting.priors import KnownExponents, LawPrior
 from fmjax.laws import make_law
-from fmjax.laws.base import Gaussian
+from fmjax.laws.terms import Gaussian
 from fmjax.scaling.prior_learning import SetEstimate, combined
 from fmjax.schedules.kinds import WSD, Constant, Cosine
 

@@ -12,7 +12,8 @@ from test_sweep import synthetic_fit
 
 from fmjax import search
 from fmjax.laws import LAWS, Law, make_law
-from fmjax.laws.base import WARMUPS, Coefficient
+from fmjax.laws.base import WARMUPS
+from fmjax.laws.terms import Coefficient
 from fmjax.schedules.anneals import DECAYS
 from fmjax.schedules.host_rates import host_rates
 from fmjax.schedules.kinds import WSD

@@ -96,7 +96,8 @@ def _of_sweep(
 ) -> Iterator[Imported]:
     """The runs of a table with one row a run."""
     for run in read_sweep(path, schedule, loss, validation, given):
-        notes = ("one row a run: the loss after its last update",)
+        sized = () if run.size is None else (f"model sizes from the column {run.size!r}",)
+        notes = ("one row a run: the loss after its last update", *sized)
         yield Imported(run.curve, run.loss, run.rate, None, notes, tool="sweep", files=(str(path),))
 
 

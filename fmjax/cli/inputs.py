@@ -28,7 +28,8 @@ def candidates(grid: Mapping[str, Any]) -> int:
 def chosen_law(name: str, options: Sequence[Assigned]) -> Law:
     """The law of --law and --law-option."""
     chosen = dict(options)
-    require("sizes" not in chosen, "the option sizes is set by the fit, from the runs")
+    for option in ("sizes", "families", "family", "size_in_level"):
+        require(option not in chosen, f"the option {option} is set by the fit, from the runs")
     return make_law(name, **chosen)
 
 

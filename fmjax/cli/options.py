@@ -127,7 +127,8 @@ BATCH = click.option(
     type=ONE_BATCH_SIZE,
     help="Tokens an update, for fits over several batches, or 65536@0,131072@2000 where it changes.",
 )
-TARGET = (WARMUP, INIT, SIZE, BATCH)
+FAMILY = click.option("--family", help="Family of models of the target, for fits over several; see runs.toml.")
+TARGET = (WARMUP, INIT, SIZE, BATCH, FAMILY)
 """What a plan is for, beside its length and peak rate."""
 SIZES = click.option(
     "--model-size", type=GEOMETRIC, help="Parameters of the target, for fits over several sizes; a range is geometric."
@@ -137,7 +138,7 @@ BATCHES = click.option(
     type=BATCH_SIZES,
     help="Tokens an update, for fits over several batches: a geometric range, or 65536@0,131072@2000 where it changes.",
 )
-TARGETS = (WARMUP, INIT, SIZES, BATCHES)
+TARGETS = (WARMUP, INIT, SIZES, BATCHES, FAMILY)
 """The same, where several sizes and batches can be asked for at once."""
 GRID = (*STEPS_OR_TOKENS, PEAK, RATIO, DECAY, FINALS, *TARGETS)
 """A grid of schedules."""

@@ -14,13 +14,13 @@ SAME_TOKENS = 0.02
 
 
 def cells_of(curves: Sequence[LossCurve]) -> list[int]:
-    """Number of each run's cell: runs of one model size, one kind of schedule, and as many tokens.
+    """Number of each run's cell: runs of one model size and family, one kind of schedule, and as many tokens.
 
     Where no batch size is known, as many updates. Anneals of other ratios are schedules of another kind.
     """
     tokens = [int(curve.schedule.total_steps) * (curve.mean_batch or 1.0) for curve in curves]
     place = [
-        (curve.tokens_per_step is None, curve.model_size or 0.0, *_kind(curve), seen)
+        (curve.tokens_per_step is None, curve.model_size or 0.0, curve.family or "", *_kind(curve), seen)
         for curve, seen in zip(curves, tokens, strict=True)
     ]
     cells, cell = [0] * len(curves), 0

@@ -35,6 +35,7 @@ class LossCurve:
       data_order: name of the order of the data. Runs of one order see the same batches, or are evaluated on the same
         ones, at equal steps, and share noise there; runs of different orders share none. None where unknown: then
         their residuals tell.
+      family: name of the run's family of models, such as "dense" or "1-in-8", where there are several.
 
     Raises:
       ValueError: naming the run and the row (counted from 1), what was expected and what was found.
@@ -53,10 +54,13 @@ class LossCurve:
     final_loss: float | None = None
     split: str | None = None
     data_order: str | None = None
+    family: str | None = None
 
     def __post_init__(self) -> None:
         with within(f"run {self.name!r}"):
             check_schedule(self.schedule)
+            named = self.family is None or (isinstance(self.family, str) and self.family.strip())
+            require(named, f"family: expected a name, got {self.family!r}")
             step, loss = _column(self.step, "step"), _column(self.loss, "loss")
             require(step.shape == loss.shape, f"expected as many losses as steps, got {loss.size} for {step.size}")
             require(step.size > 0, "expected at least one row, found none")
@@ -176,6 +180,8 @@ class CurveBatch:
     """``[runs]`` number of parameters, NaN where unknown."""
     batches: tuple[Batch | None, ...]
     """Tokens an update of each run, None where unknown."""
+    family: tuple[str | None, ...]
+    """``[runs]`` name of the family of models, None where there is none."""
 
     @cached_property
     def stages(self) -> StageArrays:
@@ -236,6 +242,7 @@ def pad(curves: Sequence[LossCurve]) -> CurveBatch:
         warmup_steps=np.array([int(c.schedule.warmup_steps) for c in curves], np.int32),
         model_size=np.array([np.nan if curve.model_size is None else curve.model_size for curve in curves]),
         batches=tuple(curve.tokens_per_step for curve in curves),
+        family=tuple(curve.family for curve in curves),
     )
     for i, curve in enumerate(curves):
         total, n = int(curve.schedule.total_steps), curve.step.size

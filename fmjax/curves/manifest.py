@@ -20,6 +20,9 @@ from fmjax.schedules.tables import (
     table_fields,
 )
 
+RUN_KEYS = ("model_size", "tokens_per_step", "final_loss", "split", "data_order", "family")
+"""What a run may say of itself, beside its schedule."""
+
 _UNKNOWN = Constant(peak_lr=1.0, total_steps=2**53)  # stands in until the logged rates are tabulated
 
 
@@ -27,12 +30,12 @@ def load_runs(path: str | PathLike[str]) -> tuple[LossCurve, ...]:
     r"""Reads every run of a manifest.
 
     Each ``[[runs]]`` table has ``name`` and ``file`` (CSV, or Parquet by its ending; relative to the manifest), and may
-    have ``model_size``, ``tokens_per_step``, ``final_loss``, ``split``, ``data_order`` and ``schedule``: ``kind`` (one
-    of ``KINDS``) with the fields of that class; "wsd" takes ``anneal_ratio`` or ``anneal_steps``. A batch that changes
-    is text such as "65536@0,131072@2000", tokens an update from an update on. Files have the columns ``step`` and
-    ``loss``; without a schedule the column ``lr`` is interpolated linearly to every update from 0 to the last logged
-    step (``warmup_steps`` of the run then says how many of them are warmup; by default those in which the rate rises to
-    its peak).
+    have ``model_size``, ``tokens_per_step``, ``final_loss``, ``split``, ``data_order``, ``family`` (of models; see
+    ``LossCurve``) and ``schedule``: ``kind`` (one of ``KINDS``) with the fields of that class; "wsd" takes
+    ``anneal_ratio`` or ``anneal_steps``. A batch that changes is text such as "65536@0,131072@2000", tokens an update
+    from an update on. Files have the columns ``step`` and ``loss``; without a schedule the column ``lr`` is
+    interpolated linearly to every update from 0 to the last logged step (``warmup_steps`` of the run then says how many
+    of them are warmup; by default those in which the rate rises to its peak).
 
     Args:
       path: the manifest, or the folder that holds it as ``runs.toml``.
@@ -123,8 +126,7 @@ def _check_names(names: list[str]) -> None:
 def _run(number: int, table: object) -> dict[str, Any]:
     name = table.get("name") if isinstance(table, Mapping) else None
     with within(f"run {name!r}" if isinstance(name, str) and name else f"run {number}"):
-        optional = ("model_size", "tokens_per_step", "final_loss", "split", "data_order", "schedule", "warmup_steps")
-        run = table_fields(table, ("name", "file"), optional, "key")
+        run = table_fields(table, ("name", "file"), (*RUN_KEYS, "schedule", "warmup_steps"), "key")
         beside = {"schedule", "warmup_steps"} <= run.keys()
         require(not beside, "expected warmup_steps inside the schedule, found it beside")
     return run

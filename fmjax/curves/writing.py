@@ -10,6 +10,7 @@ import numpy as np
 from fmjax._checks import require
 from fmjax._files import writing
 from fmjax.curves.loss_curve import LossCurve
+from fmjax.curves.manifest import RUN_KEYS
 from fmjax.schedules.batch_stages import BatchStages
 from fmjax.schedules.kinds import Tabulated
 from fmjax.schedules.tables import knots_table, schedule_table
@@ -90,7 +91,7 @@ def _rows_give_rates(curve: LossCurve, schedule: Tabulated) -> bool:
 def _table(curve: LossCurve, file: str) -> dict[str, object]:
     schedule = curve.schedule
     found: dict[str, object] = {"name": curve.name, "file": file}
-    for key in ("model_size", "tokens_per_step", "final_loss", "split", "data_order"):
+    for key in RUN_KEYS:
         value = getattr(curve, key)
         if value is not None:
             found[key] = str(value) if isinstance(value, BatchStages) else value

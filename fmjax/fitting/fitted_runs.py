@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmjax._checks import finite, whole
+from fmjax._checks import choose, finite, require, whole
 from fmjax._types import HostNumbers
+from fmjax.curves.divergence import SAME_TOKENS
 from fmjax.curves.loss_curve import LossCurve
-from fmjax.schedules.batch_stages import Batch, BatchStages, batch_of, batch_sizes
+from fmjax.laws.base import NEEDS_FAMILY
+from fmjax.schedules.batch_stages import Batch, BatchStages, batch_of, batch_sizes, tokens_until
 from fmjax.schedules.host_rates import host_rates
 from fmjax.schedules.kinds import Constant
 
@@ -39,6 +41,8 @@ class FittedRuns(NamedTuple):
     """Step of the first row."""
     least_loss: tuple[float, ...]
     """Lowest loss of a row, or the final loss where that is lower."""
+    family: tuple[str | None, ...] = ()
+    """Name of the family of models; empty in fits from older files."""
 
     @classmethod
     def of(cls, curves: Sequence[LossCurve]) -> "FittedRuns":
@@ -48,7 +52,7 @@ class FittedRuns(NamedTuple):
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "FittedRuns":
         """Reads what JSON made of one."""
-        found = cls(*(tuple(record[name]) for name in cls._fields))
+        found = cls(*(tuple(record[name]) for name in cls._fields if name in record))
         batches = (None if batch is None else batch_of(batch, "tokens_per_step") for batch in found.tokens_per_step)
         return found._replace(tokens_per_step=tuple(batches))
 
@@ -94,9 +98,86 @@ class FittedRuns(NamedTuple):
         return float(known[0]) if known and None not in self.tokens_per_step and _one(known) else None
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What every verb has to say of these runs."""
-        return of_batches(self.tokens_per_step)
+    def families(self) -> tuple[str, ...]:
+        """Names of their families, in order."""
+        return tuple(sorted({name for name in self.family if name is not None}))
+
+    def family_told(self, told: str | None) -> str | None:
+        """The family to plan for: the one told, or the only one of the runs; None where they name none.
+
+        Raises:
+          ValueError: none is told where there are several, or one that the runs do not name.
+        """
+        names = self.families
+        require(told is None or names, f"family: the fitted runs name none, got {told!r}")
+        require(told is not None or len(names) < 2, f"{NEEDS_FAMILY}: one of {', '.join(names)}")
+        return choose(told, names, "family") if told is not None else next(iter(names), None)
+
+    def of_family(self, family: str) -> "FittedRuns":
+        """Those of one family."""
+        own = [at for at, name in enumerate(self.family) if name == family]
+        fields: dict[str, Any] = {name: [values[at] for at in own] for name, values in self._asdict().items()}
+        return FittedRuns.from_dict(fields)
+
+    def only_size(self, family: str | None) -> float | None:
+        """The model size that all runs of a family have; None where it is unknown or they differ."""
+        sizes = set(() if family is None else self.of_family(family).model_size)
+        return next(iter(sizes)) if len(sizes) == 1 else None
+
+    def check_size(self, family: str | None, model_size: float) -> None:
+        """Refuses another size than a family's own, of families of one size each."""
+        own = self.only_size(family)
+        if own is not None and abs(model_size / own - 1) > ONE_RATE:
+            reason = f"family {family!r} was fitted at one size, so that its level and its size cannot be told apart"
+            raise ValueError(f"model_size: {reason}; expected {own:g}, got {model_size:g}")
+
+    def family_notes(
+        self,
+        family: str | None,
+        total_steps: int,
+        peak_lrs: Sequence[float],
+        sizes: Sequence[float],
+        batches: Sequence[Batch],
+    ) -> tuple[str, ...]:
+        """A note where a plan lies outside the runs of its own family, and within those of others."""
+        if family is None:
+            return ()
+        own, plan = self.of_family(family), (total_steps, peak_lrs, sizes, batches)
+        beyond = [what for what in own.not_covering(*plan) if what not in self.not_covering(*plan)]
+        said = f"family {family!r} has {len(own.family)} runs, and none with such {' and '.join(beyond)}"
+        return (f"{said}: there the answer rests on runs of other families",) if beyond else ()
+
+    def not_covering(
+        self, total_steps: int, peak_lrs: Sequence[float], sizes: Sequence[float], batches: Sequence[Batch]
+    ) -> tuple[str, ...]:
+        """In what a plan of these peak rates, sizes and batches goes beyond all runs, in words."""
+        runs = zip(self.tokens_per_step, self.total_steps, strict=True)
+        tokens = [tokens_until(batch, steps) for batch, steps in runs if batch is not None]
+        planned = [tokens_until(batch, total_steps) for batch in batches]
+        found = {
+            "numbers of updates": total_steps > max(self.total_steps) * (1 + ONE_RATE),
+            "numbers of tokens": bool(tokens and planned) and max(planned) > max(tokens) * (1 + SAME_TOKENS),
+            "peak rates": _reaches_beyond(peak_lrs, self.peak_lr),
+            "model sizes": _reaches_beyond(sizes, self.model_size),
+            "batches": _reaches_beyond(batch_sizes(batches), batch_sizes(self.tokens_per_step)),
+        }
+        return tuple(what for what, is_beyond in found.items() if is_beyond)
+
+    def notes(self, *, batches: bool, families: bool) -> tuple[str, ...]:
+        """What every verb has to say of these runs, under a law that has the batch size, and families, in it or not."""
+        said = () if batches else of_batches(self.tokens_per_step)
+        return said if families or len(self.families) < 2 else (*said, of_families(self.families))
+
+
+def _reaches_beyond(planned: Sequence[float], had: Sequence[float | None]) -> bool:
+    known = [value for value in had if value is not None]
+    low, high = (min(known) * (1 - ONE_RATE), max(known) * (1 + ONE_RATE)) if known else (0.0, np.inf)
+    return any(not low <= value <= high for value in planned)
+
+
+def of_families(names: Sequence[str]) -> str:
+    """What to say of runs of several families under a law that has none in it."""
+    return f"the fitted runs are of several families, {', '.join(names)}; the law takes them for one"
 
 
 def of_batches(tokens_per_step: Sequence[Batch | None]) -> tuple[str, ...]:
@@ -125,6 +206,7 @@ def _trained_with(curve: LossCurve) -> tuple[Any, ...]:
         first,
         int(curve.step[0]),
         min(float(curve.loss.min()), curve.final_loss_measured),
+        curve.family,
     )
 
 

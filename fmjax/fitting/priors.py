@@ -24,7 +24,7 @@ import numpy as np
 from fmjax._checks import choose, finite, require
 from fmjax.fitting.objective import Objective, PriorPull
 from fmjax.laws import LAWS, Law
-from fmjax.laws.base import Gaussian
+from fmjax.laws.terms import Gaussian
 
 
 class KnownExponents(NamedTuple):
@@ -121,12 +121,15 @@ class LawPrior(NamedTuple):
           ValueError: an unknown exponent, or a mean and a standard deviation that are none.
         """
         if isinstance(told, KnownExponents):
-            told = told.values if told.law == law.name else "default"
+            # families are those of the runs at hand, so that nothing was learned of their factors
+            own = {e.name: e.prior for e in law.exponents if e.prior is not None and e.name not in KNOWN_EXPONENTS}
+            told = {**own, **told.values} if told.law == law.name else "default"
         if isinstance(told, str):
             choose(told, ("default",), "prior")
-            return cls.shipped(law) if law.sizes or law.spans_batches else cls((None,) * len(law.exponents))
+            spans = law.sizes or law.spans_batches or law.families
+            return cls.shipped(law) if spans else cls((None,) * len(law.exponents))
         for name in told or {}:
-            choose(name, KNOWN_EXPONENTS, "exponent")
+            choose(name, (*KNOWN_EXPONENTS, *(exponent.name for exponent in law.exponents)), "exponent")
         given = {name: _gaussian(name, value) for name, value in (told or {}).items()}
         return cls(tuple(given.get(exponent.name) for exponent in law.exponents))
 

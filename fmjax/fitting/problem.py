@@ -117,12 +117,19 @@ def adapt(law: Law | str, fitted: Sequence[LossCurve], curves: Sequence[LossCurv
     law = make_law(law) if isinstance(law, str) else law
     check_options(law)
     sizes = {curve.model_size for curve in fitted}
-    law = law.spanning([curve.model_size for curve in fitted], [curve.tokens_per_step for curve in fitted])
+    families = {curve.family for curve in fitted if curve.family is not None}
+    told = [[getattr(curve, name) for curve in fitted] for name in ("model_size", "tokens_per_step", "family")]
+    law = law.spanning(*told)
     law = law.suited_to({curve.peak_lr for curve in fitted})
     for curve in curves:
         require(not law.sizes or curve.model_size, f"run {curve.name!r}: sizes differ, so model_size is needed")
-        told = not law.spans_batches or curve.tokens_per_step
-        require(told, f"run {curve.name!r}: batch sizes differ, so tokens_per_step is needed")
+        batch = not law.spans_batches or curve.tokens_per_step
+        require(batch, f"run {curve.name!r}: batch sizes differ, so tokens_per_step is needed")
+        named = not law.families or curve.family is not None
+        require(named, f"run {curve.name!r}: families differ, so family is needed")
+        fitted_too = not families or curve.family is None or curve.family in families
+        others = ", ".join(sorted(families))
+        require(fitted_too, f"run {curve.name!r}: expected a family that was fitted, {others}; got {curve.family!r}")
         known = law.sizes or curve.model_size in sizes
         require(known, f"run {curve.name!r}: model size {curve.model_size} differs from the one size fitted")
     return law

@@ -31,7 +31,6 @@ UNTOLD = 0.5
 SAME_PEAK = 1e-3
 """Relative difference up to which two peak rates count as one."""
 
-
 ONE_SIZE = "the fitted runs have one size, so the law has no size in it"
 """Why several sizes cannot be planned for."""
 
@@ -168,7 +167,18 @@ class FitResult(Record):
         """Log of the model size to predict for, which a fit over several sizes needs; 0 where none is given."""
         needed = getattr(self.law, "sizes", False)
         require(not needed or model_size is not None, "the fit spans several model sizes, so model_size is needed")
+        if model_size is not None and self.law.size_in_level and self.trained_with is not None:
+            self.trained_with.check_size(self.law.family, positive(model_size, "model_size"))
         return float(np.log(positive(model_size, "model_size"))) if model_size is not None else 0.0
+
+    def for_family(self, family: str | None) -> "FitResult":
+        """The fit that predicts plans of a family of models; without it, of the only one of the fitted runs.
+
+        Raises:
+          ValueError: none is told where there are several, or one that was not fitted.
+        """
+        told = family if self.trained_with is None else self.trained_with.family_told(family)
+        return dataclasses.replace(self, law=self.law.for_family(told))
 
     def law_for(self, tokens_per_step: Batch | str | None) -> Law:
         """The law that predicts plans of this batch size, which a fit over several batch sizes needs.
@@ -195,7 +205,8 @@ class FitResult(Record):
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on the fitted runs, for every verb that uses the fit."""
-        silent = self.trained_with is None or self.law.spans_batches
+        law, runs = self.law, self.trained_with
+        of_runs = () if runs is None else runs.notes(batches=law.spans_batches, families=bool(law.families))
         unsure = ", ".join(learned.name for learned in self.prior if learned.told < UNTOLD)
         said: tuple[str, ...] = (f"the prior decides more than the data on: {unsure}",) if unsure else ()
         if self.open_without_prior:
@@ -207,7 +218,7 @@ class FitResult(Record):
         if self.left_open:
             open_ = ", ".join(self.left_open)
             said += (f"{open_}: of little meaning by themselves, as terms of the memory can take their place",)
-        return self.left_out + said + (() if silent else self.trained_with.notes)  # type: ignore[union-attr]
+        return self.left_out + said + of_runs
 
     def plan_notes(self, total_steps: int, peak_lr: float) -> tuple[str, ...]:
         """Notes on where a plan lies outside the fitted runs."""
@@ -220,11 +231,12 @@ class FitResult(Record):
     def loss_limits(self, total_steps: int) -> tuple[float, float]:
         """Below and above which no prediction of a final loss is right: the fitted L0, and what fitted runs began with.
 
-        L0 is no limit, and 0 is, where it is open or a fitted run got below it. A fit from an older file has no limits.
+        L0 is that of the family planned for. It is no limit, and 0 is, where it is open or a fitted run got below it. A
+        fit from an older file has no limits.
         """
         if self.trained_with is None:
             return -float("inf"), float("inf")
-        floor = 0.0 if "L0" in self.left_open else self.params.get("L0", 0.0)
+        floor = 0.0 if "L0" in self.left_open else self.law.level_of(self.params)
         floor = floor if floor <= min(self.trained_with.least_loss) else 0.0
         return floor * (1 - 1e-9), self.trained_with.most_loss(total_steps)
 
@@ -292,7 +304,8 @@ class FitResult(Record):
 
     @classmethod
     def _from_dict(cls, record: dict[str, Any]) -> "FitResult":
-        law = make_law(record["law"], **record["options"])
+        options = {name: tuple(x) if isinstance(x, list) else x for name, x in record["options"].items()}
+        law = make_law(record["law"], **options)
         expected, names = set(law.parameter_names), set(record["params"])
         require(names == expected, f"fit file: {law.name} has parameters {sorted(expected)}, found {sorted(names)}")
         choose(record["status"], lanes.FIT_STATUS, "status")

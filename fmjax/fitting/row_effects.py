@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax._checks import choose
 from fmjax._types import Array
 from fmjax.curves.loss_curve import CurveBatch, bucket
 from fmjax.effects.weighted import PANEL_NODES, WeightedUpdates, Within
@@ -115,7 +116,7 @@ _effects = jax.jit(effects_of)
 
 
 def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> dict[str, np.ndarray]:
-    """Effects at every row, ``[runs, rows]`` each, with ``log_N`` and, where the law needs it, ``log_B``.
+    """Effects at every row, ``[runs, rows]`` each, with ``log_N`` and, where the law has them, ``log_B`` and family.
 
     Where the batch of any run changes, effects of a law that needs it have an axis of its stages after the rows.
     Warmup counts as the law says, unless told.
@@ -126,6 +127,7 @@ def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> 
     log_n = np.log(np.where(np.isnan(batch.model_size), 1.0, batch.model_size))
     log_b = np.log(batch.stages.tokens)
     sizes = {"log_N": log_n} | ({"log_B": log_b if batch.stages.change else log_b[:, 0]} if law.spans_batches else {})
+    sizes |= {"family": _family_places(law, batch.family)} if law.families else {}
     effects = {key: values[found.places] for key, values in flat.items()}
     return effects | {key: _of_each_row(value, batch) for key, value in sizes.items()}
 
@@ -133,6 +135,12 @@ def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> 
 def _of_each_row(of_run: np.ndarray, batch: CurveBatch) -> np.ndarray:
     """``[runs, rows, ...]`` what holds of each run, ``[runs, ...]``."""
     return np.broadcast_to(of_run[:, None], (*batch.at.shape, *of_run.shape[1:]))
+
+
+def _family_places(law: Law, names: Sequence[str | None]) -> np.ndarray:
+    """``[runs]`` place of each run's family among those of the law."""
+    known = [choose(str(name), law.families, "family") for name in names]
+    return np.array([law.families.index(name) for name in known], float)
 
 
 def as_counted(law: Law) -> Law:

@@ -294,7 +294,7 @@ def _rows_of_candidates(problem: Problem, warmup: str, combinations: Sequence[Op
     chosen = places[problem.row_index(np.ones(len(problem.curves), bool))]
     effects = {key: _flat_rows([part[key] for part in found])[:, chosen] for key in found[0]}
     run, row = problem.row_index(np.ones(len(problem.curves), bool))
-    sizes = {key: value[run, row] for key, value in problem.effects.items() if key in ("log_N", "log_B")}
+    sizes = {key: value[run, row] for key, value in problem.effects.items() if key in ("log_N", "log_B", "family")}
     effects |= {key: np.tile(value, (len(combinations), 1)) for key, value in sizes.items()}
     return Rows(effects, np.tile(problem.batch.loss[run, row], (len(combinations), 1)))
 
@@ -334,7 +334,7 @@ def _refine(problem: Problem, best: OptionValues, options: FitOptions) -> dict[s
     start = np.array([law.option(name).scale.place(best[name]) for name in names])
     objective = Objective(options.delta, options.over_weight)
     keep = problem.keep
-    sizes = {key: value[keep] for key, value in problem.effects.items() if key in ("log_N", "log_B")}
+    sizes = {key: value[keep] for key, value in problem.effects.items() if key in ("log_N", "log_B", "family")}
     data = (problem.batch.loss[keep], problem.weight[keep], places[keep], sizes)
     z = _descend(start, as_counted(law), parts, *data, objective, tuple(names), options.residual)
     return {name: float(_value(law.option(name), place)) for name, place in zip(names, np.asarray(z), strict=True)}

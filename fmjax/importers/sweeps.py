@@ -27,6 +27,7 @@ SWEEP_COLUMNS: dict[str, tuple[str, ...]] = {
     "batch": ("batch_sequences", "global_batch_size", "batch_size", "batch"),
     "length": ("sequence_length", "seq_length", "seq_len", "context_length", "block_size", "max_seq_len"),
     "model_size": ("active_size", "active_params", "model_size", "n_params", "num_params", "params", "parameters"),
+    "family": ("family", "model_family"),
     "kind": ("schedule", "kind", "scheduler", "lr_schedule", "lr_scheduler_type", "lr_decay_style"),
     "decay": ("decay", "decay_type", "anneal"),
     "warmup_steps": ("warmup_steps", "warmup_iters", "warmup", "lr_warmup_steps", "lr_warmup_iters"),
@@ -59,6 +60,8 @@ class SweepRun(NamedTuple):
     """Column that the loss comes from."""
     rate: str
     """Column of the peak rate."""
+    size: str | None = None
+    """Column of the model size, where there is one."""
 
 
 class _SweepTable(NamedTuple):
@@ -74,6 +77,8 @@ class _SweepTable(NamedTuple):
         if key is None:
             return None
         value = self.columns[key][row] if key in self.columns else self.texts[key][row]
+        if item == "family":
+            return None if value is None or value != value else str(value)
         if item in ("kind", "decay"):
             return value if isinstance(value, str) else None
         require(not isinstance(value, str), f"{key!r}: expected a number, found {value!r}")
@@ -126,7 +131,8 @@ def load_sweep(
 
     A row needs a final loss, a peak rate, and the number of updates, or of tokens beside those of an update. Batches in
     sequences are counted in tokens where a column has the length of a sequence. ``SWEEP_COLUMNS`` has the names that
-    columns may have. Of models of which a part is active, the active size is taken.
+    columns may have. Of models of which a part is active, the active size is taken. A column
+    ``family`` names the family of models that each run belongs to.
 
     Args:
       path: a CSV or Parquet file.
@@ -222,8 +228,10 @@ def _run_of_row(
     size = table.cell("model_size", row) if size is None else size
     schedule = schedule_from(_schedule_of_row(table, row, {"total_steps": whole(total, "total_steps"), **fields}))
     last = int(schedule.total_steps) - 1
-    curve = LossCurve(name, [last], [loss], schedule, size, tokens_per_step, loss)
-    return SweepRun(curve, table.loss, table.keys.get("peak_lr", ""))
+    family = table.cell("family", row) or None
+    curve = LossCurve(name, [last], [loss], schedule, size, tokens_per_step, loss, family=family)
+    by_column = None if given.get("model_size") is not None else table.keys.get("model_size")
+    return SweepRun(curve, table.loss, table.keys.get("peak_lr", ""), by_column)
 
 
 def _tokens_per_step(table: _SweepTable, row: int) -> float | None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fmjax._checks import choose, finite, require
-from fmjax.laws.base import WARMUPS, Coefficient, Exponent, Law, Option, Row
+from fmjax.laws.base import WARMUPS, Law, Row
 from fmjax.laws.chinchilla import Chinchilla
 from fmjax.laws.convex_bound import ConvexBound
 from fmjax.laws.forward_momentum import ForwardMomentum
@@ -13,6 +13,7 @@ from fmjax.laws.intrinsic_momentum import IntrinsicMomentum
 from fmjax.laws.kaplan import Kaplan
 from fmjax.laws.lr_annealing import LRAnnealing
 from fmjax.laws.multi_power import MultiPower
+from fmjax.laws.terms import Coefficient, Exponent, Option
 
 LAWS: dict[str, type[Law]] = {
     law.name: law

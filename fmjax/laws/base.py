@@ -1,8 +1,7 @@
 """What a law is: effects of a schedule, and a loss that is linear in its coefficients given its exponents."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
@@ -15,11 +14,14 @@ from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
 from fmjax.effects.updates import Update
 from fmjax.effects.weighted import WeightedUpdates
+from fmjax.laws.terms import ALPHA, BETA, Coefficient, Exponent, Option
 from fmjax.schedules.batch_stages import Batch, BatchStages
 
 L = TypeVar("L", bound="type[Law]")
 
 NEEDS_BATCH = "the fit spans several batch sizes, so tokens_per_step is needed"
+
+NEEDS_FAMILY = "the fitted runs are of several families, so family is needed"
 
 ONE_BATCH = 1e-3
 """Relative difference up to which two batch sizes count as one."""
@@ -36,79 +38,6 @@ also leaves no rise.
 
 Row: TypeAlias = Mapping[str, Array]
 """Effects at one logged row, by name; ``log_N``, the log of the model size, is always there."""
-
-
-class Coefficient(NamedTuple):
-    """A parameter in which the loss is linear."""
-
-    name: str
-    lower: float = -np.inf
-    upper: float = np.inf
-    mixture: bool = False
-    """Whether only the sum of its term with its neighbours' means something: it may well be zero, or not determined."""
-
-
-class Gaussian(NamedTuple):
-    """What is held of a number before the data: a mean and a standard deviation, 0 for a number that is held."""
-
-    mean: float
-    sd: float
-
-
-class Exponent(NamedTuple):
-    """A parameter in which the loss is not linear, with the grid of starts to try."""
-
-    name: str
-    lower: float
-    upper: float
-    starts: tuple[float, ...]
-    prior: Gaussian | None = None
-    """What other runs have shown of it, for fits that need it."""
-
-
-ALPHA = Exponent("alpha", 1e-3, 5.0, tuple(np.geomspace(0.05, 2.5, 24).tolist()))
-
-
-class Scale(NamedTuple):
-    """How values of an option lie on a line along which equal steps matter about equally."""
-
-    place: Callable[[float], float]
-    """The place of a value on the line."""
-    value: Callable[[jax.Array], jax.Array]
-    """The value at a place."""
-    holds: Callable[[float], bool]
-    """Whether a value may be had at all."""
-    range: str
-    """Which may, in words."""
-
-
-POSITIVE = Scale(math.log, jnp.exp, lambda x: x > 0, "above zero")
-"""Numbers above zero, by their logarithm."""
-
-PER_UPDATE = Scale(lambda x: math.log(1 - x), lambda z: 1 - jnp.exp(z), lambda x: 0 <= x < 1, "in [0, 1)")
-"""Decays per update, by the logarithm of what they forget."""
-
-
-class Option(NamedTuple):
-    """A number that a law's effects depend on: a fit takes it as it is, ``select`` chooses it on the runs."""
-
-    name: str
-    """The field of the law that holds it."""
-    lower: float
-    upper: float
-    """Ends of the range that ``select`` refines it in."""
-    tried: tuple[float, ...] = ()
-    """Values that ``select`` tries by default; none where it is to be chosen only when asked for."""
-    scale: Scale = POSITIVE
-    none: float | None = None
-    """The number that None stands for, if it stands for one."""
-
-
-RATE_EXPONENT = Option("rho", 0.3, 1.5, (0.5, 0.6, 0.7, 0.85, 1.0), none=1.0)
-"""Exponent on the rate in S, of laws in which it is an option."""
-
-BETA = (1e-3, 5.0, (0.05, 0.1, 0.2, 0.35, 0.6, 1.0))
-"""Bounds and starts of the exponent on the model size."""
 
 
 @dataclass(frozen=True)
@@ -185,13 +114,38 @@ class Law:
         """The option of this name."""
         return next(option for option in self.tunable if option.name == name)
 
-    def spanning(self, sizes: Sequence[float | None], batches: Sequence[Batch | None]) -> "Law":
-        """The law with the terms that runs of these model sizes and tokens an update can tell, one of each a run."""
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Names of the families of models that have terms of their own."""
+        return ()
+
+    @property
+    def family(self) -> str | None:
+        """The family of models to predict for, where families have terms of their own."""
+        return None
+
+    @property
+    def size_in_level(self) -> bool:
+        """Whether each family has one size, so that its level holds what its size does."""
+        return False
+
+    def spanning(
+        self, sizes: Sequence[float | None], batches: Sequence[Batch | None], families: Sequence[str | None] = ()
+    ) -> "Law":
+        """The law with the terms that runs of these sizes, tokens an update and families can tell, one each a run."""
         return dataclasses.replace(self, sizes=len(set(sizes)) > 1)
 
     def for_batch(self, tokens_per_step: Batch) -> "Law":
         """The law that predicts runs of this batch size, where it has terms in it; here as it is."""
         return self
+
+    def for_family(self, family: str | None) -> "Law":
+        """The law that predicts runs of this family, where families have terms of their own; here as it is."""
+        return self
+
+    def level_of(self, params: Mapping[str, float]) -> float:
+        """The lowest loss that parameters by name leave to the longest runs, of the family to predict for."""
+        return params.get("L0", 0.0)
 
     def suited_to(self, peak_lrs: Set[float]) -> "Law":
         """The law with exponents closed that runs of these peak rates cannot tell; here as it is."""

@@ -10,8 +10,9 @@ from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
 from fmjax.effects.updates import Fading, Sum, Update
 from fmjax.effects.weighted import WeightedUpdates
-from fmjax.laws.base import Ahead, Coefficient, Exponent, Law, Row, register, safe_log, stack
+from fmjax.laws.base import Ahead, Law, Row, register, safe_log, stack
 from fmjax.laws.memory import INVERSE, MEMORY_RATES, empty, memories, remember
+from fmjax.laws.terms import Coefficient, Exponent
 
 
 class ConvexBoundState(NamedTuple):

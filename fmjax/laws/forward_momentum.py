@@ -10,7 +10,8 @@ from fmjax.effects import recursions
 from fmjax.effects.moments import momentum
 from fmjax.effects.updates import Sum, Update
 from fmjax.effects.weighted import WeightedUpdates
-from fmjax.laws.base import PER_UPDATE, RATE_EXPONENT, Coefficient, Law, Option, Row, register, safe_log, stack
+from fmjax.laws.base import Law, Row, register, safe_log, stack
+from fmjax.laws.terms import PER_UPDATE, RATE_EXPONENT, Coefficient, Option
 
 
 class ForwardMomentumState(NamedTuple):

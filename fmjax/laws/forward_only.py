@@ -9,7 +9,8 @@ from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
 from fmjax.effects.updates import Sum, Update
 from fmjax.effects.weighted import WeightedUpdates
-from fmjax.laws.base import RATE_EXPONENT, Law, Option, Row, register, safe_log, scaled_log, stack
+from fmjax.laws.base import Law, Row, register, safe_log, scaled_log, stack
+from fmjax.laws.terms import RATE_EXPONENT, Option
 
 
 @register

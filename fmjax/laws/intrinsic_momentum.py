@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence, Set
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,26 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax._checks import require
+from fmjax._checks import choose, require
 from fmjax._types import Array, Dtype, Real
 from fmjax.effects.updates import Fading, Sum, Update, plus
 from fmjax.effects.weighted import WeightedUpdates
-from fmjax.laws.base import (
-    ALPHA,
-    NEEDS_BATCH,
-    ONE_BATCH,
-    Ahead,
-    Coefficient,
-    Exponent,
-    Gaussian,
-    Law,
-    Option,
-    Row,
-    register,
-    safe_log,
-    stack,
-)
+from fmjax.laws.base import NEEDS_BATCH, NEEDS_FAMILY, ONE_BATCH, Ahead, Law, Row, register, safe_log, stack
 from fmjax.laws.memory import empty, memories, spread_over_levels
+from fmjax.laws.terms import ALPHA, Coefficient, Exponent, Gaussian, Option
 from fmjax.schedules.batch_stages import Batch, BatchStages, batch_sizes
 
 FORGETTING_RATES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -56,6 +44,10 @@ BATCH_EXPONENTS = (
     Exponent("kappa", -1.0, 2.0, (0.46,), Gaussian(0.46, 0.06)),
     Exponent("phi", -1.0, 1.5, (0.25,), Gaussian(0.25, 0.06)),
 )
+
+NOISE_FACTOR = Gaussian(0.0, 0.4)
+"""Prior of the log of a family's noise factor over that of the first: mixtures of experts of three kinds and dense
+models had 0.2 to 0.6 between them."""
 
 
 class IntrinsicMomentumState(NamedTuple):
@@ -95,6 +87,11 @@ class IntrinsicMomentum(Law):
     $\sum_k b_k^{-\kappa} E_j^{(k)}$ in place of $b^{-\kappa} E_j$. Only updates of the stage feed $E_j^{(k)}$; those of
     all stages forget it.
 
+    Runs of several families k of models, such as dense ones and mixtures of experts with active parameters as N, have a
+    level $L_0 + l_k$ in place of $L_0$, and $f_k E_j$ in place of $E_j$. For the family with most runs $l_k = 0$ and
+    $f_k = 1$. Where each family has one size, its level holds $C n^{-\beta}$, which is left out, and the fit predicts
+    each family at its own size alone.
+
     At its limits: at a constant rate every $E_j$ tends to $\eta^\xi$, so the loss of a very long run tends to the noise
     floor $L_0 + \sum_j c_j \eta^\xi$ of its rate; when the rate falls, $E_j$ falls with it over $1/r_j$ of the sum of
     rates; at a rate of zero S and every $E_j$ stand still, and so does the loss.
@@ -120,6 +117,10 @@ class IntrinsicMomentum(Law):
       tokens_per_step: batch to predict for, a number or ``BatchStages``; ``rows`` that have a ``log_B`` of their own do
         not need it.
       batches: whether terms in the batch size are there; ``fit`` sets it where the runs' batches differ.
+      families: names of the families with terms of their own, the one with most runs first; ``fit`` sets it where the
+        runs name several. ``level_NAME`` and ``noise_NAME`` (the log of f) are the parameters of all but the first.
+      family: the one to predict for; ``rows`` that have a ``family`` of their own do not need it.
+      size_in_level: whether each family has one size, so that C n^-beta is left out; ``fit`` sets it.
     """
 
     name: ClassVar[str] = "intrinsic-momentum"
@@ -131,24 +132,43 @@ class IntrinsicMomentum(Law):
     batch_unit: Real | None = None
     tokens_per_step: Real | BatchStages | None = None
     batches: bool = field(default=False, kw_only=True, metadata={"static": True})
+    families: tuple[str, ...] = field(default=(), kw_only=True, metadata={"static": True})
+    family: str | None = field(default=None, kw_only=True, metadata={"static": True})
+    size_in_level: bool = field(default=False, kw_only=True, metadata={"static": True})
 
     @property
     def spans_batches(self) -> bool:
         return self.batches
 
-    def spanning(self, sizes: Sequence[float | None], batches: Sequence[Batch | None]) -> Law:
+    def spanning(
+        self, sizes: Sequence[float | None], batches: Sequence[Batch | None], families: Sequence[str | None] = ()
+    ) -> Law:
         law = super().spanning(sizes, batches)
         known = batch_sizes(batches)
         differ = None not in batches and max(known) > min(known) * (1 + ONE_BATCH)
         own: dict[str, Any] = {"batches": differ, "batch_unit": _mean_size(known) if differ else None}
         own["size_unit"] = _mean_size(sizes) if law.sizes else None
+        named = Counter(family for family in families if family is not None)
+        own["families"] = tuple(name for name, _ in named.most_common()) if len(named) > 1 else ()
+        apart = len(named) > 1 and len(set(zip(families, sizes, strict=True))) == len(set(families))
+        own["size_in_level"] = law.sizes and apart
         return dataclasses.replace(law, **own)
 
     def for_batch(self, tokens_per_step: Batch) -> "IntrinsicMomentum":
         return dataclasses.replace(self, tokens_per_step=tokens_per_step)
 
+    def for_family(self, family: str | None) -> "IntrinsicMomentum":
+        if not self.families:
+            return self
+        require(family is not None, f"{NEEDS_FAMILY}: one of {', '.join(self.families)}")
+        return dataclasses.replace(self, family=choose(str(family), self.families, "family"))
+
+    def level_of(self, params: Mapping[str, float]) -> float:
+        own = self.families if self.family is None else (self.family,)
+        return params.get("L0", 0.0) + min((params.get(f"level_{name}", 0.0) for name in own), default=0.0)
+
     def suited_to(self, peak_lrs: Set[float]) -> "IntrinsicMomentum":
-        one = (len(peak_lrs) == 1 or self.sizes or self.batches) and self.rho is None
+        one = (len(peak_lrs) == 1 or self.sizes or self.batches or self.families) and self.rho is None
         return dataclasses.replace(self, rho=1.0) if one else self
 
     def settled(self, vector: np.ndarray) -> tuple["IntrinsicMomentum", np.ndarray]:
@@ -175,13 +195,17 @@ class IntrinsicMomentum(Law):
     @property
     def coefficients(self) -> tuple[Coefficient, ...]:
         names = [f"{kind}{rate:g}" for kind in "cd" for rate in FORGETTING_RATES]
-        return (*super().coefficients, *(Coefficient(name, 0.0, mixture=True) for name in names))
+        own = [one for one in super().coefficients if one.name != "C" or not self.size_in_level]
+        levels = [Coefficient(f"level_{name}") for name in self.families[1:]]
+        return (*own, *levels, *(Coefficient(name, 0.0, mixture=True) for name in names))
 
     @property
     def exponents(self) -> tuple[Exponent, ...]:
         alpha = ALPHA._replace(starts=ALPHA_STARTS if self._open else ALPHA.starts, prior=ALPHA_PRIOR)
-        sizes, batches = (SIZE_EXPONENTS if self.sizes else ()), (BATCH_EXPONENTS if self.batches else ())
-        return (alpha, *sizes, *batches, *self._open)
+        of_size = SIZE_EXPONENTS[1:] if self.size_in_level else SIZE_EXPONENTS
+        sizes, batches = (of_size if self.sizes else ()), (BATCH_EXPONENTS if self.batches else ())
+        factors = (Exponent(f"noise_{name}", -3.0, 3.0, (0.0,), NOISE_FACTOR) for name in self.families[1:])
+        return (alpha, *sizes, *batches, *factors, *self._open)
 
     @property
     def stages(self) -> BatchStages | None:
@@ -256,8 +280,19 @@ class IntrinsicMomentum(Law):
             b = 0.0
         power = jnp.exp(-fitted["alpha"] * (safe_log(forward) + fitted.get("phi", 0.0) * b))
         noise = noise * jnp.exp(fitted.get("q", 0.0) * n - fitted.get("kappa", 0.0) * b)
-        size = (jnp.exp(-fitted["beta"] * n),) if self.sizes else ()
-        return stack(1.0, jnp.exp(-fitted.get("gamma", 0.0) * n) * power, *size, *noise, *(power * noise))
+        levels = self._is_family(row)
+        for name, own in zip(self.families[1:], levels, strict=True):
+            noise = noise * jnp.exp(own * fitted[f"noise_{name}"])
+        size = (jnp.exp(-fitted["beta"] * n),) if "beta" in fitted else ()
+        return stack(1.0, jnp.exp(-fitted.get("gamma", 0.0) * n) * power, *size, *levels, *noise, *(power * noise))
+
+    def _is_family(self, row: Row) -> tuple[Real, ...]:
+        """For each family but the first 1 where a row, or the plan, is of it, and else 0."""
+        if not self.families:
+            return ()
+        require("family" in row or self.family is not None, f"{NEEDS_FAMILY}: {', '.join(self.families)}")
+        at = row["family"] if self.family is None else self.families.index(self.family)
+        return tuple(jnp.where(at == place, 1.0, 0.0) for place in range(1, len(self.families)))
 
     def _log_size(self, row: Row) -> Real:
         """Log n of a row; 0 without terms in the size."""

@@ -5,8 +5,9 @@ from typing import ClassVar
 
 import jax
 
-from fmjax.laws.base import Coefficient, Row, register
+from fmjax.laws.base import Row, register
 from fmjax.laws.chinchilla import Chinchilla
+from fmjax.laws.terms import Coefficient
 
 
 @register

@@ -10,20 +10,9 @@ from fmjax._types import Array, Dtype, Real
 from fmjax.effects import recursions
 from fmjax.effects.updates import Fading, Sum, Update
 from fmjax.effects.weighted import WeightedUpdates
-from fmjax.laws.base import (
-    PER_UPDATE,
-    RATE_EXPONENT,
-    Coefficient,
-    Exponent,
-    Law,
-    Option,
-    Row,
-    register,
-    safe_log,
-    scaled_log,
-    stack,
-)
+from fmjax.laws.base import Law, Row, register, safe_log, scaled_log, stack
 from fmjax.laws.memory import memories
+from fmjax.laws.terms import PER_UPDATE, RATE_EXPONENT, Coefficient, Exponent, Option
 
 DECAYS_TRIED = (0.9, 0.95, 0.98, 0.99, 0.995, 0.997, 0.998, 0.9985, 0.999, 0.9993, 0.9997)
 """Values of lambda that ``select`` tries."""

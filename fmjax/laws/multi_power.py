@@ -9,8 +9,9 @@ import numpy as np
 
 from fmjax._types import Real
 from fmjax.effects.updates import Fading
-from fmjax.laws.base import Ahead, Coefficient, Exponent, Row, register, safe_log, stack
+from fmjax.laws.base import Ahead, Row, register, safe_log, stack
 from fmjax.laws.memory import Remembering, forgotten, spread_over_levels
+from fmjax.laws.terms import Coefficient, Exponent
 
 LOG_DROP_LEVELS = np.log(1e-7) + 0.4 * np.arange(42)
 """Logarithms of the rates at which drops are kept, from 1e-7 to 1.3."""

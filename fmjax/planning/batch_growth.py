@@ -104,7 +104,7 @@ def compare_growth(
       peak_lr: its peak rate.
       anneal_ratio: ratios to search.
       samples: ``[samples, parameters]`` bootstrap samples, for intervals.
-      **plan: ``model_size``, ``decay``, ``final_lr``, ``warmup_steps`` and ``init_lr``, as for ``search``.
+      **plan: ``model_size``, ``family``, ``decay``, ``final_lr``, ``warmup_steps`` and ``init_lr``, as for ``search``.
 
     Raises:
       ValueError: as for ``search``; the law as fitted has no batch size in it; or no doubled batch lies within those of

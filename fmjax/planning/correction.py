@@ -16,6 +16,11 @@ from fmjax.searching.results import Cell
 CORRECTION_REACH = (0.3, np.log(4.0), np.log(4.0), np.log(4.0), np.log(4.0))
 """Distances over which what is left over stays alike: in sqrt(R), log T, log peak rate, log N and log B."""
 
+FAMILIES_ALIKE = 0.75
+"""Correlation of what is left over of runs that differ in nothing but their family of models.
+
+Of 0, 0.25, 0.5, 0.75 and 1 the best where one family has few runs (``benchmarks/size_and_batch.py experts``)."""
+
 CELL_ERRORS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Standard deviations tried for the relative error that all ratios of a cell share."""
 
@@ -58,10 +63,12 @@ class CorrectionPrior(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Where schedules lie, ``[points, 5]`` in the coordinates of ``CORRECTION_REACH``, and their decay shapes."""
+    """Where schedules lie, ``[points, 5]`` in the coordinates of ``CORRECTION_REACH``; decay shapes and families."""
 
     place: np.ndarray
     decay: tuple[str, ...]
+    family: tuple[str | None, ...] = ()
+    """Of each the family of models, None where there is none; empty where none have one."""
 
     @classmethod
     def of(cls, curves: Sequence[LossCurve], *, batches: bool = False) -> "Points":
@@ -72,25 +79,34 @@ class Points(NamedTuple):
             _place(ratio, s.total_steps, s.peak_lr, *sizes)
             for (ratio, _), (s, *sizes) in zip(shapes, found, strict=True)
         ]
-        return cls(np.array(places).reshape(-1, len(CORRECTION_REACH)), tuple(decay for _, decay in shapes))
+        names = tuple(curve.family for curve in curves)
+        return cls(np.array(places).reshape(-1, len(CORRECTION_REACH)), tuple(decay for _, decay in shapes), names)
 
     def take(self, places: Sequence[int] | np.ndarray) -> "Points":
         """Some of the points."""
-        return Points(self.place[places], tuple(self.decay[place] for place in places))
+        family = tuple(self.family[place] for place in places) if self.family else ()
+        return Points(self.place[places], tuple(self.decay[place] for place in places), family)
 
     @classmethod
     def joined(cls, parts: Sequence["Points"]) -> "Points":
         """All points of several."""
-        return cls(np.concatenate([part.place for part in parts]), tuple(d for part in parts for d in part.decay))
+        decay = tuple(d for part in parts for d in part.decay)
+        family = tuple(name for part in parts for name in part.family)
+        return cls(np.concatenate([part.place for part in parts]), decay, family)
 
     @classmethod
     def of_cell(
-        cls, ratios: np.ndarray, cell: Cell, model_size: float | None, tokens_per_step: Batch | None = None
+        cls,
+        ratios: np.ndarray,
+        cell: Cell,
+        model_size: float | None,
+        tokens_per_step: Batch | None = None,
+        family: str | None = None,
     ) -> "Points":
         """Points of a cell at each of ``ratios``; a batch that changes lies at its mean."""
         batch = mean_batch(tokens_per_step, cell.total_steps)
         places = [_place(ratio, cell.total_steps, cell.peak_lr, model_size, batch) for ratio in ratios]
-        return cls(np.array(places), (cell.decay,) * len(ratios))
+        return cls(np.array(places), (cell.decay,) * len(ratios), (family,) * len(ratios))
 
 
 def _anneal_of(curve: LossCurve) -> tuple[float, str]:
@@ -191,7 +207,8 @@ class Correction:
 
 # What two final losses have in common by the model of ``Settings``, log measured - log predicted = b + g + h + noise.
 # b is one number for all of them, so its correlation is 1. g is an error of the cell, its length, peak rate and model
-# size: cells within a factor of about four err alike, however their ratios differ. h is an error in how the loss
+# size: cells within a factor of about four err alike, however their ratios differ, and cells of two families of models
+# by ``FAMILIES_ALIKE`` (an error that all share, and one that each has of its own). h is an error in how the loss
 # depends on the ratio. It correlates as g does between cells, and also only between near ratios of one decay shape.
 # Only h can move the best ratio. Ratios are compared by their square roots, which spreads the small ones. All kernels
 # are squared exponentials. Errors that are independent add, and so do their kernels, each times its variance
@@ -202,6 +219,9 @@ def _kernels(a: Points, b: Points) -> np.ndarray:
     """``[3, a, b]`` correlations of offset, level and shape."""
     distance = (a.place[:, None] - b.place[None]) / np.array(CORRECTION_REACH)
     level = np.exp(-0.5 * np.sum(distance[..., 1:] ** 2, axis=-1))
+    if a.family and b.family:
+        alike = np.array([[x == y for y in b.family] for x in a.family], bool)
+        level = np.where(alike, 1.0, FAMILIES_ALIKE) * level
     same = np.array([[x == y for y in b.decay] for x in a.decay], bool).reshape(level.shape)
     return np.stack([np.ones_like(level), level, same * level * np.exp(-0.5 * distance[..., 0] ** 2)])
 

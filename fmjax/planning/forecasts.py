@@ -155,6 +155,8 @@ def forecast(
     _check_made(curve, chosen, seen)
     bins = Bins.of(curve)
     by = ForecastPrior.of_the_run(law, curve, options) if prior is None else ForecastPrior.of(prior)
+    if by.fit.law.families:
+        by = by._replace(fit=by.fit.for_family(curve.family))
     by.fit.log_size(curve.model_size)
     require(not by.fit.law.spans_batches or curve.tokens_per_step, f"run {curve.name!r}: {NEEDS_BATCH}")
     if by.fit.ok:
@@ -276,6 +278,8 @@ def _of_run(curve: LossCurve, runs: FittedRuns | None) -> tuple[str, ...]:
     if not low <= warmup <= high:
         had = f"{low}" if low == high else f"{low} ... {high}"
         notes.append(f"the run has {warmup} updates of warmup; the fitted runs had {had}")
+    if runs.families and curve.family not in (None, *runs.families):
+        notes.append(f"the run is of family {curve.family!r}, the fitted runs of {', '.join(runs.families)}")
     known, own = batch_sizes(runs.tokens_per_step), curve.tokens_per_step
     if known and own is not None and not of_batches(known) and of_batches([*known, own]):
         fitted = min(known)

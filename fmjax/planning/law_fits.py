@@ -75,11 +75,12 @@ def weigh(fits: Sequence[LawFit], rng: np.random.Generator) -> Weighed:
 
     A draw weighs the runs anew, by exponential weights. A law that could not predict some runs is compared with the
     others on those that all could predict. A law that could predict none comes last. Of runs of several batch sizes
-    only laws with the batch size in them are compared, if there are any.
+    only laws with the batch size in them are compared, if there are any; of several families likewise.
 
     Reference: the Bayesian bootstrap, Rubin (1981).
     """
     usable = [fit for fit in fits if fit.result.ok]
+    usable = [fit for fit in usable if fit.result.law.families] or usable
     usable = [fit for fit in usable if fit.result.law.spans_batches] or usable
     left = [fit for fit in fits if not fit.result.ok]
     notes = [f"{fit.result.law.name} was not used: {fit.result.message}" for fit in left] if usable else []

@@ -102,7 +102,8 @@ class Predictor:
         found = [search(part.fit, samples=part.padded if len(part.padded) else None, **axes) for part in self.samples]
         first, size = found[0], grid.get("model_size") or self.curves[0].model_size  # of several sizes, it is asked for
         tokens = grid.get("tokens_per_step") if self.fit.law.spans_batches else None
-        cells = [(Points.of_cell(first.anneal_ratio, cell, size, tokens), cell) for cell in first.cells]
+        place = partial(Points.of_cell, first.anneal_ratio)
+        cells = [(place(cell, size, tokens, grid.get("family")), cell) for cell in first.cells]
         return [
             self._corrected(*cell, first.anneal_ratio, [_losses(one, i) for one in found], size, seed)
             for i, cell in enumerate(cells)

@@ -19,9 +19,9 @@ from fmjax.fitting.problem import with_rows
 from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.laws import Law, make_law
 from fmjax.planning.batch_growth import Growth, compare_growth
+from fmjax.planning.choice_notes import choice_notes
 from fmjax.planning.predictor import Prediction, Predictor, predictors
 from fmjax.planning.regions import Region, region_of
-from fmjax.planning.second_run import to_run_next
 from fmjax.planning.targets import Target, Targets
 from fmjax.schedules.batch_stages import Batches, BatchStages
 from fmjax.schedules.kinds import WSD
@@ -168,6 +168,7 @@ def recommend(
     total_tokens: HostNumbers | None = None,
     flops: HostNumbers | None = None,
     trade: bool = False,
+    family: str | None = None,
     samples: int = 200,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -176,8 +177,9 @@ def recommend(
     """Recommends an annealing ratio for each target peak rate, with the final loss it is predicted to reach.
 
     A peak rate at which at least two runs were trained, and whose runs determine the law, is predicted by a fit of
-    those runs; every other one by a fit of all runs. Each fit is checked by leaving out its runs one at a time, and
-    bootstrapped for intervals of the best ratio and of the loss there. What the fit leaves over of the final losses
+    those runs; every other one by a fit of all runs, as are runs of several families. Each
+    fit is checked by leaving out its runs one at a time, and bootstrapped for intervals of the best ratio and of the
+    loss there. What the fit leaves over of the final losses
     measured at other ratios, lengths and peak rates corrects its predictions; see ``correction.Settings``. Beyond the
     longest run the interval of the loss also grows by what a fit of the shorter runs misses at the ends of the longest
     ones, per e-fold of updates; where all have one length, by what the first half of their rows misses at their ends;
@@ -209,6 +211,8 @@ def recommend(
         of ``model_size``, by default from half the smallest fitted to four times the largest; D follows.
       trade: whether to compare the best choice of each region with runs of as many tokens whose batch grows; see
         ``batch_growth.compare_growth``.
+      family: family of models of the target, for runs that name several, which "intrinsic-momentum" tells apart by a
+        level and a noise factor of each. Where a family has one size, that is the model size by default.
       samples: bootstrap samples behind the intervals; 0 for none.
       seed: seed of the samples.
       progress: called with a few words before each stage.
@@ -231,20 +235,22 @@ def recommend(
     final = None if final_lr is None else finite(final_lr, "final_lr")
     told: dict[str, Any] = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": final}
     runs = FittedRuns.of(curves)
+    family = runs.family_told(family)
+    if len(runs.families) > 1 and model_size is None:
+        model_size = runs.only_size(family)
     lengths: dict[str, Any] = {"total_steps": total_steps, "total_tokens": total_tokens, "flops": flops}
     targets = Targets.of(runs, **lengths, model_size=model_size, tokens_per_step=tokens_per_step)
     shortest = min(target.total_steps for target in targets.each)
     shape = PlanShape.of(runs, longest_warmup=shortest, peak_lr=peaks, **told)
     laws = (law,) if law is not None else _preferred_laws(targets, runs)
-    fits = predictors(
-        laws, curves, peaks, options=options, samples=samples, seed=seed, progress=say, joint=targets.joint
-    )
+    together = targets.joint or len(runs.families) > 1  # a family may lack runs at a rate where others have some
+    fits = predictors(laws, curves, peaks, options=options, samples=samples, seed=seed, progress=say, joint=together)
     ratios = np.atleast_1d(np.asarray(anneal_ratio, float))
     plan: dict[str, Any] = {"anneal_ratio": ratios, "decay": decay, "seed": seed}
     plan |= {"warmup_steps": shape.warmup_steps, "init_lr": shape.init_lr}
     found: list[tuple[Target, Predictor, Prediction]] = []
     for target in targets.each:
-        of = {name: value for name, value in target._asdict().items() if name != "budget"}
+        of = {name: value for name, value in target._asdict().items() if name != "budget"} | {"family": family}
         for some in [peaks] if targets.joint else [[peak] for peak in peaks]:
             at = f"peak rate {some[0]:g}" if len(some) == 1 else f"each of {len(some)} peak rates"
             say(f"searching {ratios.size} ratios at {at}{_where(target, targets)}")
@@ -252,7 +258,7 @@ def recommend(
             ends = None if targets.joint and shape.final_is_share else shape.final_at(some[0])
             predicted = by.predict(peak_lr=some, final_lr=ends, **of, **plan)
             found += [(target, by, one) for one in predicted]
-    choices = tuple(_choice(one, by, shape, joint=targets.joint) for _, by, one in found)
+    choices = tuple(_choice(one, by, shape, family, joint=targets.joint) for _, by, one in found)
     doubts = [choice.fit.doubts(choice.cell.loss, choice.cell.total_steps) for choice in choices]
     require(not all(doubts), f"no schedule can be recommended: {''.join(doubts[0])}; plan nearer to the runs")
     plans = Recommendation(shortest, ratios, choices, shape.taken, (*left_out, *shape.notes))
@@ -260,18 +266,18 @@ def recommend(
         return plans
     regions = tuple(_regions(targets, found, choices, seed))
     plans = dataclasses.replace(plans, total_steps=plans.best.cell.total_steps, regions=regions)
-    return _with_growths(plans, found[0][1], say) if trade else plans
+    return _with_growths(plans, found[0][1], family, say) if trade else plans
 
 
 def _preferred_laws(targets: Targets, runs: FittedRuns) -> tuple[str, ...]:
-    """Laws to compare; where batches are chosen among, those that have the batch size in them."""
-    batches = {target.tokens_per_step for target in targets.each}
-    if len(batches) < 2 and not any(isinstance(batch, BatchStages) for batch in batches):
-        return PREFERRED_LAWS
-    made = {name: make_law(name).spanning(runs.model_size, runs.tokens_per_step) for name in PREFERRED_LAWS}
-    able = tuple(name for name, law in made.items() if law.spans_batches)
+    """Laws to compare; where batches are chosen among, those that have the batch size in them; families likewise."""
+    batches, families = {target.tokens_per_step for target in targets.each}, len(runs.families) > 1
+    chosen = len(batches) > 1 or any(isinstance(batch, BatchStages) for batch in batches)
+    told = runs.model_size, runs.tokens_per_step, runs.family
+    made = {name: make_law(name).spanning(*told) for name in PREFERRED_LAWS}
+    able = {name: law for name, law in made.items() if law.spans_batches or not chosen}
     require(able, "tokens_per_step: to plan for a batch that changes the runs need several, or one that changes")
-    return able
+    return tuple(name for name, law in able.items() if law.families or not families)
 
 
 def _where(target: Target, targets: Targets) -> str:
@@ -303,7 +309,9 @@ def _regions(
             yield region_of(budget, own, [choices[i].cell for i in own], drawn, slack, not_compared=left)
 
 
-def _with_growths(plans: Recommendation, by: Predictor, say: Callable[[str], None]) -> Recommendation:
+def _with_growths(
+    plans: Recommendation, by: Predictor, family: str | None, say: Callable[[str], None]
+) -> Recommendation:
     """The plan with the best choice of each region beside runs whose batch grows, or notes why there are none."""
     growths, notes, (part, *_) = [], [], by.samples
     for region in plans.regions:
@@ -314,7 +322,7 @@ def _with_growths(plans: Recommendation, by: Predictor, say: Callable[[str], Non
         say(f"comparing a falling rate with a growing batch, {region.budget.named}")
         plan: dict[str, Any] = {name: getattr(cell, name) for name in ("tokens_per_step", "peak_lr", "model_size")}
         plan |= {"decay": cell.decay, "final_lr": cell.final_lr, "anneal_ratio": plans.anneal_ratio}
-        plan |= {"warmup_steps": shape.warmup_steps, "init_lr": shape.init_lr}
+        plan |= {"warmup_steps": shape.warmup_steps, "init_lr": shape.init_lr, "family": family}
         drawn = part.padded[: part.drawn] if by.is_checked and len(part.padded) else None
         try:
             found = compare_growth(
@@ -327,70 +335,18 @@ def _with_growths(plans: Recommendation, by: Predictor, say: Callable[[str], Non
     return dataclasses.replace(plans, growths=tuple(growths), notes=(*plans.notes, *dict.fromkeys(notes)))
 
 
-def _choice(found: Prediction, by: Predictor, shape: PlanShape, *, joint: bool) -> Choice:
+def _choice(found: Prediction, by: Predictor, shape: PlanShape, family: str | None, *, joint: bool) -> Choice:
+    fit = by.fit.for_family(family)
     return Choice(
         cell=found.cell,
         losses=found.losses,
         law_ratio=found.law_ratio,
         regret=found.regret,
         schedule=found.cell.schedule(shape.warmup_steps, shape.init_lr),
-        fit=by.fit,
+        fit=fit,
         per_rate=by.peak_lr is not None,
         known_rate=OUTSIDE.isdisjoint(found.cell.outside) if joint else by.knows(found.cell.peak_lr),
         held_out=by.held_out,
         samples=by.sampled,
-        notes=(*_notes(found, by), *(_notes_on_reach(found, by) if joint else _notes_on_rates(found, by))),
+        notes=tuple(choice_notes(found, by, fit, joint=joint)),
     )
-
-
-def _unchecked(by: Predictor) -> str:
-    """Why there are no intervals, and what would give them."""
-    if len(by.curves) > 1:
-        return "no intervals: no run could be predicted from the others, so nothing checks the law; add a run"
-    alone = f"no intervals: run {by.curves[0].name!r} is alone, so nothing checks the law"
-    return f"{alone}; {to_run_next(by.fit.law, by.fit.vector, by.curves[0])}"
-
-
-def _notes(found: Prediction, by: Predictor) -> tuple[str, ...]:
-    cell, reach = found.cell, by.fit.reach
-    notes = [*by.fit.doubts(cell.loss, cell.total_steps), *by.fit.notes, *by.notes]
-    notes += [] if reach is None else [*reach.longer(cell.total_steps)]
-    notes += [] if by.is_checked else [_unchecked(by)]
-    largest, target = max((curve.model_size or 0 for curve in by.curves), default=0), found.model_size or 0
-    if target > largest * (1 + 1e-6):
-        notes.append(
-            f"extrapolates to {target / largest:.3g} x the largest fitted model; its loss interval does not know"
-        )
-    if abs(cell.best_ratio - found.law_ratio) > 1e-9:
-        count = len(by.runs.decay)
-        notes.append(f"{by.fit.law.name} alone says {found.law_ratio:.3g}; {count} measured final losses correct it")
-    spiked = [repr(curve.name) for curve in by.curves if curve.final_loss is None and curve.ends_in_spike]
-    if spiked:
-        notes.append(f"the last row of {', '.join(spiked)} is a spike and tells no final loss")
-    if cell.at_edge:
-        notes.append("the best ratio lies at the edge of those searched")
-    if by.fit.status == "at-bound":
-        notes.append(by.fit.message)
-    return tuple(notes)
-
-
-def _notes_on_rates(found: Prediction, by: Predictor) -> Iterator[str]:
-    """Where the peak rate lies among those of the runs."""
-    peaks = sorted({curve.peak_lr for curve in by.curves})
-    if not by.knows(found.cell.peak_lr):
-        yield f"no run has this peak rate; fitted on {peaks[0]:g} ... {peaks[-1]:g}"
-    elif len(peaks) > 1:
-        yield f"fitted jointly over peak rates {peaks[0]:g} ... {peaks[-1]:g}"
-
-
-def _notes_on_reach(found: Prediction, by: Predictor) -> Iterator[str]:
-    """Where rate, size and batch lie outside those of the runs."""
-    cell, reach = found.cell, by.fit.reach
-    if reach is None:
-        return
-    if not reach.has_peak(cell.peak_lr):
-        low, high = reach.peak_lr
-        yield f"peak rate {cell.peak_lr:.4g} lies outside those fitted, {low:.4g} ... {high:.4g}"
-    smaller = cell.model_size is not None and reach.model_size is not None and cell.model_size < reach.model_size[0]
-    told = cell.model_size if smaller else None, cell.tokens_per_step  # of larger sizes there is a note of its own
-    yield from reach.other_models(*(None if value is None else np.array([value]) for value in told))

@@ -63,6 +63,7 @@ def description(law: Law) -> Html:
     """The paragraphs of a law's docstring that hold its formulas, and its reference."""
     paragraphs = inspect.cleandoc(type(law).__doc__ or "").split("\n\n")
     formulas = [text for text in paragraphs if "$" in text][:2]
+    formulas += [text for text in paragraphs if law.families and text.startswith("Runs of several families")]
     sources = [text for text in paragraphs if text.startswith("Reference:")]
     return in_sequence(
         element("p", _prose(text, vars(sys.modules[type(law).__module__]))) for text in formulas + sources

@@ -38,7 +38,7 @@ def quality(fits: Sequence[tuple[str, FitResult, Sequence[RunMetrics]]]) -> Html
 def _fit(fit: FitResult, held_out: Sequence[RunMetrics]) -> list[Html]:
     status = f"{fit.message}; {fit.rows} rows of {len(fit.runs)} runs, objective {fit.objective:.6g}."
     parameters = [(name, _parameter(fit, name)) for name in fit.law.parameter_names]
-    options = [(name, value) for name, value in fit.law.options().items() if value not in (None, False)]
+    options = [(name, value) for name, value in fit.law.options().items() if value not in (None, False, ())]
     return [
         element("p", f"{status[:1].upper()}{status[1:]}"),
         _runs(fit.runs, held_out),

@@ -32,7 +32,7 @@ from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb
 from fmjax.fitting.priors import KnownExponents, LearnedExponent
 from fmjax.fitting.records import FitResult
 from fmjax.laws import LAWS, Law, make_law
-from fmjax.laws.base import Gaussian
+from fmjax.laws.terms import Gaussian
 from fmjax.scaling.power_laws import random_effects
 
 PRIOR_FORMAT = 1

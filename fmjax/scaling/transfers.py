@@ -158,6 +158,8 @@ def transfer(
     [('1-sqrt', 2), ('linear', 6)]
     """
     curves, left_out = with_rows(curves, options)
+    names = sorted({curve.family for curve in curves if curve.family is not None})
+    require(len(names) < 2, f"expected runs of one family, found {', '.join(names)}; choose some of the runs")
     groups, say = tried(curves), progress or (lambda stage: None)
     require(groups, "expected runs that differ in nothing but their annealing ratio, found none")
     laws = PREFERRED_LAWS if law is None else (law,)

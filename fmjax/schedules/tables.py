@@ -158,6 +158,7 @@ _READERS: dict[str, Callable[[object, str], object]] = {
     "file": _text,
     "split": _text,
     "data_order": _text,
+    "family": _text,
     "decay": _text,
     "schedule": schedule_from,
     "tokens_per_step": _batch,

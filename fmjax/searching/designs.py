@@ -139,6 +139,7 @@ def optimize(
     final_lr: float | None = None,
     model_size: float | None = None,
     tokens_per_step: Batch | str | None = None,
+    family: str | None = None,
     max_iterations: int = MAX_DESCENT_STEPS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Designs:
@@ -160,6 +161,7 @@ def optimize(
       final_lr: lowest rate allowed after warmup; by default the fitted runs' final share of the lowest peak rate.
       model_size: number of parameters, for laws fitted over several sizes.
       tokens_per_step: tokens an update, for laws fitted over several batch sizes; a batch that changes as for ``search``.
+      family: family of models, for laws fitted over several; its only size is then the model size by default.
       max_iterations: steps of the descent.
       progress: called with (targets done, targets in all).
 
@@ -177,6 +179,9 @@ def optimize(
     True
     """  # noqa: E501 - one formula
     require(result.ok, f"the fit cannot predict: {result.message}")
+    result = result.for_family(family)
+    if result.law.families and model_size is None and result.trained_with is not None:
+        model_size = result.trained_with.only_size(result.trained_with.family_told(family))
     steps, peaks = axis_of(total_steps, "total_steps"), axis_of(peak_lr, "peak_lr")
     final = None if final_lr is None else finite(final_lr, "final_lr")
     told: dict[str, Any] = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": final}
@@ -368,6 +373,8 @@ def _of_reach(design: Design, fit: FitResult) -> Iterator[str]:
     if reach is None:
         return
     yield from fit.plan_notes(design.total_steps, peak)
+    if fit.trained_with is not None:
+        yield from fit.trained_with.family_notes(fit.law.family, design.total_steps, [peak], (), ())
     steepest, lowest = _greatest_loss(design, 1), float(design.lrs[design.warmup_steps :].min()) / peak
     if steepest > reach.steepest * (1 + EQUAL_RATES):
         yield f"drops by {steepest:.2%} of the peak rate in one update, fitted runs by at most {reach.steepest:.2%}"

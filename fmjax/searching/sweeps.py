@@ -50,6 +50,7 @@ def search(
     model_size: HostNumbers | None = None,
     tokens_per_step: Batches | None = None,
     total_tokens: HostNumbers | None = None,
+    family: str | None = None,
     samples: np.ndarray | None = None,
     top: int = 10,
     keep_losses: bool = False,
@@ -82,6 +83,7 @@ def search(
         ``BatchStages``, or text such as "65536@0,131072@2000"; lengths in tokens then follow from its stages.
       total_tokens: tokens of the run, one or many, in place of ``total_steps``: at each batch the updates are the whole
         number nearest to total_tokens / tokens_per_step. Without ``tokens_per_step`` that of the fitted runs is taken.
+      family: family of models to plan for, of runs that name several; its only size is then the model size by default.
       samples: ``[samples, parameters]`` bootstrap samples (``Bootstrap.params``), for intervals.
       top: how many of the best candidates to return.
       keep_losses: whether to return the loss of every candidate, also under each sample; takes 8 bytes each.
@@ -120,6 +122,7 @@ def search(
         model_size=model_size,
         tokens_per_step=tokens_per_step,
         total_tokens=total_tokens,
+        family=family,
         samples=samples,
         top=top,
         keep_losses=keep_losses,
@@ -132,12 +135,14 @@ def search(
     found = Gathered(planned.sweep, losses=keep_losses)
     for part, computed in planned.results(range(planned.sweep.parts), progress):
         found.add(part, computed)
-    return planned.result(result, found)
+    return planned.result(found)
 
 
 class PlannedSearch(NamedTuple):
     """A search whose input is checked, and those who compute it."""
 
+    fit: FitResult
+    """The fit, for the family that is planned for."""
     sweep: Sweep
     shape: PlanShape
     workers: Workers[Sweep, Computed]
@@ -155,9 +160,10 @@ class PlannedSearch(NamedTuple):
                 progress(done, total)
             yield part, computed
 
-    def result(self, result: FitResult, gathered: Gathered) -> SearchResult:
+    def result(self, gathered: Gathered) -> SearchResult:
         """What was found, with notes."""
-        grid, found = self.sweep.kernel.grid, _result(self.sweep, gathered, result.reach)
+        result, grid = self.fit, self.sweep.kernel.grid
+        found = _result(self.sweep, gathered, result.reach)
         notes = (*self.shape.notes, *result.notes, *_outside(result, grid), *_not_offered(result, found))
         return dataclasses.replace(found, taken=self.shape.taken, notes=notes)
 
@@ -175,6 +181,7 @@ def planned_search(
     model_size: HostNumbers | None = None,
     tokens_per_step: Batches | None = None,
     total_tokens: HostNumbers | None = None,
+    family: str | None = None,
     samples: np.ndarray | None = None,
     top: int = 10,
     keep_losses: bool = False,
@@ -186,6 +193,9 @@ def planned_search(
 ) -> PlannedSearch:
     """Checks the options of ``search``, which has their meaning, and opens the folder."""
     require(result.ok, f"the fit cannot predict: {result.message}")
+    result = result.for_family(family)
+    if result.law.families and model_size is None and result.trained_with is not None:
+        model_size = result.trained_with.only_size(result.trained_with.family_told(family))
     if total_tokens is not None and tokens_per_step is None and result.trained_with is not None:
         tokens_per_step = result.trained_with.only_batch
     axes: dict[str, Any] = {
@@ -214,7 +224,7 @@ def planned_search(
     if folder is not None:
         store = Folder.open(folder, {**_described(sweep), "table": table}, table=table)
         workers = Stored(store, workers, notice)
-    return PlannedSearch(sweep, shape, workers)
+    return PlannedSearch(result, sweep, shape, workers)
 
 
 def planned_grid(
@@ -261,6 +271,10 @@ def _outside(result: FitResult, grid: Grid) -> Iterator[str]:
         named = f"{first:.4g}" if count == 1 else f"{first:.4g} ... {last:.4g} ({count} of {grid.peak_lr.size})"
         yield f"peak rate {named} lies outside those fitted, {low:.4g} ... {high:.4g}"
     yield from result.reach.other_models(grid.model_size, grid.tokens_per_step)
+    models = [() if axis is None else axis.tolist() for axis in (grid.model_size, grid.tokens_per_step)]
+    if result.trained_with is not None:
+        family, steps = result.law.family, int(grid.total_steps.max())
+        yield from result.trained_with.family_notes(family, steps, grid.peak_lr.tolist(), *models)
 
 
 def _not_offered(result: FitResult, found: SearchResult) -> tuple[str, ...]:
