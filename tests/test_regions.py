@@ -20,6 +20,7 @@ from fmjax.planning.recommendation import Choice, Recommendation
 from fmjax.planning.regions import AS_GOOD, region_of
 from fmjax.planning.targets import Budget, Targets
 from fmjax.plotting.recommendations import save_recommendation
+from fmjax.report.regions import region_tables
 from fmjax.schedules.kinds import WSD
 from fmjax.searching.results import Cell
 
@@ -243,6 +244,18 @@ def test_the_answer_is_printed_with_its_anneal_in_updates(capsys):
     assert "1e+09 tokens at peak rate 0.002: a falling rate, a growing batch, or both" in out
     assert "note: a caveat" in out
     assert "optax" in out
+
+
+def test_a_page_has_a_growing_batch_beside_the_falling_rate():
+    ways = [
+        Way("falling rate", 10_000, 1e5, 0.25, 3.0, 0.0, (0.0, 0.0), 0),
+        Way("growing batch", 7500, 2e5, 0.0, 3.03, 0.01, (0.008, 0.012), 2500),
+    ]
+    found = dataclasses.replace(shown(), growths=(Growth(1e9, 2e-3, tuple(ways), ("a caveat",)),))
+    page = "".join(region_tables(found))
+    for told in ("a falling rate, a growing batch, or both", "+2500", "constant", "+0.80 ... +1.20", "a caveat."):
+        assert told in page
+    assert "a growing batch" not in "".join(region_tables(shown()))
 
 
 def test_json_has_regions_and_one_fit():

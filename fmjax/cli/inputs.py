@@ -71,3 +71,9 @@ def read_fit(path: Path) -> FitResult:
 def workers_of(scheduler: str | None) -> AbstractContextManager[Any]:
     """The client of --scheduler for a ``with`` block; None where this process computes."""
     return nullcontext() if scheduler is None else dask_client(scheduler)
+
+
+def can_trade(options: Mapping[str, object]) -> bool:
+    """Whether batches are chosen among at equal tokens."""
+    batches = options.get("tokens_per_step")
+    return options.get("total_tokens") is not None and isinstance(batches, tuple) and len(batches) > 1

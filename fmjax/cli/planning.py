@@ -11,7 +11,7 @@ from fmjax._names import PREFERRED_LAWS
 from fmjax.cli import output, plans, regions
 from fmjax.cli.answers import Answer, write_file, write_text
 from fmjax.cli.fits import print_evaluation
-from fmjax.cli.inputs import fits_on, planning_law, read_fit
+from fmjax.cli.inputs import can_trade, fits_on, planning_law, read_fit
 from fmjax.cli.parameters import Assigned
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.curves.manifest import load_runs, select_runs
@@ -29,11 +29,7 @@ def recommend(
     **options: object,
 ) -> Answer:
     """An annealing ratio for a planned run, from cheaper ones; or rate, batch and ratio together."""
-    tokens, batches = options.get("total_tokens"), options.get("tokens_per_step")
-    several = isinstance(batches, tuple) and len(batches) > 1
-    require(
-        not trade or (tokens is not None and several), "--trade: needs --total-tokens, and several --tokens-per-step"
-    )
+    require(not trade or can_trade(options), "--trade: needs --total-tokens, and several --tokens-per-step")
     law, curves = planning_law(law_name, law_options), select_runs(load_runs(runs), train)
     return _recommended(curves, scheduler, trade=trade, law=law, **options)
 

@@ -6,7 +6,7 @@ from rich.markup import escape
 
 from fmjax.cli.output import console, interval, new_table, number
 from fmjax.exporters.snippets import optax_snippet
-from fmjax.planning.batch_growth import Growth
+from fmjax.planning.batch_growth import GROWTH_COLUMNS, Growth
 from fmjax.planning.recommendation import Choice, Recommendation
 from fmjax.planning.regions import AS_GOOD, NEAR_COLUMNS, Region, Tradeoff
 
@@ -87,18 +87,11 @@ def _print_near(region: Region) -> None:
         out.out(f"... and {len(near) - MOST_NEAR} more; --json or -o has all")
 
 
-GROWTH_COLUMNS = ("", "tokens a step", "updates", "saved", "ratio", "loss", "excess %", "90 % interval")
-
-
 def _print_growth(growth: Growth) -> None:
     """What ends a run as well as a falling rate, and the updates it saves."""
-    spent = f"{growth.total_tokens:.3g} tokens at peak rate {growth.peak_lr:.3g}"
-    table = new_table(f"{spent}: a falling rate, a growing batch, or both", GROWTH_COLUMNS, text=1)
+    table = new_table(growth.title, GROWTH_COLUMNS, text=1)
     for way in growth.ways:
-        ratio = f"{way.anneal_ratio:.2g}" if way.anneal_ratio else "constant"
-        run = (f"{way.tokens_per_step:.4g}", f"{way.total_steps}", f"{way.updates_saved:+d}", ratio)
-        ends = " ... ".join(f"{100 * x:+.2f}" for x in way.excess_interval)
-        table.add_row(way.name, *run, f"{way.loss:.4f}", f"{100 * way.excess:+.2f}", ends)
+        table.add_row(*way.row)
     console().print(table)
 
 

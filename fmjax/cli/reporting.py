@@ -16,7 +16,7 @@ from fmjax._json import Record
 from fmjax.cli import output, plans, regions
 from fmjax.cli.answers import Answer
 from fmjax.cli.fits import print_search
-from fmjax.cli.inputs import candidates, planning_law, read_fit, with_fits
+from fmjax.cli.inputs import can_trade, candidates, planning_law, read_fit, with_fits
 from fmjax.cli.parameters import Assigned
 from fmjax.curves.manifest import load_runs, select_runs
 from fmjax.fitting.options import MANY_FITS
@@ -76,8 +76,10 @@ def _of_recommendation(
 ) -> tuple[str, Shown]:
     final = None if final_lr is None else _one(final_lr, "--final-lr")
     law, curves = planning_law(law_name, law_options), select_runs(load_runs(runs), train)
+    trade = can_trade(options)
     with output.stages("reading") as stage:
-        found = fmjax.recommend(curves, law=law, progress=stage, final_lr=final, **with_fits(options, MANY_FITS))
+        fits = with_fits(options, MANY_FITS)
+        found = fmjax.recommend(curves, law=law, progress=stage, final_lr=final, trade=trade, **fits)
     page = report.recommendation_page(found, curves, command=ctx.meta["given"], inputs=_files(runs))
     return page, found
 

@@ -180,6 +180,12 @@ class FitResult(Record):
         told = family if self.trained_with is None else self.trained_with.family_told(family)
         return dataclasses.replace(self, law=self.law.for_family(told))
 
+    @property
+    def family_size(self) -> float | None:
+        """The only model size of the family that the fit predicts; None where it has several, or there are none."""
+        named = self.trained_with is not None and self.law.family is not None
+        return self.trained_with.only_size(self.law.family) if named else None  # type: ignore[union-attr]
+
     def law_for(self, tokens_per_step: Batch | str | None) -> Law:
         """The law that predicts plans of this batch size, which a fit over several batch sizes needs.
 

@@ -31,6 +31,10 @@ NOT_SEEN = (
 """Note on fits of runs of one batch each."""
 
 
+GROWTH_COLUMNS = ("", "tokens an update", "updates", "saved", "ratio", "loss", "excess %", "90 % interval")
+"""Columns of a table of ways."""
+
+
 class Way(NamedTuple):
     """One way to spend the tokens of a run."""
 
@@ -48,6 +52,14 @@ class Way(NamedTuple):
     updates_saved: int
     """Updates fewer than those of the falling rate."""
 
+    @property
+    def row(self) -> tuple[str, ...]:
+        """What stands under ``GROWTH_COLUMNS``, as texts."""
+        ratio = f"{self.anneal_ratio:.2g}" if self.anneal_ratio else "constant"
+        run = (f"{self.tokens_per_step:.4g}", f"{self.total_steps}", f"{self.updates_saved:+d}", ratio)
+        low, high = (f"{100 * end:+.2f}" for end in self.excess_interval)
+        return (self.name, *run, f"{self.loss:.4f}", f"{100 * self.excess:+.2f}", f"{low} ... {high}")
+
 
 @dataclass(frozen=True)
 class Growth(Record):
@@ -57,6 +69,12 @@ class Growth(Record):
     peak_lr: float
     ways: tuple[Way, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What a table of them is headed."""
+        spent = f"{self.total_tokens:.3g} tokens at peak rate {self.peak_lr:.3g}"
+        return f"{spent}: a falling rate, a growing batch, or both"
 
     def moved(self, loss: float) -> "Growth":
         """The same with losses moved by one factor, so that the falling rate has this one."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fmjax._names import LEVEL
+from fmjax.planning.batch_growth import GROWTH_COLUMNS
 from fmjax.planning.recommendation import Recommendation
 from fmjax.planning.regions import AS_GOOD, NEAR_COLUMNS, Region, Tradeoff
 from fmjax.plotting.style import COLORS
@@ -69,6 +70,9 @@ def region_tables(found: Recommendation) -> list[Html]:
             if steps:
                 rows = [_tradeoff(step) for step in steps]
                 parts += [element("h3", f"{one.budget.named}: what {what}"), table(TRADE_HEADINGS, rows, text=0)]
+    for growth in found.growths:
+        parts += [element("h3", growth.title), table(GROWTH_COLUMNS, [way.row for way in growth.ways], text=1)]
+        parts += [element("p", f"{'; '.join(growth.notes)}.", class_="dim")] if growth.notes else []
     return parts
 
 

@@ -180,8 +180,7 @@ def optimize(
     """  # noqa: E501 - one formula
     require(result.ok, f"the fit cannot predict: {result.message}")
     result = result.for_family(family)
-    if result.law.families and model_size is None and result.trained_with is not None:
-        model_size = result.trained_with.only_size(result.trained_with.family_told(family))
+    model_size = result.family_size if model_size is None else model_size
     steps, peaks = axis_of(total_steps, "total_steps"), axis_of(peak_lr, "peak_lr")
     final = None if final_lr is None else finite(final_lr, "final_lr")
     told: dict[str, Any] = {"warmup_steps": warmup_steps, "init_lr": init_lr, "final_lr": final}

@@ -194,8 +194,7 @@ def planned_search(
     """Checks the options of ``search``, which has their meaning, and opens the folder."""
     require(result.ok, f"the fit cannot predict: {result.message}")
     result = result.for_family(family)
-    if result.law.families and model_size is None and result.trained_with is not None:
-        model_size = result.trained_with.only_size(result.trained_with.family_told(family))
+    model_size = result.family_size if model_size is None else model_size
     if total_tokens is not None and tokens_per_step is None and result.trained_with is not None:
         tokens_per_step = result.trained_with.only_batch
     axes: dict[str, Any] = {
