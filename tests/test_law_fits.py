@@ -13,7 +13,7 @@ NAN = float("nan")
 def law(name, errors, *, ok=True):
     """A law with these errors on the runs left out."""
     result = SimpleNamespace(
-        ok=ok, law=SimpleNamespace(name=name, spans_batches=False), message="the data do not determine it"
+        ok=ok, law=SimpleNamespace(name=name, spans_batches=False, families=()), message="the data do not determine it"
     )
     left_out = tuple(SimpleNamespace(mape_percent=error) for error in errors)
     return LawFit(None, None, 0, None, None, result, left_out, 0.0)
