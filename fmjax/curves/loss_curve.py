@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from fmjax._checks import positive, require, within
 from fmjax.curves.row_noise import ends_in_spike
 from fmjax.effects.weighted import WeightedUpdates, every_update, panelled_updates, weighted_updates
-from fmjax.schedules.batch_stages import Batch, BatchStages, StageArrays, batch_of, mean_batch, require_within
+from fmjax.schedules.batch_stages import Batch, StageArrays, batch_of, changes_of, mean_batch, require_within
 from fmjax.schedules.checks import check_schedule
 from fmjax.schedules.kinds import Schedule
 
@@ -191,7 +191,7 @@ class CurveBatch:
     @cached_property
     def weighted(self) -> tuple[WeightedUpdates, ...]:
         """Of each run, updates that stand for all; the update of each row is among them."""
-        runs = zip(self.schedules, map(np.unique, self.at), map(_changes, self.batches), strict=True)
+        runs = zip(self.schedules, map(np.unique, self.at), map(changes_of, self.batches), strict=True)
         return tuple(weighted_updates(schedule, rows, changes) for schedule, rows, changes in runs)
 
     @cached_property
@@ -222,11 +222,6 @@ def bucket(count: int) -> int:
     """
     unit = 1 << max((count - 1).bit_length() - 3, 0)
     return -(-count // unit) * unit
-
-
-def _changes(batch: Batch | None) -> tuple[int, ...]:
-    """Updates at which a batch changes."""
-    return batch.starts[1:] if isinstance(batch, BatchStages) else ()
 
 
 def pad(curves: Sequence[LossCurve]) -> CurveBatch:

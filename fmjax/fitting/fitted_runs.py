@@ -116,8 +116,7 @@ class FittedRuns(NamedTuple):
     def of_family(self, family: str) -> "FittedRuns":
         """Those of one family."""
         own = [at for at, name in enumerate(self.family) if name == family]
-        fields: dict[str, Any] = {name: [values[at] for at in own] for name, values in self._asdict().items()}
-        return FittedRuns.from_dict(fields)
+        return FittedRuns._make(tuple(values[at] for at in own) for values in self)
 
     def only_size(self, family: str | None) -> float | None:
         """The model size that all runs of a family have; None where it is unknown or they differ."""
@@ -143,7 +142,8 @@ class FittedRuns(NamedTuple):
         if family is None:
             return ()
         own, plan = self.of_family(family), (total_steps, peak_lrs, sizes, batches)
-        beyond = [what for what in own.not_covering(*plan) if what not in self.not_covering(*plan)]
+        beyond_all = self.not_covering(*plan)
+        beyond = [what for what in own.not_covering(*plan) if what not in beyond_all]
         said = f"family {family!r} has {len(own.family)} runs, and none with such {' and '.join(beyond)}"
         return (f"{said}: there the answer rests on runs of other families",) if beyond else ()
 

@@ -274,7 +274,7 @@ class _Runner:
     ) -> Iterator[tuple[np.ndarray, Lanes]]:
         """The same on a cluster. Chunks are as small as can be; their blocks, and so their bytes, are those of here."""
         rows, prior = jax.tree.map(np.asarray, self.all_rows), self.objective.prior
-        size = _block_lanes(len(start), rows.loss.shape[1])
+        size = self.block
         jobs = Jobs(np.asarray(self.jobs.set)[active], np.asarray(self.jobs.weights_of(active)), start[active])
         prior = None if prior is None else jax.tree.map(lambda x: np.asarray(x)[active], prior)
         x64 = jnp.result_type(float) == jnp.float64

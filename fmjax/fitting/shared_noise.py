@@ -139,8 +139,8 @@ def each_without_shared(
     ]
 
 
-def common_noise(runs: Sequence[Residuals]) -> tuple[SharedNoise, list[np.ndarray]]:
-    """The mean noise of the runs that share any, and what is left of each run's residuals without it.
+def common_noise(runs: Sequence[Residuals]) -> tuple[SharedNoise | None, list[np.ndarray]]:
+    """The mean noise of the runs that share any, None without any, and what is left of each run's residuals without it.
 
     >>> rng = np.random.default_rng(0)
     >>> step, shared = np.arange(400), 0.01 * rng.normal(size=400)
@@ -151,7 +151,7 @@ def common_noise(runs: Sequence[Residuals]) -> tuple[SharedNoise, list[np.ndarra
     everyone = np.ones(len(runs), bool)
     found = [one for one in each_without_shared(runs, everyone, everyone) if one is not None]
     noises = [run.noise for run, one in zip(runs, found, strict=True) if one.share > 0]
-    return _mean_noise(noises) if noises else NO_SHARED_NOISE, [one.value for one in found]
+    return _mean_noise(noises) if noises else None, [one.value for one in found]
 
 
 def with_common_noise(
@@ -169,7 +169,7 @@ def with_common_noise(
     found = list(predicted)
     for i, run, rest in zip(usable, rows, left, strict=True):
         found[i] = predicted[i] * np.exp(run.value - rest)
-    return (None if noise is NO_SHARED_NOISE else noise), found
+    return noise, found
 
 
 def sharing_groups(runs: Sequence[Residuals]) -> np.ndarray:

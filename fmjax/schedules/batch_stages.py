@@ -143,6 +143,11 @@ def mean_batch(batch: Batch | None, total_steps: int) -> float | None:
     return tokens_until(batch, total_steps) / total_steps if isinstance(batch, BatchStages) else batch
 
 
+def changes_of(batch: Batch | None) -> tuple[int, ...]:
+    """Updates at which a batch changes."""
+    return batch.starts[1:] if isinstance(batch, BatchStages) else ()
+
+
 def batch_sizes(batches: Iterable[Batch | None]) -> list[float]:
     """Every number of tokens an update that is known of runs, those of all stages."""
     each = (batch.tokens if isinstance(batch, BatchStages) else (batch,) for batch in batches)

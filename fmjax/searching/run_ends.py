@@ -13,7 +13,7 @@ from fmjax.effects.updates import Update
 from fmjax.effects.weighted import Left, WeightedUpdates, Within
 from fmjax.laws import Law, Row
 from fmjax.schedules.anneals import DECAYS, Anneal, Joined
-from fmjax.schedules.batch_stages import BatchStages
+from fmjax.schedules.batch_stages import changes_of
 from fmjax.schedules.kinds import Constant
 from fmjax.searching.grid import Grid, Part
 from fmjax.searching.panels import NEIGHBOURS, STEEP, Counts, Moments, Panels, crossings, most_panels, panel_sizes
@@ -78,8 +78,7 @@ def panels_of(law: Law, grid: Grid, part: Part) -> int:
 
 def _changes(law: Law, part: Part) -> tuple[int, ...]:
     """Updates at which the batch of a part changes, where the law has the batch in it."""
-    batch = part.tokens_per_step
-    return batch.starts[1:] if law.spans_batches and isinstance(batch, BatchStages) else ()
+    return changes_of(part.tokens_per_step) if law.spans_batches else ()
 
 
 def _moments(law: Law) -> Moments | None:
