@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("benchmarks.proxy_runs", reason="benchmarks are not installed")
 
 from benchmarks.proxy_runs import moe, runner
-from benchmarks.proxy_runs.__main__ import publish
+from benchmarks.proxy_runs.__main__ import publish, published
 from benchmarks.proxy_runs.config import ModelConfig, RunConfig, Setup
 from benchmarks.proxy_runs.corpus import Corpus
 from benchmarks.proxy_runs.grids import GRIDS, annealed, others
@@ -52,6 +52,15 @@ def block():
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     return train_grid(GRID, tmp_path_factory.mktemp("work"), workers=1, lanes=1)
+
+
+def test_what_is_published_stays_beside_what_is_trained_later(tmp_path):
+    rows = {run.name: [(9, 2.5), (19, 2.25 + i)] for i, run in enumerate(GRID)}
+    publish(GRID[:2], rows, tmp_path)
+    before = published(GRID, tmp_path)
+    assert before == {run.name: rows[run.name] for run in GRID[:2]}
+    publish(GRID[:3], before | {GRID[2].name: rows[GRID[2].name]}, tmp_path)
+    assert [curve.loss[-1] for curve in load_runs(tmp_path / "runs.toml")] == [2.25, 3.25, 4.25]
 
 
 @training
