@@ -1,12 +1,14 @@
-"""One pool of threads over the local devices, for work that is cut into independent parts."""
+"""The local devices, for work that is cut into independent parts: one program over several, threads over cores."""
 
 import os
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 Outcome = TypeVar("Outcome")
 
@@ -28,18 +30,48 @@ def cores() -> int:
     return _own_cores or (len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
-def workers() -> list[jax.Device]:
-    """The device of each worker: every local device once; a single CPU device as often as it has cores.
+EACH = "devices"
+"""Name of the axis of a mesh of devices."""
 
-    XLA runs most of our programs on one core of a CPU, so one thread a core keeps all of them busy.
+WHOLE, SHARED_OUT = PartitionSpec(), PartitionSpec(EACH)
+"""Of an argument that every device gets whole, and of one of whose first axis each gets a share."""
+
+
+def several() -> Mesh | None:
+    """All local devices in a row, where there is more than one."""
+    devices = jax.local_devices()
+    return Mesh(np.array(devices), (EACH,)) if len(devices) > 1 else None
+
+
+def over(mesh: Mesh | None, call: Callable[..., Any], given: Any, found: Any) -> Callable[..., Any]:
+    """A call as one program for all devices of a mesh, each with its share and none waiting for another.
+
+    Args:
+      mesh: the devices; without one the call is left as it is.
+      call: what a device does.
+      given: a ``PartitionSpec`` for each argument.
+      found: of the result.
+    """
+    if mesh is None:
+        return call
+    return jax.shard_map(call, mesh=mesh, in_specs=given, out_specs=found, check_vma=False)  # nothing is exchanged
+
+
+def workers() -> list[jax.Device]:
+    """The device of each worker, that is of each thread that hands out work.
+
+    XLA runs most of our programs on one core of a CPU. So a single CPU device has a worker for each of its cores, which
+    keeps all of them busy. Several devices run one program (``over``). They have two workers: while the devices work
+    for one, the other makes the next call ready.
     """
     devices = jax.local_devices()
-    alone = devices[0].platform == "cpu" and len(devices) == 1
-    return devices * (cores() if alone else 1)
+    if len(devices) > 1:
+        return devices[:1] * 2
+    return devices * (cores() if devices[0].platform == "cpu" else 1)
 
 
 class Pool:
-    """Threads that run calls, each on a device of its own; closes, and drops what has not begun, as a context.
+    """Threads that run calls, each with a device; closes, and drops what has not begun, as a context.
 
     Args:
       x64: whether calls compute in float64; a thread begins with JAX's default, whatever its parent has.

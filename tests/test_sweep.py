@@ -327,7 +327,7 @@ def test_programs_are_compiled_once_a_decay(name, monkeypatch):
     """And once for runs of like length: the second grid has longer ones."""
     chex.clear_trace_counter()
     traced = chex.assert_max_traces(kernels.end_losses.__wrapped__, n=4)
-    monkeypatch.setattr(kernels, "end_losses", jax.jit(traced, static_argnames=("decay", "together")))
+    monkeypatch.setattr(kernels, "end_losses", jax.jit(traced, static_argnames=("decay", "together", "mesh")))
     monkeypatch.setattr("fmjax._devices._compiled", set())
     monkeypatch.setattr(kernels.Layout, "of", lambda *_, **__: Layout(2, 2, 2))
     for grid in (SMALL, SMALL | {"total_steps": (33, 77, 5000), "peak_lr": (3e-3, 4e-3, 5e-3)}):

@@ -6,13 +6,14 @@ from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
-from fmjax._devices import Pool
+from fmjax._devices import EACH, SHARED_OUT, WHOLE, Pool, over, several
 from fmjax.laws import Law, Row
 from fmjax.searching.grid import Grid, Part
 from fmjax.searching.panels import Panels
@@ -115,10 +116,10 @@ class Kernel(NamedTuple):
 
     @property
     def _groups(self) -> int:
-        """Groups of a call, a multiple of those side by side."""
+        """Groups of a call: for every device the same multiple of those side by side."""
         rows, ratios, branches, lanes = self.layout
         groups = ratios if self._scaled else ratios * -(-rows // lanes)
-        return -(-groups // branches) * branches
+        return -(-groups // branches) * branches * jax.local_device_count()
 
     def _program(self, part: Part) -> Hashable:
         """What tells the compiled program of one call from that of another."""
@@ -139,6 +140,10 @@ class Kernel(NamedTuple):
         log_n = np.log(1.0 if part.model_size is None else part.model_size)
         return law, self.vectors.astype(self.dtype), run, np.asarray(log_n, self.dtype)
 
+    def _of_program(self, part: Part) -> dict[str, Any]:
+        """Static arguments of the program of a part."""
+        return {"decay": part.decay, "together": self.layout.branches, "mesh": several()}
+
     def _law_of(self, part: Part) -> Law:
         """The law for the batch of a part."""
         tokens = part.tokens_per_step if self.law.spans_batches else None
@@ -148,7 +153,7 @@ class Kernel(NamedTuple):
         """Losses ``[vectors, candidates]`` of some groups of a part, and which candidates they are."""
         shape = self._groups, self.layout.lanes
         runs = alike(self.law, groups, part, self.grid, shape, self.dtype)
-        found = end_losses(*self._shared(part), *runs, decay=part.decay, together=self.layout.branches)
+        found = end_losses(*self._shared(part), *runs, **self._of_program(part))
         rows = np.concatenate([group.rows for group in groups])
         ratios = np.repeat([group.ratio for group in groups], [group.rows.size for group in groups])
         real = np.arange(shape[1]) < np.array([[group.rows.size] for group in groups])
@@ -158,23 +163,45 @@ class Kernel(NamedTuple):
         """Losses ``[vectors, ratios, rows]`` of some ratios of a part whose schedules are multiples of the groups'."""
         runs = alike(self.law, groups, self.grid.unit(part), self.grid, (self._groups, 1), self.dtype)
         factor = np.resize(part.peak_lr, self.layout.rows).astype(self.dtype)
-        found = multiples_losses(*self._shared(part), *runs, factor, decay=part.decay, together=self.layout.branches)
+        found = multiples_losses(*self._shared(part), *runs, factor, **self._of_program(part))
         ratios = np.array([group.ratio for group in groups])
         places = np.arange(part.cells.size)[None, :], ratios[:, None]
         return places, np.asarray(found, float)[:, : ratios.size, : part.cells.size]
 
 
-@partial(jax.jit, static_argnames=("decay", "together"))
+OF_GROUPS = PartitionSpec(None, EACH)
+"""Losses of whose groups each device has a share."""
+
+
+@partial(jax.jit, static_argnames=("decay", "together", "mesh"))
 def end_losses(
-    law: Law, vectors: jax.Array, run: Run, log_n: jax.Array, runs: Alike, panels: Panels, *, decay: str, together: int
+    law: Law,
+    vectors: jax.Array,
+    run: Run,
+    log_n: jax.Array,
+    runs: Alike,
+    panels: Panels,
+    *,
+    decay: str,
+    together: int,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
-    """Predicted losses ``[vectors, groups, lanes]`` after the last update, from few updates of each candidate."""
-    follow = partial(end_effects, law, panels=panels, run=run, decay=decay)
-    effects = jax.lax.map(follow, runs, batch_size=together)
-    return _losses(law, vectors, effects, log_n, np.shape(runs.peak_lr))
+    """Predicted losses ``[vectors, groups, lanes]`` after the last update, from few updates of each candidate.
+
+    With a mesh each of its devices takes a share of the groups.
+    """
+
+    def of(law: Law, vectors: jax.Array, run: Run, log_n: jax.Array, runs: Alike, panels: Panels) -> jax.Array:
+        follow = partial(end_effects, law, panels=panels, run=run, decay=decay)
+        effects = jax.lax.map(follow, runs, batch_size=together)
+        return _losses(law, vectors, effects, log_n, np.shape(runs.peak_lr))
+
+    given = (WHOLE, WHOLE, WHOLE, WHOLE, SHARED_OUT, WHOLE)
+    found: jax.Array = over(mesh, of, given, OF_GROUPS)(law, vectors, run, log_n, runs, panels)
+    return found
 
 
-@partial(jax.jit, static_argnames=("decay", "together"))
+@partial(jax.jit, static_argnames=("decay", "together", "mesh"))
 def multiples_losses(
     law: Law,
     vectors: jax.Array,
@@ -186,12 +213,24 @@ def multiples_losses(
     *,
     decay: str,
     together: int,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
-    """Predicted losses ``[vectors, groups, rows]`` of the multiples ``factor[rows]`` of the one run of each group."""
-    follow = partial(end_effects, law, panels=panels, run=run, decay=decay)
-    units = {key: value[:, 0] for key, value in jax.lax.map(follow, runs, batch_size=together).items()}
-    effects = jax.vmap(jax.vmap(law.scaled, in_axes=(None, 0)), in_axes=(0, None))(units, factor)
-    return _losses(law, vectors, effects, log_n, (jnp.size(runs.panels), factor.size))
+    """Predicted losses ``[vectors, groups, rows]`` of the multiples ``factor[rows]`` of the one run of each group.
+
+    With a mesh each of its devices takes a share of the groups.
+    """
+
+    def of(
+        law: Law, vectors: jax.Array, run: Run, log_n: jax.Array, runs: Alike, panels: Panels, factor: jax.Array
+    ) -> jax.Array:
+        follow = partial(end_effects, law, panels=panels, run=run, decay=decay)
+        units = {key: value[:, 0] for key, value in jax.lax.map(follow, runs, batch_size=together).items()}
+        effects = jax.vmap(jax.vmap(law.scaled, in_axes=(None, 0)), in_axes=(0, None))(units, factor)
+        return _losses(law, vectors, effects, log_n, (jnp.size(runs.panels), factor.size))
+
+    given = (WHOLE, WHOLE, WHOLE, WHOLE, SHARED_OUT, WHOLE, WHOLE)
+    found: jax.Array = over(mesh, of, given, OF_GROUPS)(law, vectors, run, log_n, runs, panels, factor)
+    return found
 
 
 def _losses(law: Law, vectors: jax.Array, effects: Row, log_n: jax.Array, shape: tuple[int, ...]) -> jax.Array:
