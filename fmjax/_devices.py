@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 
 Outcome = TypeVar("Outcome")
 
@@ -71,6 +72,24 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def beside(call: Callable[[], Outcome]) -> "Future[Outcome]":
+    """Has a thread of its own run a call, in the precision of this one, beside what follows.
+
+    For calls whose result this process would wait for anyway, above all those that compile: XLA needs no Python then.
+    """
+    x64, found = jnp.result_type(float) == jnp.float64, Future[Outcome]()
+
+    def work() -> None:
+        try:
+            with jax.enable_x64(x64):
+                found.set_result(call())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=work).start()
+    return found
 
 
 def _once_compiled(program: Hashable, call: Callable[[], Outcome]) -> Outcome:

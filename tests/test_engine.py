@@ -15,6 +15,7 @@ from synthetic import DECAY, SAME_FIT, TRUTH, curve, runs, schedules
 from fmjax.curves.manifest import load_runs
 from fmjax.fitting import lanes
 from fmjax.fitting.fits import fit, predict
+from fmjax.fitting.objective import closed_form_starts
 from fmjax.fitting.objective import value as objective_value
 from fmjax.fitting.options import FitOptions
 from fmjax.fitting.problem import END_SHARE, prepare
@@ -342,7 +343,7 @@ def test_float32_comes_near_the_golden_objectives(shared, name):
     small = jax.tree.map(lambda x: x.astype(np.float32), (rows, weights))
     sets, grid, objective = np.arange(len(records)), lanes.exponent_grid(law).astype(np.float32), lanes.Objective()
     with jax.enable_x64(False):
-        starts = lanes.closed_form_starts(law, small[0], sets, small[1], objective, grid, residual="log", keep=8)
+        starts = closed_form_starts(law, small[0], sets, small[1], objective, grid, residual="log", keep=8)
         start = np.asarray(starts).reshape(-1, starts.shape[2])
         found = lanes.minimise(law, small[0], lanes.Jobs(np.repeat(sets, 8), lambda i: small[1][i // 8], start))
     assert found.params.dtype == found.objective.dtype == np.float32

@@ -41,6 +41,11 @@ class Evidence(NamedTuple):
             problem = problem._replace(effects=batch_effects(problem.law, problem.batch, warmup="as-peak"))
         return cls(problem.law, problem.rows(used).of(0).effects)
 
+    def compiled(self) -> "Evidence":
+        """The same, once the program that gives slopes is there."""
+        relative_slopes(self.law, self.effects, np.ones(len(self.law.parameters)))
+        return self
+
     def undetermined(self, vector: np.ndarray, weights: np.ndarray) -> tuple[str, ...]:
         """Names of parameters that the rows of positive weight leave open at the point ``vector``."""
         slopes = np.concatenate([self._slopes(vector, weights), self._of_prior(vector.size)], axis=1)

@@ -2,14 +2,16 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fmjax._checks import choose, known_options, positive, require, whole
+from fmjax._devices import beside
 from fmjax._names import RESIDUALS
-from fmjax.curves.loss_curve import LossCurve, bucket, pad
+from fmjax.curves.loss_curve import LossCurve, pad
 from fmjax.curves.row_noise import robust_size
 from fmjax.effects.weighted import rate_span
 from fmjax.fitting import lanes, metrics
@@ -146,27 +148,27 @@ def _fit_under(problem: Problem, groups: np.ndarray, options: FitOptions, prior:
     run = problem.run_of_row(used)
     keep = whole(options.starts, "starts", least=1)
     grid = exponent_grid(law)
-    padded = np.resize(weights, (bucket(len(weights)), weights.shape[1]))
+    scale, each = least_scale(weights, run), min(keep, len(grid))
+    lane_weights = partial(_repeated, weights, each)
+    shape = len(groups) * each, len(law.parameters)
+    jobs = lanes.Jobs(np.zeros(shape[0], int), lane_weights, np.zeros(shape, rows.loss.dtype))
+
+    def pulled(scale: np.ndarray) -> Objective:
+        return objective._replace(prior=prior.pull(scale))
+
+    # XLA compiles the fits, and what tells which parameters are open, beside the starts.
+    fits_ready = beside(lambda: lanes.compile_fits(law, rows, jobs, pulled(np.repeat(scale, each)), residual=residual))
+    evidence = beside(lambda: Evidence.of(problem, used).compiled())
     starts = closed_form_starts(
-        law,
-        rows,
-        np.zeros(len(padded), int),
-        padded,
-        objective._replace(prior=prior.pull(least_scale(padded, run))),
-        grid,
-        residual=residual,
-        keep=keep,
+        law, rows, np.zeros(len(groups), int), weights, pulled(scale), grid, residual=residual, keep=keep
     )
-    starts, each = np.asarray(starts)[: len(groups)], starts.shape[1]
-    jobs = lanes.Jobs(
-        np.zeros(len(groups) * each, int), lambda i: weights[i // each], starts.reshape(-1, starts.shape[2])
-    )
+    jobs = jobs._replace(start=starts.reshape(shape))
+    fits_ready.result()
 
     def minimised(jobs: lanes.Jobs, scale: np.ndarray) -> lanes.Lanes:
-        own = objective._replace(prior=prior.pull(np.repeat(scale, each)))
+        own = pulled(np.repeat(scale, each))
         return lanes.minimise(law, rows, jobs, own, residual=residual, max_iterations=limit, client=options.client)
 
-    scale = least_scale(weights, run)
     found = minimised(jobs, scale)
     if prior:
         best = _by_group(found, len(groups))
@@ -175,10 +177,15 @@ def _fit_under(problem: Problem, groups: np.ndarray, options: FitOptions, prior:
         if np.any(shown > RESCALED * scale):
             scale = np.maximum(scale, shown)
             found = minimised(jobs._replace(start=found.params), scale)
-    evidence, each_group = Evidence.of(problem, used), _by_group(found, len(groups))
+    each_group, known = _by_group(found, len(groups)), evidence.result()
     return [
-        _summarise(law, options, own, evidence, weights[g], prior, float(scale[g])) for g, own in enumerate(each_group)
+        _summarise(law, options, own, known, weights[g], prior, float(scale[g])) for g, own in enumerate(each_group)
     ]
+
+
+def _repeated(weights: np.ndarray, each: int, lanes: np.ndarray) -> np.ndarray:
+    """Weights of lanes, so many a group of ``weights[groups, rows]``."""
+    return weights[lanes // each]
 
 
 def _by_group(found: lanes.Lanes, groups: int) -> list[lanes.Lanes]:

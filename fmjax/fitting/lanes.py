@@ -13,7 +13,16 @@ from fmjax._dask import OnDask
 from fmjax._devices import Pool, workers
 from fmjax._types import Array, Dtype
 from fmjax.fitting.newton import DampedNewtonState, damped_newton
-from fmjax.fitting.objective import Objective, PriorPull, Rows, bounds, closed_form_starts, exponent_grid, model
+from fmjax.fitting.objective import (
+    Objective,
+    PriorPull,
+    Rows,
+    bounds,
+    exponent_grid,
+    model,
+    starts_of_one,
+    widened_weights,
+)
 from fmjax.laws import Law
 
 if TYPE_CHECKING:
@@ -86,6 +95,12 @@ WIDE_BLOCK_ELEMENTS = 2**20
 CHUNK_BLOCKS = 8
 """Blocks handed to a device at once, some of them empty where there are few lanes: one shape, so one program. Memory is
 bounded by this, whatever the number of lanes."""
+
+FEW_LANES = 8
+"""Lanes for which blocks are made where there are fewer: one fit takes the program of several."""
+
+MANY_LANES = 256
+"""Lanes up to which rows are padded to ``LEAST_ROWS``: of more, the time of fits counts for more than a program."""
 
 FIRST_ROUND = 12
 """Evaluations after which the lanes still running are gathered into new blocks."""
@@ -175,14 +190,12 @@ def _block_elements() -> int:
 
 def solve_one(law: Law, rows: Rows, weights: jax.Array, objective: Objective, *, residual: str) -> jax.Array:
     """Best parameters ``[parameters]`` for one set of rows ``[rows]`` with weights; for use under ``jit``."""
-    weights, sets = weights[None], jax.tree.map(lambda x: x[None], rows)
-    one, grid = jnp.zeros(1, jnp.int32), jnp.asarray(exponent_grid(law), rows.loss.dtype)
+    grid = jnp.asarray(exponent_grid(law), rows.loss.dtype)
+    start = starts_of_one(law, rows, weights, objective, grid, residual=residual)[:1]
+    sets, jobs = jax.tree.map(lambda x: x[None], rows), Jobs(jnp.zeros(1, jnp.int32), weights[None], start)
     objective = objective._replace(prior=jax.tree.map(lambda x: x[None], objective.prior))
-    start = closed_form_starts(law, sets, one, weights, objective, grid, residual=residual, keep=1)[0]
     limit = jnp.asarray(MAX_ITERATIONS, jnp.int32)
-    return _minimise(
-        law, sets, Jobs(one, weights, start), jnp.ones(1, bool), objective, limit, residual=residual
-    ).params[0]
+    return _minimise(law, sets, jobs, jnp.ones(1, bool), objective, limit, residual=residual).params[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -221,7 +234,7 @@ def minimise(
       The outcome of each lane, as NumPy arrays.
     """
     lanes = len(jobs.start)
-    runner = _Runner(law, rows, jobs, objective, residual)
+    runner = _Runner.of(law, rows, jobs, objective, residual)
     start = np.array(jobs.start)
     found = Lanes(start, np.full(lanes, np.inf, start.dtype), np.full(lanes, ITERATION_LIMIT), np.zeros(lanes, int))
     active = np.arange(lanes)
@@ -239,6 +252,11 @@ def minimise(
     return found
 
 
+def compile_fits(law: Law, rows: Rows, jobs: Jobs, objective: Objective, *, residual: str) -> None:
+    """Compiles what ``minimise`` runs for such lanes, whatever their starts; for a thread beside other work."""
+    _Runner.of(law, rows, jobs, objective, residual).compile(np.zeros_like(jobs.start))
+
+
 class _Runner:
     """Runs chunks of lanes on the local devices, each in a thread of its own, or on the workers of a cluster."""
 
@@ -248,41 +266,63 @@ class _Runner:
         if objective.prior is not None:
             objective = objective._replace(prior=objective.prior.each(len(jobs.start)))
         self.law, self.jobs, self.objective, self.residual = law, jobs, objective, residual
-        self.devices, self.all_rows = workers(), rows
-        self.block = _block_lanes(len(jobs.start), rows.loss.shape[1])
+        self.devices, self.all_rows, self.sets = workers(), rows, np.asarray(jobs.set)
+        # A chunk is handed the losses of its lanes, and one set of effects: that of all lanes, or on a CPU its own. So
+        # the number of sets is in no shape: fits, fits without each run, bootstrap samples and choices of options of
+        # one law take one program. An accelerator takes lanes of many sets at once.
+        alone = all(len(values) == 1 for values in rows.effects.values())
+        self.splits = not alone and jax.default_backend() == "cpu"
+        self.losses = np.asarray(rows.loss) if alone or self.splits else None
+        together = int(np.bincount(self.sets).max()) if self.splits and self.sets.size else len(jobs.start)
+        self.block = _block_lanes(together, rows.loss.shape[1])
         self.size = size or self.block * CHUNK_BLOCKS
-        # Where all lanes share their effects, each chunk is handed the losses of its lanes. So the number of sets is in
-        # no shape: a fit, fits without each run and bootstrap samples of one law take one program.
-        self.losses = np.asarray(rows.loss) if all(len(values) == 1 for values in rows.effects.values()) else None
-        shared = rows if self.losses is None else rows._replace(loss=self.losses[:1])
-        placed = {device: jax.device_put(shared, device) for device in set(self.devices)}
-        self.rows = [placed[device] for device in self.devices]
+        if not self.splits:
+            shared = rows if self.losses is None else rows._replace(loss=self.losses[:1])
+            placed = {device: jax.device_put(shared, device) for device in set(self.devices)}
+            self.rows = [placed[device] for device in self.devices]
+
+    @classmethod
+    def of(cls, law: Law, rows: Rows, jobs: Jobs, objective: Objective, residual: str) -> "_Runner":
+        """A runner of lanes; where there are few, their rows are ``widened``."""
+        if len(jobs.start) <= MANY_LANES:
+            jobs = jobs._replace(weights=lambda index, of=jobs: widened_weights(of.weights_of(index)))
+            rows = rows.widened
+        return cls(law, rows, jobs, objective, residual)
+
+    def compile(self, start: np.ndarray) -> None:
+        """Runs a chunk without lanes."""
+        self._chunk(np.zeros(0, int), start, 0, 0)
 
     def run(
         self, active: np.ndarray, start: np.ndarray, limit: int, client: "Client | None" = None
     ) -> Iterator[tuple[np.ndarray, Lanes]]:
         """Yields (lane indices, outcomes) chunk by chunk."""
-        if client is not None and len(start) * self.rows[0].loss.shape[1] > _block_elements():
+        if client is not None and len(start) * self.all_rows.loss.shape[1] > _block_elements():
             yield from self._run_on(OnDask(client), active, start, limit)
             return
         blocks = -(-active.size // self.block)
         lanes = self.block * min(CHUNK_BLOCKS, -(-blocks // len(self.devices)))  # few lanes go to all devices too
-        yield from self.run_chunks([active[i : i + lanes] for i in range(0, active.size, lanes)], start, limit)
+        yield from self.run_chunks(self._cut(active, lanes), start, limit)
+
+    def _cut(self, active: np.ndarray, lanes: int) -> list[np.ndarray]:
+        """Lanes in chunks of at most so many, of one set each where chunks take one set."""
+        sets = self.sets[active]
+        apart = [active[sets == one] for one in np.unique(sets)] if self.splits else [active]
+        return [own[i : i + lanes] for own in apart for i in range(0, own.size, lanes)]
 
     def _run_on(
         self, cluster: OnDask, active: np.ndarray, start: np.ndarray, limit: int
     ) -> Iterator[tuple[np.ndarray, Lanes]]:
         """The same on a cluster. Chunks are as small as can be; their blocks, and so their bytes, are those of here."""
         rows, prior = jax.tree.map(np.asarray, self.all_rows), self.objective.prior
-        size = self.block
-        jobs = Jobs(np.asarray(self.jobs.set)[active], np.asarray(self.jobs.weights_of(active)), start[active])
+        chunks = self._cut(active, self.block)
+        jobs = Jobs(self.sets[active], np.asarray(self.jobs.weights_of(active)), start[active])
         prior = None if prior is None else jax.tree.map(lambda x: np.asarray(x)[active], prior)
         x64 = jnp.result_type(float) == jnp.float64
-        work = LaneChunks(
-            self.law, rows, jobs, self.objective._replace(prior=prior), self.residual, int(limit), size, x64
-        )
-        for number, values in cluster.results(work, range(-(-active.size // size))):
-            yield active[number * size : (number + 1) * size], values
+        objective, places = self.objective._replace(prior=prior), [np.searchsorted(active, chunk) for chunk in chunks]
+        work = LaneChunks(self.law, rows, jobs, objective, self.residual, int(limit), self.block, x64, places)
+        for number, values in cluster.results(work, range(len(chunks))):
+            yield chunks[number], values
 
     def run_chunks(
         self, parts: Sequence[np.ndarray], start: np.ndarray, limit: int
@@ -291,7 +331,7 @@ class _Runner:
         if len(parts) == 1:
             yield parts[0], self._chunk(parts[0], start, limit, 0)
             return
-        self._chunk(parts[0][:0], start, 0, 0)  # compiles once, before the threads need it
+        self.compile(start)  # once, before the threads need it
         with Pool(x64=jnp.result_type(float) == jnp.float64) as pool:
             found = [pool.submit(partial(self._chunk, part, start, limit)) for part in parts]
             yield from ((part, chunk.result()) for part, chunk in zip(parts, found, strict=True))
@@ -299,11 +339,7 @@ class _Runner:
     def _chunk(self, index: np.ndarray, start: np.ndarray, limit: int, worker: int) -> Lanes:
         own = index if index.size else np.zeros(1, int)
         padded, weights = np.resize(own, self.size), self.jobs.weights_of(own)
-        sets, rows = np.asarray(self.jobs.set)[padded], self.rows[worker]
-        if self.losses is not None:
-            losses = self.losses[sets if len(self.losses) > 1 else np.zeros(self.size, int)]
-            rows = rows._replace(loss=jax.device_put(losses, self.devices[worker]))
-            sets = np.arange(self.size)
+        rows, sets = self._rows_of(self.sets[padded], worker)
         jobs = Jobs(sets, np.resize(weights, (self.size, weights.shape[1])), start[padded])
         prior = None if self.objective.prior is None else jax.tree.map(lambda x: x[padded], self.objective.prior)
         live = np.arange(self.size) < index.size
@@ -312,9 +348,20 @@ class _Runner:
         found = _minimise(self.law, rows, jobs, live, objective, np.int32(limit), residual=self.residual)
         return jax.tree.map(lambda x: np.asarray(x)[: index.size], found)
 
+    def _rows_of(self, sets: np.ndarray, worker: int) -> tuple[Rows, np.ndarray]:
+        """Rows for lanes of these sets, and the sets among them."""
+        if self.losses is None:
+            return self.rows[worker], sets
+        losses = self.losses[sets if len(self.losses) > 1 else np.zeros(self.size, int)]
+        if self.splits:
+            effects = {key: x if len(x) == 1 else x[sets[:1]] for key, x in self.all_rows.effects.items()}
+        else:
+            effects = self.rows[worker].effects
+        return Rows(*jax.device_put((effects, losses), self.devices[worker])), np.arange(self.size)
+
 
 class LaneChunks(NamedTuple):
-    """Lanes as the work of other processes, cut into chunks of ``size``."""
+    """Lanes as the work of other processes, cut into chunks of at most ``size``."""
 
     law: Law
     rows: Rows
@@ -325,20 +372,21 @@ class LaneChunks(NamedTuple):
     limit: int
     size: int
     x64: bool
+    chunks: Sequence[np.ndarray]
+    """Lanes of each."""
 
     def results(self, numbers: Iterable[int]) -> Iterator[Lanes]:
         """The outcome of each chunk, in the given order, on all devices of this process."""
-        lanes, size = np.arange(len(self.jobs.start)), self.size
         with jax.enable_x64(self.x64):
-            runner = _Runner(self.law, self.rows, self.jobs, self.objective, self.residual, size)
-            chunks = [lanes[number * size : (number + 1) * size] for number in numbers]
+            runner = _Runner(self.law, self.rows, self.jobs, self.objective, self.residual, self.size)
+            chunks = [self.chunks[number] for number in numbers]
             found = [values for _, values in runner.run_chunks(chunks, self.jobs.start, self.limit)]
         yield from found
 
 
 def _block_lanes(lanes: int, rows: int) -> int:
-    """Lanes of a block: as many as a block holds, and no more than there are."""
-    return block_size(1 << (max(lanes, 1).bit_length() - 1), rows)
+    """Lanes of a block: as many as a block holds, and no more than there are, or ``FEW_LANES``."""
+    return block_size(1 << (max(lanes, FEW_LANES).bit_length() - 1), rows)
 
 
 def best(found: Lanes) -> int:

@@ -2,16 +2,21 @@
 
 import itertools
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy.typing import ArrayLike
 
+from fmjax._devices import Pool
 from fmjax._types import Array, Real
 from fmjax.fitting.newton import Curvature, bounded_step, solve
 from fmjax.laws import Law, Row
+
+LEAST_ROWS = 1024
+"""Rows that those of small fits are padded to, so that all of them take one program."""
 
 
 class Rows(NamedTuple):
@@ -28,6 +33,23 @@ class Rows(NamedTuple):
     def of(self, index: Real) -> "Rows":
         """The rows ``[rows]`` of one set."""
         return jax.tree.map(lambda x: x[0] if len(x) == 1 else x[index], self)
+
+    @property
+    def widened(self) -> "Rows":
+        """The same with ``LEAST_ROWS`` at least; further rows repeat the last one."""
+        missing = LEAST_ROWS - np.shape(self.loss)[1]
+        return self if missing <= 0 else jax.tree.map(lambda x: _padded(x, missing, mode="edge"), self)
+
+
+def widened_weights(weights: Array) -> Array:
+    """Weights ``[lanes, rows]`` of ``Rows.widened``; further rows weigh nothing."""
+    missing = LEAST_ROWS - weights.shape[1]
+    return weights if missing <= 0 else _padded(weights, missing)
+
+
+def _padded(values: Array, missing: int, mode: Literal["edge", "constant"] = "constant") -> np.ndarray:
+    """Values ``[..., rows, ...]`` with further rows along their second axis."""
+    return np.pad(values, [(0, 0), (0, missing), *[(0, 0)] * (np.ndim(values) - 2)], mode=mode)
 
 
 class PriorPull(NamedTuple):
@@ -205,19 +227,37 @@ def _closed_form(law: Law, rows: Rows, weights: jax.Array, exponents: jax.Array)
     return jnp.concatenate([(near + step) / scale, exponents])
 
 
-@partial(jax.jit, static_argnames=("residual", "keep"))
+@partial(jax.jit, static_argnames="residual")
+def starts_of_one(
+    law: Law, rows: Rows, weights: jax.Array, objective: Objective, exponents: jax.Array, *, residual: str
+) -> jax.Array:
+    """Closed-form starts ``[grid, parameters]`` of one problem, of rows ``[rows]`` with weights, best first."""
+
+    def start(exponents: jax.Array) -> tuple[jax.Array, jax.Array]:
+        params = _closed_form(law, rows, weights, exponents)
+        predicted = law.predict(rows.effects, params)
+        pull = _pull(residual, rows.loss, predicted, weights, objective)
+        return params, jnp.sum(pull.loss) + objective.prior_cost(exponents)
+
+    params, values = jax.vmap(start)(exponents)
+    return params[jnp.argsort(jnp.where(jnp.isfinite(values), values, jnp.inf))]
+
+
 def closed_form_starts(
     law: Law,
     rows: Rows,
-    sets: jax.Array,
-    weights: jax.Array,
+    sets: ArrayLike,
+    weights: Array,
     objective: Objective,
-    exponents: jax.Array,
+    exponents: np.ndarray,
     *,
     residual: str,
     keep: int,
-) -> jax.Array:
+) -> np.ndarray:
     """The best closed-form starts over a grid of exponents, for each problem (a set of rows with weights).
+
+    Problems are computed one by one, on all cores, so that their number and that of the sets are in no shape: one
+    program for all fits of a law.
 
     Args:
       law: the law.
@@ -232,18 +272,17 @@ def closed_form_starts(
     Returns:
       ``[problems, keep, parameters]``, best first; fewer where the grid is smaller.
     """
+    rows, weights = rows.widened, widened_weights(weights)
+    placed = jax.tree.map(lambda x: jnp.asarray(x[0]) if len(x) == 1 else x, rows)  # what all share goes over once
 
-    def start(rows: Rows, weights: jax.Array, own: Objective, exponents: jax.Array) -> tuple[jax.Array, jax.Array]:
-        params = _closed_form(law, rows, weights, exponents)
-        predicted = law.predict(rows.effects, params)
-        cost = jnp.sum(_pull(residual, rows.loss, predicted, weights, own).loss) + own.prior_cost(exponents)
-        return params, cost
+    def starts(problem: int, _: int = 0) -> np.ndarray:
+        index = np.asarray(sets)[problem]
+        own = jax.tree.map(lambda x, here: here if len(x) == 1 else x[index], rows, placed)
+        prior = jax.tree.map(lambda x: x[problem], objective.prior)
+        found = starts_of_one(law, own, weights[problem], objective._replace(prior=prior), exponents, residual=residual)
+        return np.asarray(found)[:keep]
 
-    def starts(problem: tuple[jax.Array, jax.Array, PriorPull | None]) -> jax.Array:
-        index, weights, prior = problem
-        own = objective._replace(prior=prior)
-        params, values = jax.vmap(partial(start, rows.of(index), weights, own))(exponents)
-        order = jnp.argsort(jnp.where(jnp.isfinite(values), values, jnp.inf))
-        return params[order[:keep]]
-
-    return jax.lax.map(starts, (sets, weights, objective.prior))
+    first = starts(0)  # compiles once, before the threads need it
+    with Pool(x64=jnp.result_type(float) == jnp.float64) as pool:
+        others = [pool.submit(partial(starts, problem)) for problem in range(1, len(weights))]
+        return np.stack([first, *(other.result() for other in others)])

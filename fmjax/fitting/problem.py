@@ -31,6 +31,10 @@ class Problem(NamedTuple):
     weight: np.ndarray
     """``[runs, rows]`` weight of each row."""
 
+    def under(self, law: Law) -> "Problem":
+        """The same runs under this law, the same but for its options."""
+        return self._replace(law=law, effects=batch_effects(law, self.batch))
+
     def rows(self, used: np.ndarray) -> Rows:
         """The counting rows of the runs marked in ``used[runs]``, flat, as one set; padded to a ``bucket``."""
         index = self.row_index(used)
@@ -73,6 +77,12 @@ def predict_batch(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
 
 def prepare(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[bool], options: FitOptions) -> Problem:
     """Pads the runs and computes the law's effects at their rows; call inside ``jax.enable_x64(True)``."""
+    problem = arrange(law, curves, fitted=fitted, options=options)
+    return problem.under(problem.law)
+
+
+def arrange(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[bool], options: FitOptions) -> Problem:
+    """The same without effects, where options of the law are yet to be chosen."""
     law = adapt(law, [curve for curve, is_fitted in zip(curves, fitted, strict=True) if is_fitted], curves)
     batch = pad(curves)
     keep = batch.valid & (batch.at >= whole(options.drop_before, "drop_before"))
@@ -80,7 +90,7 @@ def prepare(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[boo
         keep &= batch.at >= np.minimum(batch.warmup_steps[:, None], batch.at[:, -1:])
     late = batch.at >= (1 - END_SHARE) * batch.at[:, -1:]
     weight = np.where(late, positive(options.end_weight, "end_weight"), 1.0)
-    return Problem(law, tuple(curves), batch, batch_effects(law, batch), keep, weight)
+    return Problem(law, tuple(curves), batch, {}, keep, weight)
 
 
 def with_rows(curves: Sequence[LossCurve], options: FitOptions) -> tuple[tuple[LossCurve, ...], tuple[str, ...]]:
