@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fmjax.fitting.objective import bounds, linearise
+from fmjax.curves.loss_curve import bucket
+from fmjax.fitting.objective import LEAST_ROWS, bounds, linearise
 from fmjax.fitting.priors import LawPrior, LearnedExponent
 from fmjax.fitting.problem import Problem
 from fmjax.fitting.row_effects import batch_effects
@@ -16,10 +17,16 @@ UNDETERMINED_BELOW = 1e-6
 
 
 @jax.jit
-def relative_slopes(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
-    """Derivatives ``[parameters, rows]`` of the log of predicted losses."""
+def _relative_slopes(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
     predicted, slopes = linearise(law, effects, vector)
     return slopes / predicted[None, :]
+
+
+def slopes_of_log(law: Law, effects: Row, vector: np.ndarray) -> np.ndarray:
+    """Derivatives ``[parameters, rows]`` of the log of predicted losses at rows with effects ``[rows]``."""
+    count = len(effects["log_N"])
+    row = np.minimum(np.arange(max(bucket(count), LEAST_ROWS)), count - 1)
+    return np.asarray(_relative_slopes(law, {key: np.asarray(x)[row] for key, x in effects.items()}, vector))[:, :count]
 
 
 class Evidence(NamedTuple):
@@ -43,7 +50,7 @@ class Evidence(NamedTuple):
 
     def compiled(self) -> "Evidence":
         """The same, once the program that gives slopes is there."""
-        relative_slopes(self.law, self.effects, np.ones(len(self.law.parameters)))
+        slopes_of_log(self.law, self.effects, np.ones(len(self.law.parameters)))
         return self
 
     def undetermined(self, vector: np.ndarray, weights: np.ndarray) -> tuple[str, ...]:
@@ -77,7 +84,7 @@ class Evidence(NamedTuple):
 
     def _slopes(self, vector: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """``[parameters, rows]`` derivatives of the log loss of rows of positive weight."""
-        return np.asarray(relative_slopes(self.law, self.effects, vector))[:, weights > 0]
+        return slopes_of_log(self.law, self.effects, vector)[:, weights > 0]
 
     def _of_prior(self, size: int) -> np.ndarray:
         """``[parameters, exponents]`` derivatives of the residuals that a prior adds."""

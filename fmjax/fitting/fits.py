@@ -249,8 +249,11 @@ def measure(problem: Problem, vector: np.ndarray, *, usable: ArrayLike) -> tuple
 
 def _predicted(problem: Problem, vector: np.ndarray, usable: ArrayLike) -> np.ndarray:
     """Losses ``[runs, rows]``; NaN for runs that the vector cannot be used for."""
-    predicted = np.asarray(predict_batch(problem.law, problem.effects, vector))
-    return np.where(np.asarray(usable)[:, None], predicted, np.nan)
+    predicted, runs = np.full(problem.batch.loss.shape, np.nan), np.flatnonzero(usable)
+    if runs.size:
+        effects = {key: value[runs] for key, value in problem.effects.items()}
+        predicted[runs] = predict_batch(problem.law, effects, vector)
+    return predicted
 
 
 def _metrics(problem: Problem, predicted: np.ndarray) -> tuple[RunMetrics, ...]:
@@ -261,7 +264,8 @@ def _metrics(problem: Problem, predicted: np.ndarray) -> tuple[RunMetrics, ...]:
 def _run_metrics(curve: LossCurve, predicted: np.ndarray, loss: np.ndarray, keep: np.ndarray) -> RunMetrics:
     final = float(predicted[-1])  # the padded last row stands after the last update
     names = ("mape_percent", "worst_percent", "rmse", "r2")
-    values = [getattr(metrics, name)(predicted[keep], loss[keep]) if keep.any() else float("nan") for name in names]
+    usable = keep.any() and not np.isnan(predicted).all()
+    values = [getattr(metrics, name)(predicted[keep], loss[keep]) if usable else float("nan") for name in names]
     errors = dict(zip(names, values, strict=True))
     return RunMetrics(
         name=curve.name,
@@ -350,7 +354,7 @@ def predict(result: FitResult, curves: Sequence[LossCurve]) -> tuple[np.ndarray,
     """
     with jax.enable_x64(True):
         batch = pad(curves)
-        found = np.asarray(predict_batch(result.law, batch_effects(result.law, batch), result.vector))
+        found = predict_batch(result.law, batch_effects(result.law, batch), result.vector)
     return tuple(row[: curve.step.size] for row, curve in zip(found, curves, strict=True))
 
 

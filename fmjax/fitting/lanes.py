@@ -78,6 +78,8 @@ class Jobs(NamedTuple):
     """``[lanes, rows]`` weight of each row, or a function ``lanes -> [lanes, rows]`` that makes them when needed."""
     start: Any
     """``[lanes, parameters]``."""
+    effects_set: Any = None
+    """``[lanes]`` which set of effects, where there are fewer than of losses; None where ``set`` is both."""
 
     def weights_of(self, index: np.ndarray) -> Array:
         """``[index, rows]`` weights of some lanes."""
@@ -266,14 +268,18 @@ class _Runner:
         if objective.prior is not None:
             objective = objective._replace(prior=objective.prior.each(len(jobs.start)))
         self.law, self.jobs, self.objective, self.residual = law, jobs, objective, residual
-        self.devices, self.all_rows, self.sets = workers(), rows, np.asarray(jobs.set)
+        self.devices, self.sets = workers(), np.asarray(jobs.set)
+        self.apart = self.sets if jobs.effects_set is None else np.asarray(jobs.effects_set)
         # A chunk is handed the losses of its lanes, and one set of effects: that of all lanes, or on a CPU its own. So
         # the number of sets is in no shape: fits, fits without each run, bootstrap samples and choices of options of
         # one law take one program. An accelerator takes lanes of many sets at once.
         alone = all(len(values) == 1 for values in rows.effects.values())
         self.splits = not alone and jax.default_backend() == "cpu"
         self.losses = np.asarray(rows.loss) if alone or self.splits else None
-        together = int(np.bincount(self.sets).max()) if self.splits and self.sets.size else len(jobs.start)
+        if not self.splits and jobs.effects_set is not None:
+            rows = rows._replace(effects={key: value[self.apart] for key, value in rows.effects.items()})
+        self.all_rows = rows
+        together = int(np.bincount(self.apart).max()) if self.splits else len(jobs.start)
         self.block = _block_lanes(together, rows.loss.shape[1])
         self.size = size or self.block * CHUNK_BLOCKS
         if not self.splits:
@@ -306,7 +312,7 @@ class _Runner:
 
     def _cut(self, active: np.ndarray, lanes: int) -> list[np.ndarray]:
         """Lanes in chunks of at most so many, of one set each where chunks take one set."""
-        sets = self.sets[active]
+        sets = self.apart[active]
         apart = [active[sets == one] for one in np.unique(sets)] if self.splits else [active]
         return [own[i : i + lanes] for own in apart for i in range(0, own.size, lanes)]
 
@@ -316,7 +322,8 @@ class _Runner:
         """The same on a cluster. Chunks are as small as can be; their blocks, and so their bytes, are those of here."""
         rows, prior = jax.tree.map(np.asarray, self.all_rows), self.objective.prior
         chunks = self._cut(active, self.block)
-        jobs = Jobs(self.sets[active], np.asarray(self.jobs.weights_of(active)), start[active])
+        weights, apart = np.asarray(self.jobs.weights_of(active)), self.apart[active] if self.splits else None
+        jobs = Jobs(self.sets[active], weights, start[active], apart)
         prior = None if prior is None else jax.tree.map(lambda x: np.asarray(x)[active], prior)
         x64 = jnp.result_type(float) == jnp.float64
         objective, places = self.objective._replace(prior=prior), [np.searchsorted(active, chunk) for chunk in chunks]
@@ -339,7 +346,7 @@ class _Runner:
     def _chunk(self, index: np.ndarray, start: np.ndarray, limit: int, worker: int) -> Lanes:
         own = index if index.size else np.zeros(1, int)
         padded, weights = np.resize(own, self.size), self.jobs.weights_of(own)
-        rows, sets = self._rows_of(self.sets[padded], worker)
+        rows, sets = self._rows_of(padded, worker)
         jobs = Jobs(sets, np.resize(weights, (self.size, weights.shape[1])), start[padded])
         prior = None if self.objective.prior is None else jax.tree.map(lambda x: x[padded], self.objective.prior)
         live = np.arange(self.size) < index.size
@@ -348,16 +355,18 @@ class _Runner:
         found = _minimise(self.law, rows, jobs, live, objective, np.int32(limit), residual=self.residual)
         return jax.tree.map(lambda x: np.asarray(x)[: index.size], found)
 
-    def _rows_of(self, sets: np.ndarray, worker: int) -> tuple[Rows, np.ndarray]:
-        """Rows for lanes of these sets, and the sets among them."""
+    def _rows_of(self, lanes: np.ndarray, worker: int) -> tuple[Rows, np.ndarray]:
+        """Rows of lanes, and the set of each among them."""
+        sets = self.sets[lanes]
         if self.losses is None:
             return self.rows[worker], sets
-        losses = self.losses[sets if len(self.losses) > 1 else np.zeros(self.size, int)]
+        losses = self.losses[sets if len(self.losses) > 1 else np.zeros(lanes.size, int)]
         if self.splits:
-            effects = {key: x if len(x) == 1 else x[sets[:1]] for key, x in self.all_rows.effects.items()}
+            one = self.apart[lanes[:1]]
+            effects = {key: x if len(x) == 1 else x[one] for key, x in self.all_rows.effects.items()}
         else:
             effects = self.rows[worker].effects
-        return Rows(*jax.device_put((effects, losses), self.devices[worker])), np.arange(self.size)
+        return Rows(*jax.device_put((effects, losses), self.devices[worker])), np.arange(lanes.size)
 
 
 class LaneChunks(NamedTuple):

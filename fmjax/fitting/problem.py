@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fmjax._checks import positive, require, whole
 from fmjax.curves.divergence import without_diverged
@@ -57,22 +58,51 @@ class Problem(NamedTuple):
         return tuple(np.pad(part, (0, extra), mode="edge") for part in (run, row))
 
 
+ROWS_AT_ONCE = 1024
+"""Rows predicted in one call: one shape, so that whatever a law predicts takes one program."""
+
+
 @jax.jit
-def predict_rows(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
+def _predict(law: Law, effects: Row, vectors: jax.Array) -> jax.Array:
+    """Losses ``[rows]``, each row of its own effects and parameters."""
+    return jax.vmap(law.predict)({key: value[:, None] for key, value in effects.items()}, vectors)[:, 0]
+
+
+def predict_pairs(law: Law, effects: Row, vectors: ArrayLike, row: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """Losses ``[pairs]`` of rows with effects ``[rows]`` under ``vectors[vectors, parameters]``.
+
+    Args:
+      law: the law.
+      effects: effects at rows.
+      vectors: parameter vectors.
+      row: ``[pairs]`` which row.
+      vector: ``[pairs]`` which vector.
+    """
+    vectors, found = np.asarray(vectors), []
+    for begin in range(0, row.size, ROWS_AT_ONCE):
+        pair = np.minimum(np.arange(begin, begin + ROWS_AT_ONCE), row.size - 1)
+        here = {key: np.asarray(value)[row[pair]] for key, value in effects.items()}
+        found.append(np.asarray(_predict(law, here, vectors[vector[pair]])))
+    return np.concatenate(found)[: row.size]
+
+
+def predict_rows(law: Law, effects: Row, vector: np.ndarray) -> np.ndarray:
     """Losses ``[rows]`` of flat rows with these effects, for one parameter vector."""
-    return law.predict(effects, vector)
+    return predict_each(law, effects, vector[None])[0]
 
 
-@jax.jit
-def predict_each(law: Law, effects: Row, vectors: jax.Array) -> jax.Array:
+def predict_each(law: Law, effects: Row, vectors: np.ndarray) -> np.ndarray:
     """Losses ``[vectors, rows]`` of the same rows, for each of several parameter vectors."""
-    return jax.vmap(law.predict, in_axes=(None, 0))(effects, vectors)
+    count, rows = len(vectors), len(effects["log_N"])
+    vector, row = (each.ravel() for each in np.indices((count, rows)))
+    return predict_pairs(law, effects, vectors, row, vector).reshape(count, rows)
 
 
-@jax.jit
-def predict_batch(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
+def predict_batch(law: Law, effects: Row, vector: np.ndarray) -> np.ndarray:
     """Losses ``[runs, rows]`` of runs with these effects, for one parameter vector."""
-    return jax.vmap(law.predict, in_axes=(0, None))(effects, vector)
+    shape = effects["log_N"].shape
+    flat = {key: value.reshape(-1, *value.shape[2:]) for key, value in effects.items()}
+    return predict_rows(law, flat, vector).reshape(shape)
 
 
 def prepare(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[bool], options: FitOptions) -> Problem:
