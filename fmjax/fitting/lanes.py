@@ -18,6 +18,7 @@ from fmjax.fitting.objective import (
     PriorPull,
     Rows,
     bounds,
+    cut_by_set,
     exponent_grid,
     model,
     starts_of_one,
@@ -263,29 +264,40 @@ class _Runner:
     """Runs chunks of lanes on the local devices, each in a thread of its own, or on the workers of a cluster."""
 
     def __init__(
-        self, law: Law, rows: Rows, jobs: Jobs, objective: Objective, residual: str, size: int | None = None
+        self,
+        law: Law,
+        rows: Rows,
+        jobs: Jobs,
+        objective: Objective,
+        residual: str,
+        size: int | None = None,
+        each: bool | None = None,
     ) -> None:
         if objective.prior is not None:
             objective = objective._replace(prior=objective.prior.each(len(jobs.start)))
         self.law, self.jobs, self.objective, self.residual = law, jobs, objective, residual
         self.devices, self.sets = workers(), np.asarray(jobs.set)
-        self.apart = self.sets if jobs.effects_set is None else np.asarray(jobs.effects_set)
-        # A chunk is handed the losses of its lanes, and one set of effects: that of all lanes, or on a CPU its own. So
-        # the number of sets is in no shape: fits, fits without each run, bootstrap samples and choices of options of
-        # one law take one program. An accelerator takes lanes of many sets at once.
-        alone = all(len(values) == 1 for values in rows.effects.values())
-        self.splits = not alone and jax.default_backend() == "cpu"
-        self.losses = np.asarray(rows.loss) if alone or self.splits else None
-        if not self.splits and jobs.effects_set is not None:
-            rows = rows._replace(effects={key: value[self.apart] for key, value in rows.effects.items()})
-        self.all_rows = rows
-        together = int(np.bincount(self.apart).max()) if self.splits else len(jobs.start)
+        self.shared = shared = all(len(x) == 1 for x in rows.effects.values())
+        on_cpu = jax.default_backend() == "cpu"
+        told = self.sets if jobs.effects_set is None else np.asarray(jobs.effects_set)
+        self.effects_sets = np.zeros_like(told) if shared else told
+        # A chunk is handed the losses of its lanes, and their effects: on a CPU those of each lane where they are few
+        # numbers, else one set, which all lanes of the chunk have. So the number of sets is in no shape. A fit, fits
+        # without each run, bootstrap samples and choices of options of one law take one program. An accelerator takes
+        # lanes of many sets at once.
+        few = not shared or len(jobs.start) <= MANY_LANES
+        self.each = on_cpu and rows.is_narrow and few if each is None else each
+        self.split = on_cpu and not shared and not self.each
+        if not (on_cpu or shared) and jobs.effects_set is not None:
+            rows = rows._replace(effects={key: x[told] for key, x in rows.effects.items()})
+        self.rows = jax.tree.map(np.asarray, rows)
+        self.by_device: dict[jax.Device, Rows] = {}
+        if not (self.each or self.split):
+            kept = rows._replace(loss=self.rows.loss[:1]) if shared else rows
+            self.by_device = {device: jax.device_put(kept, device) for device in set(self.devices)}
+        together = int(np.bincount(self.effects_sets).max()) if self.split else len(jobs.start)
         self.block = _block_lanes(together, rows.loss.shape[1])
         self.size = size or self.block * CHUNK_BLOCKS
-        if not self.splits:
-            shared = rows if self.losses is None else rows._replace(loss=self.losses[:1])
-            placed = {device: jax.device_put(shared, device) for device in set(self.devices)}
-            self.rows = [placed[device] for device in self.devices]
 
     @classmethod
     def of(cls, law: Law, rows: Rows, jobs: Jobs, objective: Objective, residual: str) -> "_Runner":
@@ -303,7 +315,7 @@ class _Runner:
         self, active: np.ndarray, start: np.ndarray, limit: int, client: "Client | None" = None
     ) -> Iterator[tuple[np.ndarray, Lanes]]:
         """Yields (lane indices, outcomes) chunk by chunk."""
-        if client is not None and len(start) * self.all_rows.loss.shape[1] > _block_elements():
+        if client is not None and len(start) * self.rows.loss.shape[1] > _block_elements():
             yield from self._run_on(OnDask(client), active, start, limit)
             return
         blocks = -(-active.size // self.block)
@@ -312,22 +324,22 @@ class _Runner:
 
     def _cut(self, active: np.ndarray, lanes: int) -> list[np.ndarray]:
         """Lanes in chunks of at most so many, of one set each where chunks take one set."""
-        sets = self.apart[active]
-        apart = [active[sets == one] for one in np.unique(sets)] if self.splits else [active]
-        return [own[i : i + lanes] for own in apart for i in range(0, own.size, lanes)]
+        return cut_by_set(active, self.effects_sets if self.split else np.zeros_like(self.sets), lanes)
 
     def _run_on(
         self, cluster: OnDask, active: np.ndarray, start: np.ndarray, limit: int
     ) -> Iterator[tuple[np.ndarray, Lanes]]:
         """The same on a cluster. Chunks are as small as can be; their blocks, and so their bytes, are those of here."""
-        rows, prior = jax.tree.map(np.asarray, self.all_rows), self.objective.prior
+        prior = self.objective.prior
         chunks = self._cut(active, self.block)
-        weights, apart = np.asarray(self.jobs.weights_of(active)), self.apart[active] if self.splits else None
-        jobs = Jobs(self.sets[active], weights, start[active], apart)
+        weights = np.asarray(self.jobs.weights_of(active))
+        jobs = Jobs(self.sets[active], weights, start[active], self.effects_sets[active])
         prior = None if prior is None else jax.tree.map(lambda x: np.asarray(x)[active], prior)
         x64 = jnp.result_type(float) == jnp.float64
         objective, places = self.objective._replace(prior=prior), [np.searchsorted(active, chunk) for chunk in chunks]
-        work = LaneChunks(self.law, rows, jobs, objective, self.residual, int(limit), self.block, x64, places)
+        work = LaneChunks(
+            self.law, self.rows, jobs, objective, self.residual, int(limit), self.block, self.each, x64, places
+        )
         for number, values in cluster.results(work, range(len(chunks))):
             yield chunks[number], values
 
@@ -357,16 +369,15 @@ class _Runner:
 
     def _rows_of(self, lanes: np.ndarray, worker: int) -> tuple[Rows, np.ndarray]:
         """Rows of lanes, and the set of each among them."""
-        sets = self.sets[lanes]
-        if self.losses is None:
-            return self.rows[worker], sets
-        losses = self.losses[sets if len(self.losses) > 1 else np.zeros(lanes.size, int)]
-        if self.splits:
-            one = self.apart[lanes[:1]]
-            effects = {key: x if len(x) == 1 else x[one] for key, x in self.all_rows.effects.items()}
-        else:
-            effects = self.rows[worker].effects
-        return Rows(*jax.device_put((effects, losses), self.devices[worker])), np.arange(lanes.size)
+        sets, device = self.sets[lanes], self.devices[worker]
+        if self.each or self.split:
+            given = self.rows.handed(sets, self.effects_sets[lanes], each=self.each)
+            return jax.device_put(given, device), np.arange(lanes.size)
+        kept = self.by_device[device]
+        if not self.shared:
+            return kept, sets
+        losses = self.rows.handed(sets, sets, each=False).loss
+        return kept._replace(loss=jax.device_put(losses, device)), np.arange(lanes.size)
 
 
 class LaneChunks(NamedTuple):
@@ -380,6 +391,8 @@ class LaneChunks(NamedTuple):
     residual: str
     limit: int
     size: int
+    each: bool
+    """Whether each lane is handed its own effects."""
     x64: bool
     chunks: Sequence[np.ndarray]
     """Lanes of each."""
@@ -387,7 +400,7 @@ class LaneChunks(NamedTuple):
     def results(self, numbers: Iterable[int]) -> Iterator[Lanes]:
         """The outcome of each chunk, in the given order, on all devices of this process."""
         with jax.enable_x64(self.x64):
-            runner = _Runner(self.law, self.rows, self.jobs, self.objective, self.residual, self.size)
+            runner = _Runner(self.law, self.rows, self.jobs, self.objective, self.residual, self.size, self.each)
             chunks = [self.chunks[number] for number in numbers]
             found = [values for _, values in runner.run_chunks(chunks, self.jobs.start, self.limit)]
         yield from found
