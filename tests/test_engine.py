@@ -15,10 +15,10 @@ from synthetic import DECAY, SAME_FIT, TRUTH, curve, runs, schedules
 from fmjax.curves.manifest import load_runs
 from fmjax.fitting import lanes
 from fmjax.fitting.fits import fit, predict
-from fmjax.fitting.objective import closed_form_starts
 from fmjax.fitting.objective import value as objective_value
 from fmjax.fitting.options import FitOptions
 from fmjax.fitting.problem import END_SHARE, prepare
+from fmjax.fitting.starts import closed_form_starts
 from fmjax.laws import LRAnnealing, make_law
 
 LAW = LRAnnealing(decay=DECAY)

@@ -9,9 +9,9 @@ from scipy import optimize
 from synthetic import DECAY, TRUTH, runs
 
 from fmjax.fitting import lanes
-from fmjax.fitting.objective import closed_form_starts
 from fmjax.fitting.options import FitOptions
 from fmjax.fitting.problem import prepare
+from fmjax.fitting.starts import closed_form_starts
 from fmjax.laws import LRAnnealing
 
 LAW = LRAnnealing(decay=DECAY, warmup="as-scheduled")  # from all the far starts its losses are above zero

@@ -5,8 +5,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fmjax._devices import once_compiled
 from fmjax.curves.loss_curve import bucket
-from fmjax.fitting.objective import LEAST_ROWS, bounds, linearise
+from fmjax.fitting.chunk_rows import PADDED_ROWS
+from fmjax.fitting.objective import bounds, linearise
 from fmjax.fitting.priors import LawPrior, LearnedExponent
 from fmjax.fitting.problem import Problem
 from fmjax.fitting.row_effects import batch_effects
@@ -25,8 +27,9 @@ def _relative_slopes(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
 def slopes_of_log(law: Law, effects: Row, vector: np.ndarray) -> np.ndarray:
     """Derivatives ``[parameters, rows]`` of the log of predicted losses at rows with effects ``[rows]``."""
     count = len(effects["log_N"])
-    row = np.minimum(np.arange(max(bucket(count), LEAST_ROWS)), count - 1)
-    return np.asarray(_relative_slopes(law, {key: np.asarray(x)[row] for key, x in effects.items()}, vector))[:, :count]
+    row = np.minimum(np.arange(max(bucket(count), PADDED_ROWS)), count - 1)
+    here = {key: np.asarray(x)[row] for key, x in effects.items()}
+    return np.asarray(once_compiled(_relative_slopes, law, here, vector))[:, :count]
 
 
 class Evidence(NamedTuple):

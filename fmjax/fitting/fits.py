@@ -18,13 +18,14 @@ from fmjax.fitting import lanes, metrics
 from fmjax.fitting.anneal_reach import FORESEEN, anneal_spread
 from fmjax.fitting.evidence import Evidence
 from fmjax.fitting.fitted_runs import FittedRuns
-from fmjax.fitting.objective import Objective, PriorPull, bounds, closed_form_starts, exponent_grid
+from fmjax.fitting.objective import Objective, PriorPull, bounds, exponent_grid
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
 from fmjax.fitting.priors import LawPrior, Priors, found_scale, least_scale
 from fmjax.fitting.problem import Problem, predict_batch, predict_each, prepare, with_rows
 from fmjax.fitting.records import Evaluation, FitResult, FittedRange, RunMetrics
 from fmjax.fitting.row_effects import batch_effects
 from fmjax.fitting.shared_noise import Residuals, WithoutShared, each_without_shared
+from fmjax.fitting.starts import closed_form_starts
 from fmjax.laws import Law
 from fmjax.schedules.batch_stages import batch_sizes
 

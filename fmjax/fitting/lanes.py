@@ -10,20 +10,11 @@ import numpy as np
 import optax
 
 from fmjax._dask import OnDask
-from fmjax._devices import Pool, workers
+from fmjax._devices import Pool, once_compiled, workers
 from fmjax._types import Array, Dtype
+from fmjax.fitting.chunk_rows import MANY_LANES, ChunkRows, widened, widened_weights
 from fmjax.fitting.newton import DampedNewtonState, damped_newton
-from fmjax.fitting.objective import (
-    Objective,
-    PriorPull,
-    Rows,
-    bounds,
-    cut_by_set,
-    exponent_grid,
-    model,
-    starts_of_one,
-    widened_weights,
-)
+from fmjax.fitting.objective import Objective, PriorPull, Rows, bounds, exponent_grid, model, starts_of_one
 from fmjax.laws import Law
 
 if TYPE_CHECKING:
@@ -101,9 +92,6 @@ bounded by this, whatever the number of lanes."""
 
 FEW_LANES = 8
 """Lanes for which blocks are made where there are fewer: one fit takes the program of several."""
-
-MANY_LANES = 256
-"""Lanes up to which rows are padded to ``LEAST_ROWS``: of more, the time of fits counts for more than a program."""
 
 FIRST_ROUND = 12
 """Evaluations after which the lanes still running are gathered into new blocks."""
@@ -276,35 +264,18 @@ class _Runner:
         if objective.prior is not None:
             objective = objective._replace(prior=objective.prior.each(len(jobs.start)))
         self.law, self.jobs, self.objective, self.residual = law, jobs, objective, residual
-        self.devices, self.sets = workers(), np.asarray(jobs.set)
-        self.shared = shared = all(len(x) == 1 for x in rows.effects.values())
-        on_cpu = jax.default_backend() == "cpu"
-        told = self.sets if jobs.effects_set is None else np.asarray(jobs.effects_set)
-        self.effects_sets = np.zeros_like(told) if shared else told
-        # A chunk is handed the losses of its lanes, and their effects: on a CPU those of each lane where they are few
-        # numbers, else one set, which all lanes of the chunk have. So the number of sets is in no shape. A fit, fits
-        # without each run, bootstrap samples and choices of options of one law take one program. An accelerator takes
-        # lanes of many sets at once.
-        few = not shared or len(jobs.start) <= MANY_LANES
-        self.each = on_cpu and rows.is_narrow and few if each is None else each
-        self.split = on_cpu and not shared and not self.each
-        if not (on_cpu or shared) and jobs.effects_set is not None:
-            rows = rows._replace(effects={key: x[told] for key, x in rows.effects.items()})
-        self.rows = jax.tree.map(np.asarray, rows)
-        self.by_device: dict[jax.Device, Rows] = {}
-        if not (self.each or self.split):
-            kept = rows._replace(loss=self.rows.loss[:1]) if shared else rows
-            self.by_device = {device: jax.device_put(kept, device) for device in set(self.devices)}
-        together = int(np.bincount(self.effects_sets).max()) if self.split else len(jobs.start)
-        self.block = _block_lanes(together, rows.loss.shape[1])
+        effects_sets = None if jobs.effects_set is None else np.asarray(jobs.effects_set)
+        self.devices = workers()
+        self.rows = ChunkRows(rows, np.asarray(jobs.set), effects_sets, self.devices, each)
+        self.block = _block_lanes(self.rows.together, rows.loss.shape[1])
         self.size = size or self.block * CHUNK_BLOCKS
 
     @classmethod
     def of(cls, law: Law, rows: Rows, jobs: Jobs, objective: Objective, residual: str) -> "_Runner":
-        """A runner of lanes; where there are few, their rows are ``widened``."""
+        """A runner of lanes; where there are few, their rows are widened."""
         if len(jobs.start) <= MANY_LANES:
             jobs = jobs._replace(weights=lambda index, of=jobs: widened_weights(of.weights_of(index)))
-            rows = rows.widened
+            rows = widened(rows)
         return cls(law, rows, jobs, objective, residual)
 
     def compile(self, start: np.ndarray) -> None:
@@ -315,30 +286,26 @@ class _Runner:
         self, active: np.ndarray, start: np.ndarray, limit: int, client: "Client | None" = None
     ) -> Iterator[tuple[np.ndarray, Lanes]]:
         """Yields (lane indices, outcomes) chunk by chunk."""
-        if client is not None and len(start) * self.rows.loss.shape[1] > _block_elements():
+        if client is not None and len(start) * self.rows.all.loss.shape[1] > _block_elements():
             yield from self._run_on(OnDask(client), active, start, limit)
             return
         blocks = -(-active.size // self.block)
         lanes = self.block * min(CHUNK_BLOCKS, -(-blocks // len(self.devices)))  # few lanes go to all devices too
-        yield from self.run_chunks(self._cut(active, lanes), start, limit)
-
-    def _cut(self, active: np.ndarray, lanes: int) -> list[np.ndarray]:
-        """Lanes in chunks of at most so many, of one set each where chunks take one set."""
-        return cut_by_set(active, self.effects_sets if self.split else np.zeros_like(self.sets), lanes)
+        yield from self.run_chunks(self.rows.cut(active, lanes), start, limit)
 
     def _run_on(
         self, cluster: OnDask, active: np.ndarray, start: np.ndarray, limit: int
     ) -> Iterator[tuple[np.ndarray, Lanes]]:
         """The same on a cluster. Chunks are as small as can be; their blocks, and so their bytes, are those of here."""
         prior = self.objective.prior
-        chunks = self._cut(active, self.block)
+        chunks = self.rows.cut(active, self.block)
         weights = np.asarray(self.jobs.weights_of(active))
-        jobs = Jobs(self.sets[active], weights, start[active], self.effects_sets[active])
+        jobs = Jobs(self.rows.sets[active], weights, start[active], self.rows.effects_sets[active])
         prior = None if prior is None else jax.tree.map(lambda x: np.asarray(x)[active], prior)
         x64 = jnp.result_type(float) == jnp.float64
         objective, places = self.objective._replace(prior=prior), [np.searchsorted(active, chunk) for chunk in chunks]
         work = LaneChunks(
-            self.law, self.rows, jobs, objective, self.residual, int(limit), self.block, self.each, x64, places
+            self.law, self.rows, jobs, objective, self.residual, int(limit), self.block, self.rows.each, x64, places
         )
         for number, values in cluster.results(work, range(len(chunks))):
             yield chunks[number], values
@@ -358,26 +325,15 @@ class _Runner:
     def _chunk(self, index: np.ndarray, start: np.ndarray, limit: int, worker: int) -> Lanes:
         own = index if index.size else np.zeros(1, int)
         padded, weights = np.resize(own, self.size), self.jobs.weights_of(own)
-        rows, sets = self._rows_of(padded, worker)
+        rows, sets = self.rows.of(padded, worker)
         jobs = Jobs(sets, np.resize(weights, (self.size, weights.shape[1])), start[padded])
         prior = None if self.objective.prior is None else jax.tree.map(lambda x: x[padded], self.objective.prior)
         live = np.arange(self.size) < index.size
         jobs, live, prior = jax.device_put((jobs, live, prior), self.devices[worker])
         objective = self.objective._replace(prior=prior)
-        found = _minimise(self.law, rows, jobs, live, objective, np.int32(limit), residual=self.residual)
+        given = self.law, rows, jobs, live, objective, np.int32(limit)
+        found = once_compiled(_minimise, *given, residual=self.residual)
         return jax.tree.map(lambda x: np.asarray(x)[: index.size], found)
-
-    def _rows_of(self, lanes: np.ndarray, worker: int) -> tuple[Rows, np.ndarray]:
-        """Rows of lanes, and the set of each among them."""
-        sets, device = self.sets[lanes], self.devices[worker]
-        if self.each or self.split:
-            given = self.rows.handed(sets, self.effects_sets[lanes], each=self.each)
-            return jax.device_put(given, device), np.arange(lanes.size)
-        kept = self.by_device[device]
-        if not self.shared:
-            return kept, sets
-        losses = self.rows.handed(sets, sets, each=False).loss
-        return kept._replace(loss=jax.device_put(losses, device)), np.arange(lanes.size)
 
 
 class LaneChunks(NamedTuple):

@@ -1,29 +1,16 @@
 """The objective of one lane: weighted Huber losses of a law's residuals, their slopes, and exact starts."""
 
 import itertools
-import math
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from numpy.typing import ArrayLike
 
-from fmjax._devices import Pool
 from fmjax._types import Array, Real
 from fmjax.fitting.newton import Curvature, bounded_step, solve
 from fmjax.laws import Law, Row
-
-LEAST_ROWS = 1024
-"""Rows that those of small fits are padded to, so that all of them take one program."""
-
-FEW_NUMBERS = 16
-"""Numbers of a row, of all effects, up to which lanes are handed their effects one by one."""
-
-PROBLEMS = 16
-"""Problems whose starts are found in one call, at most."""
 
 
 class Rows(NamedTuple):
@@ -40,44 +27,6 @@ class Rows(NamedTuple):
     def of(self, index: Real) -> "Rows":
         """The rows ``[rows]`` of one set."""
         return jax.tree.map(lambda x: x[0] if len(x) == 1 else x[index], self)
-
-    @property
-    def is_narrow(self) -> bool:
-        """Whether a row has so few numbers that each lane may be handed its own effects."""
-        return sum(math.prod(np.shape(x)[2:]) for x in self.effects.values()) <= FEW_NUMBERS
-
-    def handed(self, sets: np.ndarray, effects_sets: np.ndarray, *, each: bool) -> "Rows":
-        """Losses of lanes of these sets, with the effects of each, or those of the first for all."""
-        chosen = effects_sets if each else effects_sets[:1]
-        return Rows({key: _sets_of(x, chosen) for key, x in self.effects.items()}, _sets_of(self.loss, sets))
-
-    @property
-    def widened(self) -> "Rows":
-        """The same with ``LEAST_ROWS`` at least; further rows repeat the last one."""
-        missing = LEAST_ROWS - np.shape(self.loss)[1]
-        return self if missing <= 0 else jax.tree.map(lambda x: _padded(x, missing, mode="edge"), self)
-
-
-def _sets_of(values: Array, sets: np.ndarray) -> Array:
-    return values[sets if len(values) > 1 else np.zeros(sets.size, int)]
-
-
-def cut_by_set(index: np.ndarray, sets: np.ndarray, most: int) -> list[np.ndarray]:
-    """Lanes in chunks of at most so many, all of one of the sets ``[lanes]``."""
-    own = sets[index]
-    apart = [index[own == one] for one in np.unique(own)]
-    return [of[i : i + most] for of in apart for i in range(0, of.size, most)]
-
-
-def widened_weights(weights: Array) -> Array:
-    """Weights ``[lanes, rows]`` of ``Rows.widened``; further rows weigh nothing."""
-    missing = LEAST_ROWS - weights.shape[1]
-    return weights if missing <= 0 else _padded(weights, missing)
-
-
-def _padded(values: Array, missing: int, mode: Literal["edge", "constant"] = "constant") -> np.ndarray:
-    """Values ``[..., rows, ...]`` with further rows along their second axis."""
-    return np.pad(values, [(0, 0), (0, missing), *[(0, 0)] * (np.ndim(values) - 2)], mode=mode)
 
 
 class PriorPull(NamedTuple):
@@ -268,72 +217,3 @@ def starts_of_one(
 
     params, values = jax.vmap(start)(exponents)
     return params[jnp.argsort(jnp.where(jnp.isfinite(values), values, jnp.inf))]
-
-
-@partial(jax.jit, static_argnames="residual")
-def _starts_of_some(
-    law: Law,
-    rows: Rows,
-    weights: jax.Array,
-    objective: Objective,
-    exponents: jax.Array,
-    count: jax.Array,
-    *,
-    residual: str,
-) -> jax.Array:
-    """``[problems, grid, parameters]`` of the first ``count`` problems."""
-
-    def add(problem: jax.Array, found: jax.Array) -> jax.Array:
-        own = objective._replace(prior=jax.tree.map(lambda x: x[problem], objective.prior))
-        starts = starts_of_one(law, rows.of(problem), weights[problem], own, exponents, residual=residual)
-        return found.at[problem].set(starts)
-
-    shape = len(weights), len(exponents), len(law.parameters)
-    return jax.lax.fori_loop(0, count, add, jnp.zeros(shape, weights.dtype))
-
-
-def closed_form_starts(
-    law: Law,
-    rows: Rows,
-    sets: ArrayLike,
-    weights: Array,
-    objective: Objective,
-    exponents: np.ndarray,
-    *,
-    residual: str,
-    keep: int,
-) -> np.ndarray:
-    """The best closed-form starts over a grid of exponents, for each problem (a set of rows with weights).
-
-    Problems are computed some at a time, on all cores, so that their number and that of the sets are in no shape: one
-    program for all fits of a law.
-
-    Args:
-      law: the law.
-      rows: sets of rows.
-      sets: ``[problems]`` which set.
-      weights: ``[problems, rows]`` weight of each row.
-      objective: as for ``minimise``; a prior has one centre and stiffness a problem.
-      exponents: ``[grid, exponents]``.
-      residual: as for ``minimise``.
-      keep: starts to return for each problem.
-
-    Returns:
-      ``[problems, keep, parameters]``, best first; fewer where the grid is smaller.
-    """
-    rows, weights, sets, each = rows.widened, widened_weights(weights), np.asarray(sets), rows.is_narrow
-
-    def starts(problems: np.ndarray, _: int = 0) -> np.ndarray:
-        padded = np.resize(problems, PROBLEMS)
-        own = objective._replace(prior=jax.tree.map(lambda x: x[padded], objective.prior))
-        given = rows.handed(sets[padded], sets[padded], each=each), np.asarray(weights)[padded], own, exponents
-        return np.asarray(_starts_of_some(law, *given, np.int32(problems.size), residual=residual))[: problems.size]
-
-    with Pool(x64=jnp.result_type(float) == jnp.float64) as pool:
-        most = min(PROBLEMS, -(-len(weights) // len(pool.devices)))
-        first, *others = cut_by_set(np.arange(len(weights)), np.zeros_like(sets) if each else sets, most)
-        done = starts(first)  # compiles once, before the threads need it
-        waiting = [pool.submit(partial(starts, problems)) for problems in others]
-        found = np.concatenate([done, *(one.result() for one in waiting)])
-    order = np.concatenate([first, *others])
-    return found[np.argsort(order), :keep]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fmjax._checks import positive, require, whole
+from fmjax._devices import once_compiled
 from fmjax.curves.divergence import without_diverged
 from fmjax.curves.loss_curve import CurveBatch, LossCurve, bucket, pad
 from fmjax.fitting.objective import Rows
@@ -82,7 +83,7 @@ def predict_pairs(law: Law, effects: Row, vectors: ArrayLike, row: np.ndarray, v
     for begin in range(0, row.size, ROWS_AT_ONCE):
         pair = np.minimum(np.arange(begin, begin + ROWS_AT_ONCE), row.size - 1)
         here = {key: np.asarray(value)[row[pair]] for key, value in effects.items()}
-        found.append(np.asarray(_predict(law, here, vectors[vector[pair]])))
+        found.append(np.asarray(once_compiled(_predict, law, here, vectors[vector[pair]])))
     return np.concatenate(found)[: row.size]
 
 

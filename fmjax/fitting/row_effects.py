@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax._checks import choose
+from fmjax._devices import once_compiled
 from fmjax._types import Array
 from fmjax.curves.loss_curve import CurveBatch, bucket
 from fmjax.effects.weighted import PANEL_NODES, WeightedUpdates, Within
@@ -54,7 +55,7 @@ class RowUpdates(NamedTuple):
 
     def effects(self, law: Law) -> dict[str, np.ndarray]:
         """The law's effects at every row of the batch, ``[runs, rows]`` each."""
-        parts = [jax.tree.map(np.asarray, _effects(as_counted(law), part)) for part in self.parts]
+        parts = [jax.tree.map(np.asarray, once_compiled(_effects, as_counted(law), part)) for part in self.parts]
         flat = {key: np.concatenate([_flat(part[key]) for part in parts]) for key in parts[0]}
         return {key: values[self.places] for key, values in flat.items()}
 

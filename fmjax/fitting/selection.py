@@ -20,12 +20,13 @@ from fmjax._names import CRITERIA
 from fmjax.curves.loss_curve import LossCurve, bucket
 from fmjax.fitting import lanes
 from fmjax.fitting.fits import evaluate
-from fmjax.fitting.objective import Objective, Rows, closed_form_starts, exponent_grid, value
+from fmjax.fitting.objective import Objective, Rows, exponent_grid, value
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
 from fmjax.fitting.problem import Problem, prepare, with_rows
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import leave_one_out_groups
 from fmjax.fitting.row_effects import LikeRuns, RowUpdates, as_counted, effects_of, in_batch_order, of_runs
+from fmjax.fitting.starts import closed_form_starts
 from fmjax.laws import Law, Option, Row, check_options
 
 ROLLOUT = 0.6

@@ -1,12 +1,14 @@
 """Laws fitted to groups of runs and again without each, and how they compare on the runs left out."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from fmjax._checks import require
 from fmjax._devices import beside
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fits import fit_groups, with_measured_runs
@@ -125,13 +127,32 @@ def law_fits(
     used = np.any(list(groups.values()), axis=0)
     curves = [curve for curve, is_used in zip(curves, used, strict=True) if is_used]
     masks = {peak: group[used] for peak, group in groups.items()}
-    fits_of = partial(_fits_of, curves=curves, groups=masks, options=options, progress=progress)
-    if options.client is None:  # XLA compiles what one law needs while another is traced or fitted
-        others = [beside(partial(fits_of, law)) for law in laws[1:]]
-        each = [fits_of(laws[0]), *(other.result() for other in others)]
+    fits_of = partial(_fits_of, curves=curves, groups=masks, options=options)
+    if options.client is None:
+        each = _beside_each_other(fits_of, laws, progress)
     else:
-        each = [fits_of(law) for law in laws]
+        each = [fits_of(law, progress=progress) for law in laws]
     return {peak: [of_law[place] for of_law in each] for place, peak in enumerate(masks)}
+
+
+def _beside_each_other(
+    fits_of: Callable[..., list[LawFit]], laws: Sequence[Law | str], progress: Callable[[str], None]
+) -> list[list[LawFit]]:
+    """The fits of each law: XLA compiles what one needs while another is traced or fitted.
+
+    Where one fails, or Ctrl-C is pressed, the others end at their next stage.
+    """
+    ended = threading.Event()
+
+    def told(stage: str) -> None:
+        require(not ended.is_set(), "the fits of another law have failed")
+        progress(stage)
+
+    others = [beside(partial(fits_of, law, progress=told)) for law in laws[1:]]
+    try:
+        return [fits_of(laws[0], progress=progress), *(other.result() for other in others)]
+    finally:
+        ended.set()
 
 
 def _fits_of(
