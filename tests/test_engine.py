@@ -55,7 +55,7 @@ def jobs():
 
 def minimise(rows, jobs, which=slice(None), **options):
     with jax.enable_x64(True):
-        return lanes.minimise(LAW, rows, lanes.Jobs(*(x[which] for x in jobs)), **options)
+        return lanes.minimise(LAW, rows, jax.tree.map(lambda x: x[which], jobs), **options)
 
 
 @pytest.fixture(scope="module")

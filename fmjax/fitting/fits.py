@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import numpy as np
@@ -150,9 +149,8 @@ def _fit_under(problem: Problem, groups: np.ndarray, options: FitOptions, prior:
     keep = whole(options.starts, "starts", least=1)
     grid = exponent_grid(law)
     scale, each = least_scale(weights, run), min(keep, len(grid))
-    lane_weights = partial(_repeated, weights, each)
     shape = len(groups) * each, len(law.parameters)
-    jobs = lanes.Jobs(np.zeros(shape[0], int), lane_weights, np.zeros(shape, rows.loss.dtype))
+    jobs = lanes.Jobs(np.zeros(shape[0], int), lambda i: weights[i // each], np.zeros(shape, rows.loss.dtype))
 
     def pulled(scale: np.ndarray) -> Objective:
         return objective._replace(prior=prior.pull(scale))
@@ -182,11 +180,6 @@ def _fit_under(problem: Problem, groups: np.ndarray, options: FitOptions, prior:
     return [
         _summarise(law, options, own, known, weights[g], prior, float(scale[g])) for g, own in enumerate(each_group)
     ]
-
-
-def _repeated(weights: np.ndarray, each: int, lanes: np.ndarray) -> np.ndarray:
-    """Weights of lanes, so many a group of ``weights[groups, rows]``."""
-    return weights[lanes // each]
 
 
 def _by_group(found: lanes.Lanes, groups: int) -> list[lanes.Lanes]:

@@ -305,7 +305,7 @@ class _Runner:
         x64 = jnp.result_type(float) == jnp.float64
         objective, places = self.objective._replace(prior=prior), [np.searchsorted(active, chunk) for chunk in chunks]
         work = LaneChunks(
-            self.law, self.rows, jobs, objective, self.residual, int(limit), self.block, self.rows.each, x64, places
+            self.law, self.rows.all, jobs, objective, self.residual, int(limit), self.block, self.rows.each, x64, places
         )
         for number, values in cluster.results(work, range(len(chunks))):
             yield chunks[number], values
