@@ -29,10 +29,11 @@ import fmjax
 from fmjax.curves import manifest
 from fmjax.fitting import lanes
 from fmjax.fitting.fits import fit_groups
-from fmjax.fitting.objective import Objective, Rows, bounds, closed_form_starts, exponent_grid
+from fmjax.fitting.objective import Objective, Rows, bounds, exponent_grid
 from fmjax.fitting.objective import value as objective_value
 from fmjax.fitting.options import FitOptions
 from fmjax.fitting.problem import prepare
+from fmjax.fitting.starts import closed_form_starts
 
 BLOCK = 10
 """Successive rows that share a bootstrap weight."""

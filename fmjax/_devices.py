@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
@@ -15,7 +16,8 @@ Outcome = TypeVar("Outcome")
 _own_cores: int | None = None
 
 _compiled: set[Hashable] = set()
-_compiling = threading.Lock()
+_locks: dict[Hashable, threading.Lock] = {}
+_adding = threading.Lock()
 
 
 def use_cores(count: int) -> None:
@@ -105,15 +107,49 @@ class Pool:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
+def beside(call: Callable[[], Outcome]) -> "Future[Outcome]":
+    """Has a thread of its own run a call, in the precision of this one, beside what follows.
+
+    For calls whose result this process would wait for anyway, above all those that compile: XLA needs no Python then.
+    """
+    x64, found = jnp.result_type(float) == jnp.float64, Future[Outcome]()
+
+    def work() -> None:
+        try:
+            with jax.enable_x64(x64):
+                found.set_result(call())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=work).start()
+    return found
+
+
+def once_compiled(jitted: Callable[..., Outcome], *args: Any, **static: Hashable) -> Outcome:
+    """Calls a jitted function of pytrees; threads that need the same program wait for the first of them.
+
+    Args:
+      jitted: the function, or what stands for it.
+      args: its arguments, pytrees of arrays and numbers.
+      static: its static arguments.
+    """
+    leaves, structure = jax.tree.flatten(args)
+    shapes = tuple((np.shape(x), getattr(x, "dtype", type(x))) for x in leaves)
+    program = (jitted, structure, shapes, tuple(static.items()), jnp.result_type(float))
+    return _once_compiled(program, lambda: jitted(*args, **static))
+
+
 def _once_compiled(program: Hashable, call: Callable[[], Outcome]) -> Outcome:
     """Runs a call; of several that need a program nobody has compiled yet, one runs first and the others wait.
 
-    Threads that meet the same new program at once would each compile it, as JAX fills its cache only at the end. The
-    lock is for that first call alone: whoever waited for it looks again, finds the program compiled, and runs outside
-    the lock, beside the others.
+    Threads that meet the same new program at once would each compile it, as JAX fills its cache only at the end. A
+    program's lock is for that first call alone: whoever waited for it looks again, finds the program compiled, and runs
+    outside the lock, beside the others. Different programs are compiled side by side.
     """
     if program not in _compiled:
-        with _compiling:
+        with _adding:
+            lock = _locks.setdefault(program, threading.Lock())
+        with lock:
             if program not in _compiled:
                 found = call()
                 _compiled.add(program)

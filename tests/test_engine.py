@@ -18,6 +18,7 @@ from fmjax.fitting.fits import fit, predict
 from fmjax.fitting.objective import value as objective_value
 from fmjax.fitting.options import FitOptions
 from fmjax.fitting.problem import END_SHARE, prepare
+from fmjax.fitting.starts import closed_form_starts
 from fmjax.laws import LRAnnealing, make_law
 
 LAW = LRAnnealing(decay=DECAY)
@@ -54,7 +55,7 @@ def jobs():
 
 def minimise(rows, jobs, which=slice(None), **options):
     with jax.enable_x64(True):
-        return lanes.minimise(LAW, rows, lanes.Jobs(*(x[which] for x in jobs)), **options)
+        return lanes.minimise(LAW, rows, jax.tree.map(lambda x: x[which], jobs), **options)
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +343,7 @@ def test_float32_comes_near_the_golden_objectives(shared, name):
     small = jax.tree.map(lambda x: x.astype(np.float32), (rows, weights))
     sets, grid, objective = np.arange(len(records)), lanes.exponent_grid(law).astype(np.float32), lanes.Objective()
     with jax.enable_x64(False):
-        starts = lanes.closed_form_starts(law, small[0], sets, small[1], objective, grid, residual="log", keep=8)
+        starts = closed_form_starts(law, small[0], sets, small[1], objective, grid, residual="log", keep=8)
         start = np.asarray(starts).reshape(-1, starts.shape[2])
         found = lanes.minimise(law, small[0], lanes.Jobs(np.repeat(sets, 8), lambda i: small[1][i // 8], start))
     assert found.params.dtype == found.objective.dtype == np.float32

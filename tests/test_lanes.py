@@ -11,6 +11,7 @@ from synthetic import DECAY, TRUTH, runs
 from fmjax.fitting import lanes
 from fmjax.fitting.options import FitOptions
 from fmjax.fitting.problem import prepare
+from fmjax.fitting.starts import closed_form_starts
 from fmjax.laws import LRAnnealing
 
 LAW = LRAnnealing(decay=DECAY, warmup="as-scheduled")  # from all the far starts its losses are above zero
@@ -208,7 +209,7 @@ def test_closed_form_starts_solve_least_squares(rows):
     grid = lanes.exponent_grid(LAW)
     with jax.enable_x64(True):
         found = np.asarray(
-            lanes.closed_form_starts(
+            closed_form_starts(
                 LAW, rows, np.zeros(1, int), np.ones((1, 120)), lanes.Objective(), grid, residual="log", keep=8
             )
         )

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fmjax.curves.loss_curve import LossCurve, pad
-from fmjax.fitting.evidence import Evidence, relative_slopes
+from fmjax.fitting.evidence import Evidence, slopes_of_log
 from fmjax.fitting.priors import LawPrior
 from fmjax.fitting.problem import Problem
 from fmjax.fitting.records import FitResult
@@ -52,10 +52,10 @@ def anneal_spread(problem: Problem, group: np.ndarray, fit: FitResult) -> float:
     runs = [curve for curve, is_in in zip(problem.curves, group, strict=True) if is_in]
     ends = {name: values[:, -1] for name, values in batch_effects(law, pad(anneals_of(runs))).items()}
     weights = problem.row_weights(group)
-    slopes = np.asarray(relative_slopes(law, Evidence.of(problem, group).effects, vector))
+    slopes = slopes_of_log(law, Evidence.of(problem, group).effects, vector)
     stiffness = LawPrior.of_fit(law, fit.prior).pulling(np.ones(1)).stiffness[0]
     root = _root(law, slopes, weights / fit.scale, stiffness)
-    return float(np.sqrt(np.sum((np.asarray(relative_slopes(law, ends, vector)).T @ root) ** 2, axis=1).max()))
+    return float(np.sqrt(np.sum((slopes_of_log(law, ends, vector).T @ root) ** 2, axis=1).max()))
 
 
 def spread_coefficients(
@@ -70,7 +70,7 @@ def spread_coefficients(
     effects, weights = problem.rows(group).of(0).effects, problem.row_weights(group) / fit.scale
     found = params.copy()
     for own in found:
-        slopes = np.asarray(relative_slopes(law, effects, own))[:split]
+        slopes = slopes_of_log(law, effects, own)[:split]
         own[:split] += _root(law, slopes, weights) @ rng.standard_normal(split)
     return found
 

@@ -5,6 +5,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fmjax._devices import once_compiled
+from fmjax.curves.loss_curve import bucket
+from fmjax.fitting.chunk_rows import PADDED_ROWS
 from fmjax.fitting.objective import bounds, linearise
 from fmjax.fitting.priors import LawPrior, LearnedExponent
 from fmjax.fitting.problem import Problem
@@ -16,10 +19,17 @@ UNDETERMINED_BELOW = 1e-6
 
 
 @jax.jit
-def relative_slopes(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
-    """Derivatives ``[parameters, rows]`` of the log of predicted losses."""
+def _relative_slopes(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
     predicted, slopes = linearise(law, effects, vector)
     return slopes / predicted[None, :]
+
+
+def slopes_of_log(law: Law, effects: Row, vector: np.ndarray) -> np.ndarray:
+    """Derivatives ``[parameters, rows]`` of the log of predicted losses at rows with effects ``[rows]``."""
+    count = len(effects["log_N"])
+    row = np.minimum(np.arange(max(bucket(count), PADDED_ROWS)), count - 1)
+    here = {key: np.asarray(x)[row] for key, x in effects.items()}
+    return np.asarray(once_compiled(_relative_slopes, law, here, vector))[:, :count]
 
 
 class Evidence(NamedTuple):
@@ -40,6 +50,11 @@ class Evidence(NamedTuple):
         if problem.law.warmup == "as-scheduled":
             problem = problem._replace(effects=batch_effects(problem.law, problem.batch, warmup="as-peak"))
         return cls(problem.law, problem.rows(used).of(0).effects)
+
+    def compiled(self) -> "Evidence":
+        """The same, once the program that gives slopes is there."""
+        slopes_of_log(self.law, self.effects, np.ones(len(self.law.parameters)))
+        return self
 
     def undetermined(self, vector: np.ndarray, weights: np.ndarray) -> tuple[str, ...]:
         """Names of parameters that the rows of positive weight leave open at the point ``vector``."""
@@ -72,7 +87,7 @@ class Evidence(NamedTuple):
 
     def _slopes(self, vector: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """``[parameters, rows]`` derivatives of the log loss of rows of positive weight."""
-        return np.asarray(relative_slopes(self.law, self.effects, vector))[:, weights > 0]
+        return slopes_of_log(self.law, self.effects, vector)[:, weights > 0]
 
     def _of_prior(self, size: int) -> np.ndarray:
         """``[parameters, exponents]`` derivatives of the residuals that a prior adds."""

@@ -8,21 +8,23 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fmjax._checks import choose, known_options, positive, require, whole
+from fmjax._devices import beside
 from fmjax._names import RESIDUALS
-from fmjax.curves.loss_curve import LossCurve, bucket, pad
+from fmjax.curves.loss_curve import LossCurve, pad
 from fmjax.curves.row_noise import robust_size
 from fmjax.effects.weighted import rate_span
 from fmjax.fitting import lanes, metrics
 from fmjax.fitting.anneal_reach import FORESEEN, anneal_spread
 from fmjax.fitting.evidence import Evidence
 from fmjax.fitting.fitted_runs import FittedRuns
-from fmjax.fitting.objective import Objective, PriorPull, bounds, closed_form_starts, exponent_grid
+from fmjax.fitting.objective import Objective, PriorPull, bounds, exponent_grid
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
 from fmjax.fitting.priors import LawPrior, Priors, found_scale, least_scale
 from fmjax.fitting.problem import Problem, predict_batch, predict_each, prepare, with_rows
 from fmjax.fitting.records import Evaluation, FitResult, FittedRange, RunMetrics
 from fmjax.fitting.row_effects import batch_effects
 from fmjax.fitting.shared_noise import Residuals, WithoutShared, each_without_shared
+from fmjax.fitting.starts import closed_form_starts
 from fmjax.laws import Law
 from fmjax.schedules.batch_stages import batch_sizes
 
@@ -146,27 +148,26 @@ def _fit_under(problem: Problem, groups: np.ndarray, options: FitOptions, prior:
     run = problem.run_of_row(used)
     keep = whole(options.starts, "starts", least=1)
     grid = exponent_grid(law)
-    padded = np.resize(weights, (bucket(len(weights)), weights.shape[1]))
+    scale, each = least_scale(weights, run), min(keep, len(grid))
+    shape = len(groups) * each, len(law.parameters)
+    jobs = lanes.Jobs(np.zeros(shape[0], int), lambda i: weights[i // each], np.zeros(shape, rows.loss.dtype))
+
+    def pulled(scale: np.ndarray) -> Objective:
+        return objective._replace(prior=prior.pull(scale))
+
+    # XLA compiles the fits, and what tells which parameters are open, beside the starts.
+    fits_ready = beside(lambda: lanes.compile_fits(law, rows, jobs, pulled(np.repeat(scale, each)), residual=residual))
+    evidence = beside(lambda: Evidence.of(problem, used).compiled())
     starts = closed_form_starts(
-        law,
-        rows,
-        np.zeros(len(padded), int),
-        padded,
-        objective._replace(prior=prior.pull(least_scale(padded, run))),
-        grid,
-        residual=residual,
-        keep=keep,
+        law, rows, np.zeros(len(groups), int), weights, pulled(scale), grid, residual=residual, keep=keep
     )
-    starts, each = np.asarray(starts)[: len(groups)], starts.shape[1]
-    jobs = lanes.Jobs(
-        np.zeros(len(groups) * each, int), lambda i: weights[i // each], starts.reshape(-1, starts.shape[2])
-    )
+    jobs = jobs._replace(start=starts.reshape(shape))
+    fits_ready.result()
 
     def minimised(jobs: lanes.Jobs, scale: np.ndarray) -> lanes.Lanes:
-        own = objective._replace(prior=prior.pull(np.repeat(scale, each)))
+        own = pulled(np.repeat(scale, each))
         return lanes.minimise(law, rows, jobs, own, residual=residual, max_iterations=limit, client=options.client)
 
-    scale = least_scale(weights, run)
     found = minimised(jobs, scale)
     if prior:
         best = _by_group(found, len(groups))
@@ -175,9 +176,9 @@ def _fit_under(problem: Problem, groups: np.ndarray, options: FitOptions, prior:
         if np.any(shown > RESCALED * scale):
             scale = np.maximum(scale, shown)
             found = minimised(jobs._replace(start=found.params), scale)
-    evidence, each_group = Evidence.of(problem, used), _by_group(found, len(groups))
+    each_group, known = _by_group(found, len(groups)), evidence.result()
     return [
-        _summarise(law, options, own, evidence, weights[g], prior, float(scale[g])) for g, own in enumerate(each_group)
+        _summarise(law, options, own, known, weights[g], prior, float(scale[g])) for g, own in enumerate(each_group)
     ]
 
 
@@ -242,8 +243,11 @@ def measure(problem: Problem, vector: np.ndarray, *, usable: ArrayLike) -> tuple
 
 def _predicted(problem: Problem, vector: np.ndarray, usable: ArrayLike) -> np.ndarray:
     """Losses ``[runs, rows]``; NaN for runs that the vector cannot be used for."""
-    predicted = np.asarray(predict_batch(problem.law, problem.effects, vector))
-    return np.where(np.asarray(usable)[:, None], predicted, np.nan)
+    predicted, runs = np.full(problem.batch.loss.shape, np.nan), np.flatnonzero(usable)
+    if runs.size:
+        effects = {key: value[runs] for key, value in problem.effects.items()}
+        predicted[runs] = predict_batch(problem.law, effects, vector)
+    return predicted
 
 
 def _metrics(problem: Problem, predicted: np.ndarray) -> tuple[RunMetrics, ...]:
@@ -254,7 +258,8 @@ def _metrics(problem: Problem, predicted: np.ndarray) -> tuple[RunMetrics, ...]:
 def _run_metrics(curve: LossCurve, predicted: np.ndarray, loss: np.ndarray, keep: np.ndarray) -> RunMetrics:
     final = float(predicted[-1])  # the padded last row stands after the last update
     names = ("mape_percent", "worst_percent", "rmse", "r2")
-    values = [getattr(metrics, name)(predicted[keep], loss[keep]) if keep.any() else float("nan") for name in names]
+    usable = keep.any() and not np.isnan(predicted).all()
+    values = [getattr(metrics, name)(predicted[keep], loss[keep]) if usable else float("nan") for name in names]
     errors = dict(zip(names, values, strict=True))
     return RunMetrics(
         name=curve.name,
@@ -343,7 +348,7 @@ def predict(result: FitResult, curves: Sequence[LossCurve]) -> tuple[np.ndarray,
     """
     with jax.enable_x64(True):
         batch = pad(curves)
-        found = np.asarray(predict_batch(result.law, batch_effects(result.law, batch), result.vector))
+        found = predict_batch(result.law, batch_effects(result.law, batch), result.vector)
     return tuple(row[: curve.step.size] for row, curve in zip(found, curves, strict=True))
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import optax
 
 from fmjax._dask import OnDask
-from fmjax._devices import Pool, workers
+from fmjax._devices import Pool, once_compiled, workers
 from fmjax._types import Array, Dtype
+from fmjax.fitting.chunk_rows import MANY_LANES, ChunkRows, widened, widened_weights
 from fmjax.fitting.newton import DampedNewtonState, damped_newton
-from fmjax.fitting.objective import Objective, PriorPull, Rows, bounds, closed_form_starts, exponent_grid, model
+from fmjax.fitting.objective import Objective, PriorPull, Rows, bounds, exponent_grid, model, starts_of_one
 from fmjax.laws import Law
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Jobs(NamedTuple):
     """``[lanes, rows]`` weight of each row, or a function ``lanes -> [lanes, rows]`` that makes them when needed."""
     start: Any
     """``[lanes, parameters]``."""
+    effects_set: Any = None
+    """``[lanes]`` which set of effects, where there are fewer than of losses; None where ``set`` is both."""
 
     def weights_of(self, index: np.ndarray) -> Array:
         """``[index, rows]`` weights of some lanes."""
@@ -86,6 +89,9 @@ WIDE_BLOCK_ELEMENTS = 2**20
 CHUNK_BLOCKS = 8
 """Blocks handed to a device at once, some of them empty where there are few lanes: one shape, so one program. Memory is
 bounded by this, whatever the number of lanes."""
+
+FEW_LANES = 8
+"""Lanes for which blocks are made where there are fewer: one fit takes the program of several."""
 
 FIRST_ROUND = 12
 """Evaluations after which the lanes still running are gathered into new blocks."""
@@ -175,14 +181,12 @@ def _block_elements() -> int:
 
 def solve_one(law: Law, rows: Rows, weights: jax.Array, objective: Objective, *, residual: str) -> jax.Array:
     """Best parameters ``[parameters]`` for one set of rows ``[rows]`` with weights; for use under ``jit``."""
-    weights, sets = weights[None], jax.tree.map(lambda x: x[None], rows)
-    one, grid = jnp.zeros(1, jnp.int32), jnp.asarray(exponent_grid(law), rows.loss.dtype)
+    grid = jnp.asarray(exponent_grid(law), rows.loss.dtype)
+    start = starts_of_one(law, rows, weights, objective, grid, residual=residual)[:1]
+    sets, jobs = jax.tree.map(lambda x: x[None], rows), Jobs(jnp.zeros(1, jnp.int32), weights[None], start)
     objective = objective._replace(prior=jax.tree.map(lambda x: x[None], objective.prior))
-    start = closed_form_starts(law, sets, one, weights, objective, grid, residual=residual, keep=1)[0]
     limit = jnp.asarray(MAX_ITERATIONS, jnp.int32)
-    return _minimise(
-        law, sets, Jobs(one, weights, start), jnp.ones(1, bool), objective, limit, residual=residual
-    ).params[0]
+    return _minimise(law, sets, jobs, jnp.ones(1, bool), objective, limit, residual=residual).params[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -221,7 +225,7 @@ def minimise(
       The outcome of each lane, as NumPy arrays.
     """
     lanes = len(jobs.start)
-    runner = _Runner(law, rows, jobs, objective, residual)
+    runner = _Runner.of(law, rows, jobs, objective, residual)
     start = np.array(jobs.start)
     found = Lanes(start, np.full(lanes, np.inf, start.dtype), np.full(lanes, ITERATION_LIMIT), np.zeros(lanes, int))
     active = np.arange(lanes)
@@ -239,50 +243,72 @@ def minimise(
     return found
 
 
+def compile_fits(law: Law, rows: Rows, jobs: Jobs, objective: Objective, *, residual: str) -> None:
+    """Compiles what ``minimise`` runs for such lanes, whatever their starts; for a thread beside other work."""
+    _Runner.of(law, rows, jobs, objective, residual).compile(np.zeros_like(jobs.start))
+
+
 class _Runner:
     """Runs chunks of lanes on the local devices, each in a thread of its own, or on the workers of a cluster."""
 
     def __init__(
-        self, law: Law, rows: Rows, jobs: Jobs, objective: Objective, residual: str, size: int | None = None
+        self,
+        law: Law,
+        rows: Rows,
+        jobs: Jobs,
+        objective: Objective,
+        residual: str,
+        size: int | None = None,
+        each: bool | None = None,
     ) -> None:
         if objective.prior is not None:
             objective = objective._replace(prior=objective.prior.each(len(jobs.start)))
         self.law, self.jobs, self.objective, self.residual = law, jobs, objective, residual
-        self.devices, self.all_rows = workers(), rows
-        self.block = _block_lanes(len(jobs.start), rows.loss.shape[1])
+        effects_sets = None if jobs.effects_set is None else np.asarray(jobs.effects_set)
+        self.devices = workers()
+        self.rows = ChunkRows(rows, np.asarray(jobs.set), effects_sets, self.devices, each)
+        self.block = _block_lanes(self.rows.together, rows.loss.shape[1])
         self.size = size or self.block * CHUNK_BLOCKS
-        # Where all lanes share their effects, each chunk is handed the losses of its lanes. So the number of sets is in
-        # no shape: a fit, fits without each run and bootstrap samples of one law take one program.
-        self.losses = np.asarray(rows.loss) if all(len(values) == 1 for values in rows.effects.values()) else None
-        shared = rows if self.losses is None else rows._replace(loss=self.losses[:1])
-        placed = {device: jax.device_put(shared, device) for device in set(self.devices)}
-        self.rows = [placed[device] for device in self.devices]
+
+    @classmethod
+    def of(cls, law: Law, rows: Rows, jobs: Jobs, objective: Objective, residual: str) -> "_Runner":
+        """A runner of lanes; where there are few, their rows are widened."""
+        if len(jobs.start) <= MANY_LANES:
+            jobs = jobs._replace(weights=lambda index, of=jobs: widened_weights(of.weights_of(index)))
+            rows = widened(rows)
+        return cls(law, rows, jobs, objective, residual)
+
+    def compile(self, start: np.ndarray) -> None:
+        """Runs a chunk without lanes."""
+        self._chunk(np.zeros(0, int), start, 0, 0)
 
     def run(
         self, active: np.ndarray, start: np.ndarray, limit: int, client: "Client | None" = None
     ) -> Iterator[tuple[np.ndarray, Lanes]]:
         """Yields (lane indices, outcomes) chunk by chunk."""
-        if client is not None and len(start) * self.rows[0].loss.shape[1] > _block_elements():
+        if client is not None and len(start) * self.rows.all.loss.shape[1] > _block_elements():
             yield from self._run_on(OnDask(client), active, start, limit)
             return
         blocks = -(-active.size // self.block)
         lanes = self.block * min(CHUNK_BLOCKS, -(-blocks // len(self.devices)))  # few lanes go to all devices too
-        yield from self.run_chunks([active[i : i + lanes] for i in range(0, active.size, lanes)], start, limit)
+        yield from self.run_chunks(self.rows.cut(active, lanes), start, limit)
 
     def _run_on(
         self, cluster: OnDask, active: np.ndarray, start: np.ndarray, limit: int
     ) -> Iterator[tuple[np.ndarray, Lanes]]:
         """The same on a cluster. Chunks are as small as can be; their blocks, and so their bytes, are those of here."""
-        rows, prior = jax.tree.map(np.asarray, self.all_rows), self.objective.prior
-        size = self.block
-        jobs = Jobs(np.asarray(self.jobs.set)[active], np.asarray(self.jobs.weights_of(active)), start[active])
+        prior = self.objective.prior
+        chunks = self.rows.cut(active, self.block)
+        weights = np.asarray(self.jobs.weights_of(active))
+        jobs = Jobs(self.rows.sets[active], weights, start[active], self.rows.effects_sets[active])
         prior = None if prior is None else jax.tree.map(lambda x: np.asarray(x)[active], prior)
         x64 = jnp.result_type(float) == jnp.float64
+        objective, places = self.objective._replace(prior=prior), [np.searchsorted(active, chunk) for chunk in chunks]
         work = LaneChunks(
-            self.law, rows, jobs, self.objective._replace(prior=prior), self.residual, int(limit), size, x64
+            self.law, self.rows.all, jobs, objective, self.residual, int(limit), self.block, self.rows.each, x64, places
         )
-        for number, values in cluster.results(work, range(-(-active.size // size))):
-            yield active[number * size : (number + 1) * size], values
+        for number, values in cluster.results(work, range(len(chunks))):
+            yield chunks[number], values
 
     def run_chunks(
         self, parts: Sequence[np.ndarray], start: np.ndarray, limit: int
@@ -291,7 +317,7 @@ class _Runner:
         if len(parts) == 1:
             yield parts[0], self._chunk(parts[0], start, limit, 0)
             return
-        self._chunk(parts[0][:0], start, 0, 0)  # compiles once, before the threads need it
+        self.compile(start)  # once, before the threads need it
         with Pool(x64=jnp.result_type(float) == jnp.float64) as pool:
             found = [pool.submit(partial(self._chunk, part, start, limit)) for part in parts]
             yield from ((part, chunk.result()) for part, chunk in zip(parts, found, strict=True))
@@ -299,22 +325,19 @@ class _Runner:
     def _chunk(self, index: np.ndarray, start: np.ndarray, limit: int, worker: int) -> Lanes:
         own = index if index.size else np.zeros(1, int)
         padded, weights = np.resize(own, self.size), self.jobs.weights_of(own)
-        sets, rows = np.asarray(self.jobs.set)[padded], self.rows[worker]
-        if self.losses is not None:
-            losses = self.losses[sets if len(self.losses) > 1 else np.zeros(self.size, int)]
-            rows = rows._replace(loss=jax.device_put(losses, self.devices[worker]))
-            sets = np.arange(self.size)
+        rows, sets = self.rows.of(padded, worker)
         jobs = Jobs(sets, np.resize(weights, (self.size, weights.shape[1])), start[padded])
         prior = None if self.objective.prior is None else jax.tree.map(lambda x: x[padded], self.objective.prior)
         live = np.arange(self.size) < index.size
         jobs, live, prior = jax.device_put((jobs, live, prior), self.devices[worker])
         objective = self.objective._replace(prior=prior)
-        found = _minimise(self.law, rows, jobs, live, objective, np.int32(limit), residual=self.residual)
+        given = self.law, rows, jobs, live, objective, np.int32(limit)
+        found = once_compiled(_minimise, *given, residual=self.residual)
         return jax.tree.map(lambda x: np.asarray(x)[: index.size], found)
 
 
 class LaneChunks(NamedTuple):
-    """Lanes as the work of other processes, cut into chunks of ``size``."""
+    """Lanes as the work of other processes, cut into chunks of at most ``size``."""
 
     law: Law
     rows: Rows
@@ -324,21 +347,24 @@ class LaneChunks(NamedTuple):
     residual: str
     limit: int
     size: int
+    each: bool
+    """Whether each lane is handed its own effects."""
     x64: bool
+    chunks: Sequence[np.ndarray]
+    """Lanes of each."""
 
     def results(self, numbers: Iterable[int]) -> Iterator[Lanes]:
         """The outcome of each chunk, in the given order, on all devices of this process."""
-        lanes, size = np.arange(len(self.jobs.start)), self.size
         with jax.enable_x64(self.x64):
-            runner = _Runner(self.law, self.rows, self.jobs, self.objective, self.residual, size)
-            chunks = [lanes[number * size : (number + 1) * size] for number in numbers]
+            runner = _Runner(self.law, self.rows, self.jobs, self.objective, self.residual, self.size, self.each)
+            chunks = [self.chunks[number] for number in numbers]
             found = [values for _, values in runner.run_chunks(chunks, self.jobs.start, self.limit)]
         yield from found
 
 
 def _block_lanes(lanes: int, rows: int) -> int:
-    """Lanes of a block: as many as a block holds, and no more than there are."""
-    return block_size(1 << (max(lanes, 1).bit_length() - 1), rows)
+    """Lanes of a block: as many as a block holds, and no more than there are, or ``FEW_LANES``."""
+    return block_size(1 << (max(lanes, FEW_LANES).bit_length() - 1), rows)
 
 
 def best(found: Lanes) -> int:

@@ -1,7 +1,6 @@
 """The objective of one lane: weighted Huber losses of a law's residuals, their slopes, and exact starts."""
 
 import itertools
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -211,45 +210,16 @@ def _closed_form(law: Law, rows: Rows, weights: jax.Array, exponents: jax.Array)
     return jnp.concatenate([(near + step) / scale, exponents])
 
 
-@partial(jax.jit, static_argnames=("residual", "keep"))
-def closed_form_starts(
-    law: Law,
-    rows: Rows,
-    sets: jax.Array,
-    weights: jax.Array,
-    objective: Objective,
-    exponents: jax.Array,
-    *,
-    residual: str,
-    keep: int,
+def starts_of_one(
+    law: Law, rows: Rows, weights: jax.Array, objective: Objective, exponents: jax.Array, *, residual: str
 ) -> jax.Array:
-    """The best closed-form starts over a grid of exponents, for each problem (a set of rows with weights).
+    """Closed-form starts ``[grid, parameters]`` of one problem, of rows ``[rows]`` with weights, best first."""
 
-    Args:
-      law: the law.
-      rows: sets of rows.
-      sets: ``[problems]`` which set.
-      weights: ``[problems, rows]`` weight of each row.
-      objective: as for ``minimise``; a prior has one centre and stiffness a problem.
-      exponents: ``[grid, exponents]``.
-      residual: as for ``minimise``.
-      keep: starts to return for each problem.
-
-    Returns:
-      ``[problems, keep, parameters]``, best first; fewer where the grid is smaller.
-    """
-
-    def start(rows: Rows, weights: jax.Array, own: Objective, exponents: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def start(exponents: jax.Array) -> tuple[jax.Array, jax.Array]:
         params = _closed_form(law, rows, weights, exponents)
         predicted = law.predict(rows.effects, params)
-        cost = jnp.sum(_pull(residual, rows.loss, predicted, weights, own).loss) + own.prior_cost(exponents)
-        return params, cost
+        pull = _pull(residual, rows.loss, predicted, weights, objective)
+        return params, jnp.sum(pull.loss) + objective.prior_cost(exponents)
 
-    def starts(problem: tuple[jax.Array, jax.Array, PriorPull | None]) -> jax.Array:
-        index, weights, prior = problem
-        own = objective._replace(prior=prior)
-        params, values = jax.vmap(partial(start, rows.of(index), weights, own))(exponents)
-        order = jnp.argsort(jnp.where(jnp.isfinite(values), values, jnp.inf))
-        return params[order[:keep]]
-
-    return jax.lax.map(starts, (sets, weights, objective.prior))
+    params, values = jax.vmap(start)(exponents)
+    return params[jnp.argsort(jnp.where(jnp.isfinite(values), values, jnp.inf))]

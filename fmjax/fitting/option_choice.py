@@ -84,7 +84,7 @@ def _likelihood_scale(problem: Problem, rows: Rows, params: np.ndarray, weights:
     run = problem.run_of_row(np.ones(len(problem.curves), bool))
     near, squares, products, before, count = 0.0, 0.0, 0.0, 0.0, 0
     for vector, weight in zip(params, weights, strict=True):
-        error = np.log(np.asarray(predict_rows(problem.law, rows.effects, vector))) - np.log(rows.loss)
+        error = np.log(predict_rows(problem.law, rows.effects, vector)) - np.log(np.asarray(rows.loss))
         force, used = np.clip(error, -delta, delta), weight > 0
         pair = used[1:] & used[:-1] & (run[1:] == run[:-1])
         near, squares = near + np.sum(np.abs(error[used]) < delta), squares + np.sum(force[used] ** 2)

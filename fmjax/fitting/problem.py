@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fmjax._checks import positive, require, whole
+from fmjax._devices import once_compiled
 from fmjax.curves.divergence import without_diverged
 from fmjax.curves.loss_curve import CurveBatch, LossCurve, bucket, pad
 from fmjax.fitting.objective import Rows
@@ -31,6 +33,10 @@ class Problem(NamedTuple):
     weight: np.ndarray
     """``[runs, rows]`` weight of each row."""
 
+    def under(self, law: Law) -> "Problem":
+        """The same runs under this law, the same but for its options."""
+        return self._replace(law=law, effects=batch_effects(law, self.batch))
+
     def rows(self, used: np.ndarray) -> Rows:
         """The counting rows of the runs marked in ``used[runs]``, flat, as one set; padded to a ``bucket``."""
         index = self.row_index(used)
@@ -53,26 +59,61 @@ class Problem(NamedTuple):
         return tuple(np.pad(part, (0, extra), mode="edge") for part in (run, row))
 
 
+ROWS_AT_ONCE = 1024
+"""Rows predicted in one call: one shape, so that whatever a law predicts takes one program."""
+
+
 @jax.jit
-def predict_rows(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
+def _predict(law: Law, effects: Row, vectors: jax.Array) -> jax.Array:
+    """Losses ``[rows]``, each row of its own effects and parameters."""
+    return jax.vmap(law.predict)({key: value[:, None] for key, value in effects.items()}, vectors)[:, 0]
+
+
+def predict_pairs(law: Law, effects: Row, vectors: ArrayLike, row: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """Losses ``[pairs]`` of rows with effects ``[rows]`` under ``vectors[vectors, parameters]``.
+
+    Args:
+      law: the law.
+      effects: effects at rows.
+      vectors: parameter vectors.
+      row: ``[pairs]`` which row.
+      vector: ``[pairs]`` which vector.
+    """
+    vectors, found = np.asarray(vectors), []
+    for begin in range(0, row.size, ROWS_AT_ONCE):
+        pair = np.minimum(np.arange(begin, begin + ROWS_AT_ONCE), row.size - 1)
+        here = {key: np.asarray(value)[row[pair]] for key, value in effects.items()}
+        found.append(np.asarray(once_compiled(_predict, law, here, vectors[vector[pair]])))
+    return np.concatenate(found)[: row.size]
+
+
+def predict_rows(law: Law, effects: Row, vector: np.ndarray) -> np.ndarray:
     """Losses ``[rows]`` of flat rows with these effects, for one parameter vector."""
-    return law.predict(effects, vector)
+    return predict_each(law, effects, vector[None])[0]
 
 
-@jax.jit
-def predict_each(law: Law, effects: Row, vectors: jax.Array) -> jax.Array:
+def predict_each(law: Law, effects: Row, vectors: np.ndarray) -> np.ndarray:
     """Losses ``[vectors, rows]`` of the same rows, for each of several parameter vectors."""
-    return jax.vmap(law.predict, in_axes=(None, 0))(effects, vectors)
+    count, rows = len(vectors), len(effects["log_N"])
+    vector, row = (each.ravel() for each in np.indices((count, rows)))
+    return predict_pairs(law, effects, vectors, row, vector).reshape(count, rows)
 
 
-@jax.jit
-def predict_batch(law: Law, effects: Row, vector: jax.Array) -> jax.Array:
+def predict_batch(law: Law, effects: Row, vector: np.ndarray) -> np.ndarray:
     """Losses ``[runs, rows]`` of runs with these effects, for one parameter vector."""
-    return jax.vmap(law.predict, in_axes=(0, None))(effects, vector)
+    shape = effects["log_N"].shape
+    flat = {key: value.reshape(-1, *value.shape[2:]) for key, value in effects.items()}
+    return predict_rows(law, flat, vector).reshape(shape)
 
 
 def prepare(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[bool], options: FitOptions) -> Problem:
     """Pads the runs and computes the law's effects at their rows; call inside ``jax.enable_x64(True)``."""
+    problem = arrange(law, curves, fitted=fitted, options=options)
+    return problem.under(problem.law)
+
+
+def arrange(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[bool], options: FitOptions) -> Problem:
+    """The same without effects, where options of the law are yet to be chosen."""
     law = adapt(law, [curve for curve, is_fitted in zip(curves, fitted, strict=True) if is_fitted], curves)
     batch = pad(curves)
     keep = batch.valid & (batch.at >= whole(options.drop_before, "drop_before"))
@@ -80,7 +121,7 @@ def prepare(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[boo
         keep &= batch.at >= np.minimum(batch.warmup_steps[:, None], batch.at[:, -1:])
     late = batch.at >= (1 - END_SHARE) * batch.at[:, -1:]
     weight = np.where(late, positive(options.end_weight, "end_weight"), 1.0)
-    return Problem(law, tuple(curves), batch, batch_effects(law, batch), keep, weight)
+    return Problem(law, tuple(curves), batch, {}, keep, weight)
 
 
 def with_rows(curves: Sequence[LossCurve], options: FitOptions) -> tuple[tuple[LossCurve, ...], tuple[str, ...]]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax._checks import choose
+from fmjax._devices import once_compiled
 from fmjax._types import Array
 from fmjax.curves.loss_curve import CurveBatch, bucket
 from fmjax.effects.weighted import PANEL_NODES, WeightedUpdates, Within
@@ -51,6 +52,12 @@ class RowUpdates(NamedTuple):
             places[alike] = begin + np.arange(alike.size)[:, None] * width + row
             begin += chosen.size * width
         return cls(tuple(parts), places)
+
+    def effects(self, law: Law) -> dict[str, np.ndarray]:
+        """The law's effects at every row of the batch, ``[runs, rows]`` each."""
+        parts = [jax.tree.map(np.asarray, once_compiled(_effects, as_counted(law), part)) for part in self.parts]
+        flat = {key: np.concatenate([_flat(part[key]) for part in parts]) for key in parts[0]}
+        return {key: values[self.places] for key, values in flat.items()}
 
 
 def _seen(law: Law, batch: CurveBatch) -> Sequence[WeightedUpdates]:
@@ -121,15 +128,16 @@ def batch_effects(law: Law, batch: CurveBatch, *, warmup: str | None = None) -> 
     Where the batch of any run changes, effects of a law that needs it have an axis of its stages after the rows.
     Warmup counts as the law says, unless told.
     """
-    found = RowUpdates.of(law, batch, warmup or law.warmup)
-    parts = [jax.tree.map(np.asarray, _effects(as_counted(law), part)) for part in found.parts]
-    flat = {key: np.concatenate([_flat(part[key]) for part in parts]) for key in parts[0]}
+    return RowUpdates.of(law, batch, warmup or law.warmup).effects(law) | of_runs(law, batch)
+
+
+def of_runs(law: Law, batch: CurveBatch) -> dict[str, np.ndarray]:
+    """What the law needs beside effects, the same at every row of a run, ``[runs, rows]`` each."""
     log_n = np.log(np.where(np.isnan(batch.model_size), 1.0, batch.model_size))
     log_b = np.log(batch.stages.tokens)
     sizes = {"log_N": log_n} | ({"log_B": log_b if batch.stages.change else log_b[:, 0]} if law.spans_batches else {})
     sizes |= {"family": _family_places(law, batch.family)} if law.families else {}
-    effects = {key: values[found.places] for key, values in flat.items()}
-    return effects | {key: _of_each_row(value, batch) for key, value in sizes.items()}
+    return {key: _of_each_row(value, batch) for key, value in sizes.items()}
 
 
 def _of_each_row(of_run: np.ndarray, batch: CurveBatch) -> np.ndarray:

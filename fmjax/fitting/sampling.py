@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -14,7 +13,7 @@ from fmjax.fitting.noise_model import ChainNoise, NoiseChain, measured_rows
 from fmjax.fitting.objective import Objective, PriorPull, Rows
 from fmjax.fitting.options import FitOptions
 from fmjax.fitting.priors import LEVEL_ERROR, LawPrior
-from fmjax.fitting.problem import Problem, predict_rows
+from fmjax.fitting.problem import Problem, predict_pairs, predict_rows
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.shared_noise import Residuals, sharing_groups
 from fmjax.laws import Law, Row
@@ -144,7 +143,13 @@ class Setting(NamedTuple):
         return found
 
     def minimise(
-        self, rows: Rows, weights: lanes.Weights, count: int, rng: np.random.Generator, start: np.ndarray | None = None
+        self,
+        rows: Rows,
+        weights: lanes.Weights,
+        count: int,
+        rng: np.random.Generator,
+        start: np.ndarray | None = None,
+        effects_set: np.ndarray | None = None,
     ) -> lanes.Lanes:
         """Fits ``count`` lanes a group, each started from the group's fit if from nowhere else ``[lanes, ...]``.
 
@@ -153,7 +158,7 @@ class Setting(NamedTuple):
         """
         total, start = count * len(self.start), np.repeat(self.start, count, axis=0) if start is None else start
         objective = Objective(self.options.delta, self.options.over_weight, self._pull(count, rng))
-        jobs = lanes.Jobs(np.arange(total), weights, start)
+        jobs = lanes.Jobs(np.arange(total), weights, start, effects_set)
         return lanes.minimise(
             self.problem.law,
             rows,
@@ -245,18 +250,22 @@ def noise_samples(setting: Setting, count: int, rng: np.random.Generator, choice
         return Samples(sample(noise, count)[0], outliers, noise.share)
     which, group = np.tile(choices.of_samples(count), len(predicted)), np.repeat(np.arange(len(predicted)), count)
     start, law = choices.vectors[which, group], setting.problem.law
-    effects = {key: value[which] for key, value in choices.effects.items()}
-    losses = drawn(np.asarray(_predict_sets(law, effects, start)), noise, count)
-    found = setting.minimise(Rows(effects, losses), setting.repeated(count), count, rng, start)
+    losses = drawn(_predict_sets(law, choices.effects, which, start), noise, count)
+    rows = Rows(choices.effects, losses)
+    found = setting.minimise(rows, setting.repeated(count), count, rng, start, effects_set=which)
     return Samples(found, outliers, noise.share)
 
 
 def _predicted(setting: Setting, params: np.ndarray) -> np.ndarray:
-    return np.asarray(predict_rows(setting.problem.law, setting.rows.of(0).effects, params))
+    return predict_rows(setting.problem.law, setting.rows.of(0).effects, params)
 
 
-_predict_sets = jax.jit(jax.vmap(lambda law, effects, params: law.predict(effects, params), in_axes=(None, 0, 0)))
-"""Losses ``[lanes, rows]``, each lane of its own effects and parameters."""
+def _predict_sets(law: Law, effects: Row, which: np.ndarray, params: np.ndarray) -> np.ndarray:
+    """Losses ``[lanes, rows]``, each lane of one set of effects and of its own parameters."""
+    sets, rows = np.shape(effects["log_N"])
+    flat = {key: value.reshape(sets * rows, *value.shape[2:]) for key, value in effects.items()}
+    lane, row = (place.ravel() for place in np.indices((which.size, rows)))
+    return predict_pairs(law, flat, params, which[lane] * rows + row, lane).reshape(which.size, rows)
 
 
 DRAWS = {"noise": noise_samples, "blocks": block_samples, "runs": run_samples}

@@ -14,17 +14,19 @@ import optax
 from numpy.typing import ArrayLike
 
 from fmjax._checks import choose, require
+from fmjax._devices import Pool, beside
 from fmjax._json import Record, plain
 from fmjax._names import CRITERIA
-from fmjax.curves.loss_curve import LossCurve
+from fmjax.curves.loss_curve import LossCurve, bucket
 from fmjax.fitting import lanes
 from fmjax.fitting.fits import evaluate
-from fmjax.fitting.objective import Objective, Rows, closed_form_starts, exponent_grid, value
+from fmjax.fitting.objective import Objective, Rows, exponent_grid, value
 from fmjax.fitting.options import ONE_FIT, FitOptions, fitting_verb, precision
 from fmjax.fitting.problem import Problem, prepare, with_rows
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import leave_one_out_groups
-from fmjax.fitting.row_effects import LikeRuns, RowUpdates, as_counted, effects_of, in_batch_order
+from fmjax.fitting.row_effects import LikeRuns, RowUpdates, as_counted, effects_of, in_batch_order, of_runs
+from fmjax.fitting.starts import closed_form_starts
 from fmjax.laws import Law, Option, Row, check_options
 
 ROLLOUT = 0.6
@@ -35,9 +37,6 @@ FLAT = 0.02
 
 STARTS_EACH = 3
 """Closed-form starts tried for each candidate."""
-
-EFFECT_BYTES = 2**26
-"""Bound on the effects of every update held at once while candidates are prepared."""
 
 REFINE_STEPS = 30
 """L-BFGS iterations of the refinement."""
@@ -215,20 +214,39 @@ def fit_candidates(
     """Fits every choice of options to rows of weights ``[groups, rows]``, all as lanes of one batch."""
     rows = _rows_of_candidates(problem, warmup, combinations)
     objective = Objective(options.delta, options.over_weight)
-    law, sets = problem.law, np.repeat(np.arange(len(combinations)), len(weights))
-    tiled = np.tile(weights, (len(combinations), 1))
+    law, count = _with(problem.law, combinations[0]), len(combinations)  # of the structure of all of them
+    fitted, sets, own = _of_groups(rows, weights)
+    tiled = np.tile(own, (count, 1))
     keep, grid = min(STARTS_EACH, options.starts), exponent_grid(law)
-    starts = closed_form_starts(law, rows, sets, tiled, objective, grid, residual=options.residual, keep=keep)
-    each = starts.shape[1]
-    jobs = lanes.Jobs(
-        np.repeat(sets, each), lambda i: tiled[i // each], np.asarray(starts).reshape(-1, starts.shape[2])
-    )
+    each = min(keep, len(grid))
+    shape = len(sets) * each, len(law.parameters)
+    jobs = lanes.Jobs(np.repeat(sets, each), lambda i: tiled[i // each], np.zeros(shape, rows.loss.dtype))
+    ready = beside(lambda: lanes.compile_fits(law, fitted, jobs, objective, residual=options.residual))
+    starts = closed_form_starts(law, fitted, sets, tiled, objective, grid, residual=options.residual, keep=keep)
+    jobs = jobs._replace(start=starts.reshape(shape))
+    ready.result()
     told: dict[str, Any] = {"residual": options.residual, "progress": progress, "client": options.client}
-    found = lanes.minimise(law, rows, jobs, objective, **told)
+    found = lanes.minimise(law, fitted, jobs, objective, **told)
     values = np.where(found.status == lanes.NON_FINITE, np.inf, found.objective).reshape(-1, each)
-    best, shape = values.argmin(axis=1), (len(combinations), len(weights))
+    best, shape = values.argmin(axis=1), (count, len(weights))
     params = found.params.reshape(len(sets), each, -1)[np.arange(len(sets)), best]
     return CandidateFits(rows, values.min(axis=1).reshape(shape), params.reshape(*shape, -1))
+
+
+def _of_groups(rows: Rows, weights: np.ndarray) -> tuple[Rows, np.ndarray, np.ndarray]:
+    """Sets of rows for each choice and each group of ``weights[groups, rows]``, which they are, and their weights.
+
+    Where no row is of two groups, each group has its own rows alone; else all groups share those of a choice.
+    """
+    choices, used = len(rows.loss), weights > 0
+    if len(weights) == 1 or used.sum(axis=0).max() > 1:
+        return rows, np.repeat(np.arange(choices), len(weights)), weights
+    own = [np.flatnonzero(one) for one in used]
+    width = bucket(max(index.size for index in own))
+    index = np.stack([np.pad(one, (0, width - one.size), mode="edge") for one in own])
+    real = np.arange(width) < np.array([[one.size] for one in own])
+    cut = jax.tree.map(lambda x: x[:, index].reshape(-1, width, *x.shape[2:]), rows)
+    return cut, np.arange(choices * len(weights)), np.where(real, np.take_along_axis(weights, index, axis=1), 0.0)
 
 
 def _scores(
@@ -286,39 +304,23 @@ def _relative_errors(law: Law, rows: Rows, sets: jax.Array, params: jax.Array) -
 
 def _rows_of_candidates(problem: Problem, warmup: str, combinations: Sequence[OptionValues]) -> Rows:
     """One set of rows for each combination of options."""
-    law, (parts, places) = as_counted(problem.law), RowUpdates.of(problem.law, problem.batch, warmup)
-    stacked = jax.tree.map(lambda *x: np.array(x, float), *(_with(law, o) for o in combinations))
-    alone = not jax.tree.leaves(stacked)  # a law without options has one candidate
-    size = 0 if alone else _side_by_side(max(part.updates.lr.size for part in parts), problem, len(combinations))
-    found = [_candidate_effects(law if alone else stacked, part, size=size) for part in parts]
-    chosen = places[problem.row_index(np.ones(len(problem.curves), bool))]
-    effects = {key: _flat_rows([part[key] for part in found])[:, chosen] for key in found[0]}
-    run, row = problem.row_index(np.ones(len(problem.curves), bool))
-    sizes = {key: value[run, row] for key, value in problem.effects.items() if key in ("log_N", "log_B", "family")}
-    effects |= {key: np.tile(value, (len(combinations), 1)) for key, value in sizes.items()}
-    return Rows(effects, np.tile(problem.batch.loss[run, row], (len(combinations), 1)))
+    index = problem.row_index(np.ones(len(problem.curves), bool))
+    updates, laws = RowUpdates.of(problem.law, problem.batch, warmup), [_with(problem.law, o) for o in combinations]
 
+    def effects_under(law: Law, _: int = 0) -> dict[str, np.ndarray]:
+        return {key: value[index] for key, value in updates.effects(law).items()}
 
-def _side_by_side(updates: int, problem: Problem, combinations: int) -> int:
-    """Candidates whose effects are found at once, within ``EFFECT_BYTES``."""
-    return max(1, min(combinations, EFFECT_BYTES // (8 * updates * len(problem.effects))))
-
-
-def _flat_rows(parts: Sequence[jax.Array]) -> np.ndarray:
-    """``[candidates, rows]`` of all parts ``[candidates, runs, rows]``."""
-    return np.concatenate([np.asarray(part).reshape(len(part), -1, *part.shape[3:]) for part in parts], axis=1)
+    first = effects_under(laws[0])  # compiles once, before the threads need it
+    with Pool(x64=jnp.result_type(float) == jnp.float64) as pool:
+        others = [pool.submit(partial(effects_under, law)) for law in laws[1:]]
+        found = [first, *(other.result() for other in others)]
+    effects = {key: np.stack([each[key] for each in found]) for key in first}
+    kept = {key: np.tile(x[index], (len(laws), 1)) for key, x in of_runs(problem.law, problem.batch).items()}
+    return Rows(effects | kept, np.tile(problem.batch.loss[index], (len(laws), 1)))
 
 
 def _with(law: Law, options: OptionValues) -> Law:
     return dataclasses.replace(law, **{name: value for name, value in options.items() if name != "warmup"})
-
-
-@partial(jax.jit, static_argnames="size")
-def _candidate_effects(laws: Law, runs: LikeRuns, *, size: int) -> Row:
-    """Effects of each of a batch of laws, ``[candidates, runs, rows]``; ``size`` 0 means one law, not a batch."""
-    if size == 0:
-        return jax.tree.map(lambda x: x[None], effects_of(laws, runs))
-    return jax.lax.map(lambda law: effects_of(law, runs), laws, batch_size=size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -334,7 +336,7 @@ def _refine(problem: Problem, best: OptionValues, options: FitOptions) -> dict[s
     start = np.array([law.option(name).scale.place(best[name]) for name in names])
     objective = Objective(options.delta, options.over_weight)
     keep = problem.keep
-    sizes = {key: value[keep] for key, value in problem.effects.items() if key in ("log_N", "log_B", "family")}
+    sizes = {key: value[keep] for key, value in of_runs(problem.law, problem.batch).items()}
     data = (problem.batch.loss[keep], problem.weight[keep], places[keep], sizes)
     z = _descend(start, as_counted(law), parts, *data, objective, tuple(names), options.residual)
     return {name: float(_value(law.option(name), place)) for name, place in zip(names, np.asarray(z), strict=True)}

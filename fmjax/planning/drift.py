@@ -1,8 +1,8 @@
 """How far a law errs beyond the longest run that it was fitted to, per e-fold of updates."""
 
-import jax
 import numpy as np
 
+from fmjax.fitting.evidence import slopes_of_log
 from fmjax.fitting.fits import measure
 from fmjax.fitting.noise_model import measured_rows
 from fmjax.fitting.problem import END_SHARE, Problem, predict_rows
@@ -62,14 +62,14 @@ def drift_from_early_rows(problem: Problem, group: np.ndarray, fit: FitResult) -
     rows, run, weights = problem.rows(group), problem.run_of_row(group), problem.row_weights(group)
     at, loss, real = problem.batch.at[problem.row_index(group)], np.asarray(rows.loss[0]), weights > 0
     effects = rows.of(0).effects
-    predicted = np.asarray(predict_rows(problem.law, effects, fit.vector))
+    predicted = predict_rows(problem.law, effects, fit.vector)
     kept = real.copy()
     kept[real] = measured_rows(np.log(at[real] + 1.0), loss[real], predicted[real], run[real])
     longest = at[real].max() + 1
     early, late = kept & (at < EARLY_SHARE * longest), kept & (at >= (1 - END_SHARE) * longest)
     levels = _levels(problem, run)
     late &= levels[:, levels[early].any(axis=0)].any(axis=1)
-    slopes = np.hstack([levels, _power_slopes(problem.law, effects, fit.vector)]) / predicted[:, None]
+    slopes = np.hstack([levels / predicted[:, None], _power_slopes(problem.law, effects, fit.vector)])
     if early.sum() <= 2 * slopes.shape[1] or not late.any():
         return None
     residual = np.log(loss) - np.log(predicted)
@@ -92,10 +92,6 @@ def _bounded(missed: float) -> float:
 
 
 def _power_slopes(law: Law, effects: Row, vector: np.ndarray) -> np.ndarray:
-    """``[rows, 2]`` slopes of the loss in A and alpha; ``[rows, 0]`` of a law without."""
+    """``[rows, 2]`` slopes of the log loss in A and alpha; ``[rows, 0]`` of a law without."""
     which = [i for i, name in enumerate(law.parameter_names) if name in ("A", "alpha")]
-    return np.asarray(_slopes(law, effects, vector))[:, which]
-
-
-_slopes = jax.jit(jax.jacfwd(lambda law, effects, vector: law.predict(effects, vector), argnums=2))
-"""Slopes of losses ``[rows, parameters]``."""
+    return slopes_of_log(law, effects, vector)[which].T

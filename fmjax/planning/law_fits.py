@@ -1,16 +1,20 @@
 """Laws fitted to groups of runs and again without each, and how they compare on the runs left out."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from fmjax._checks import require
+from fmjax._devices import beside
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.fitting.fits import fit_groups, with_measured_runs
 from fmjax.fitting.option_choice import OptionChoice, choose_options
 from fmjax.fitting.options import FitOptions, precision
-from fmjax.fitting.problem import Problem, prepare
+from fmjax.fitting.problem import Problem, arrange
 from fmjax.fitting.records import FitResult, RunMetrics
 from fmjax.fitting.resampling import held_out, leave_out_groups
 from fmjax.fitting.sampling import Choices
@@ -123,13 +127,48 @@ def law_fits(
     used = np.any(list(groups.values()), axis=0)
     curves = [curve for curve, is_used in zip(curves, used, strict=True) if is_used]
     masks = {peak: group[used] for peak, group in groups.items()}
-    found: dict[Peak, list[LawFit]] = {peak: [] for peak in groups}
-    for law in laws:
-        with precision(options):
-            problem, choice = _problem(law, curves, masks, options, progress)
-            for place, (peak, group) in enumerate(masks.items()):
-                progress(f"fitting {problem.law.name} to {group.sum()} runs{at_peak(peak)}, and again without each")
-                found[peak].append(_fit(problem, choice, place, peak, group, options))
+    fits_of = partial(_fits_of, curves=curves, groups=masks, options=options)
+    if options.client is None:
+        each = _beside_each_other(fits_of, laws, progress)
+    else:
+        each = [fits_of(law, progress=progress) for law in laws]
+    return {peak: [of_law[place] for of_law in each] for place, peak in enumerate(masks)}
+
+
+def _beside_each_other(
+    fits_of: Callable[..., list[LawFit]], laws: Sequence[Law | str], progress: Callable[[str], None]
+) -> list[list[LawFit]]:
+    """The fits of each law: XLA compiles what one needs while another is traced or fitted.
+
+    Where one fails, or Ctrl-C is pressed, the others end at their next stage.
+    """
+    ended = threading.Event()
+
+    def told(stage: str) -> None:
+        require(not ended.is_set(), "the fits of another law have failed")
+        progress(stage)
+
+    others = [beside(partial(fits_of, law, progress=told)) for law in laws[1:]]
+    try:
+        return [fits_of(laws[0], progress=progress), *(other.result() for other in others)]
+    finally:
+        ended.set()
+
+
+def _fits_of(
+    law: Law | str,
+    curves: Sequence[LossCurve],
+    groups: Mapping[Peak, np.ndarray],
+    options: FitOptions,
+    progress: Callable[[str], None],
+) -> list[LawFit]:
+    """The fits of one law to each group."""
+    found = []
+    with precision(options):
+        problem, choice = _problem(law, curves, groups, options, progress)
+        for place, (peak, group) in enumerate(groups.items()):
+            progress(f"fitting {problem.law.name} to {group.sum()} runs{at_peak(peak)}, and again without each")
+            found.append(_fit(problem, choice, place, peak, group, options))
     return found
 
 
@@ -175,10 +214,9 @@ def _problem(
     made = make_law(law) if isinstance(law, str) else law
     if None not in groups:
         made = made.suited_to({1.0})
-    problem = prepare(made, curves, fitted=[True] * len(curves), options=options)
+    problem = arrange(made, curves, fitted=[True] * len(curves), options=options)
     if not (isinstance(law, str) and made.choices):
-        return problem, None
+        return problem.under(problem.law), None
     progress(f"choosing the coefficients of {made.name}'s effects")
     choice = choose_options(problem, options, np.stack(list(groups.values())))
-    chosen = dataclasses.replace(problem.law, **choice.best)
-    return prepare(chosen, curves, fitted=[True] * len(curves), options=options), choice
+    return problem.under(dataclasses.replace(problem.law, **choice.best)), choice

@@ -325,7 +325,7 @@ def _part(fit: LawFit, law: Law, vector: np.ndarray, drawn: np.ndarray, size: in
     padded = np.concatenate([drawn, np.repeat(vector[None], size - len(drawn), axis=0)])
     effects = problem.effects if leads else batch_effects(law, problem.batch)
     last = {key: value[runs, -1] for key, value in effects.items()}  # stands after the last update
-    predicted = np.asarray(predict_each(law, last, np.concatenate([vector[None], padded])))[: 1 + len(drawn)]
+    predicted = predict_each(law, last, np.concatenate([vector[None], drawn]))
     chosen = [problem.curves[run] for run in runs]
     residuals = np.log([curve.final_loss_measured for curve in chosen]) - np.log(predicted)
     params = dict(zip(law.parameter_names, vector.tolist(), strict=True))

@@ -12,11 +12,10 @@ from fmjax.curves.loss_curve import LossCurve, pad
 from fmjax.curves.row_noise import RowNoise, without_far
 from fmjax.fitting.fits import evaluate
 from fmjax.fitting.options import FitOptions
-from fmjax.fitting.problem import predict_batch
 from fmjax.fitting.records import FitResult
 from fmjax.fitting.resampling import Bootstrap, bootstrap
 from fmjax.fitting.row_effects import batch_effects
-from fmjax.laws import Law
+from fmjax.laws import Law, Row
 from fmjax.planning.control_runs import Control, RowsAboutLaw
 from fmjax.planning.gaussian import conditioned, probabilities, roots
 from fmjax.schedules.host_rates import has_formula, host_rates
@@ -234,8 +233,10 @@ class View(NamedTuple):
         return View(*(values[..., used] for values in self))
 
 
-_predicted = jax.jit(jax.vmap(predict_batch, in_axes=(None, None, 0)))
-"""Losses ``[vectors, runs, rows]``."""
+@jax.jit
+def _predicted(law: Law, effects: Row, vectors: jax.Array) -> jax.Array:
+    """Losses ``[vectors, runs, rows]``."""
+    return jax.vmap(jax.vmap(law.predict, in_axes=(0, None)), in_axes=(None, 0))(effects, vectors)
 
 
 def _never_falling(schedule: Schedule) -> Schedule:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from fmjax.curves.loss_curve import LossCurve, pad
-from fmjax.fitting.evidence import relative_slopes
+from fmjax.fitting.evidence import slopes_of_log
 from fmjax.fitting.row_effects import batch_effects
 from fmjax.laws import Law
 from fmjax.schedules.kinds import WSD
@@ -62,6 +62,6 @@ def _slopes(law: Law, vector: np.ndarray, curves: Sequence[LossCurve]) -> list[n
         held = "as-peak" if law.warmup == "as-scheduled" else law.warmup  # as where it is told what data determine
         effects = batch_effects(law, batch, warmup=held)
         flat = {key: value.reshape(-1, *value.shape[2:]) for key, value in effects.items()}
-        slopes = np.asarray(relative_slopes(law, flat, vector)).reshape(len(vector), *batch.at.shape)
+        slopes = slopes_of_log(law, flat, vector).reshape(len(vector), *batch.at.shape)
     scale = np.maximum(np.abs(vector), 1e-3)[:, None]
     return [scale * slopes[:, i, batch.valid[i]] for i in range(len(curves))]
