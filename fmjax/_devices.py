@@ -35,7 +35,8 @@ def cores() -> int:
 EACH = "devices"
 """Name of the axis of a mesh of devices."""
 
-WHOLE, SHARED_OUT = PartitionSpec(), PartitionSpec(EACH)
+WHOLE: Any = PartitionSpec()
+SHARED_OUT: Any = PartitionSpec(EACH)
 """Of an argument that every device gets whole, and of one of whose first axis each gets a share."""
 
 
@@ -45,7 +46,7 @@ def several() -> Mesh | None:
     return Mesh(np.array(devices), (EACH,)) if len(devices) > 1 else None
 
 
-def over(mesh: Mesh | None, call: Callable[..., Any], given: Any, found: Any) -> Callable[..., Any]:
+def over(mesh: Mesh | None, call: Callable[..., Outcome], given: Any, found: Any) -> Callable[..., Outcome]:
     """A call as one program for all devices of a mesh, each with its share and none waiting for another.
 
     Args:
@@ -56,47 +57,43 @@ def over(mesh: Mesh | None, call: Callable[..., Any], given: Any, found: Any) ->
     """
     if mesh is None:
         return call
-    return jax.shard_map(call, mesh=mesh, in_specs=given, out_specs=found, check_vma=False)  # nothing is exchanged
+    # devices exchange nothing, so there is nothing to check
+    each: Callable[..., Outcome] = jax.shard_map(call, mesh=mesh, in_specs=given, out_specs=found, check_vma=False)
+    return each
 
 
-def workers() -> list[jax.Device]:
-    """The device of each worker, that is of each thread that hands out work.
+def threads() -> int:
+    """Threads that hand out work.
 
-    XLA runs most of our programs on one core of a CPU. So a single CPU device has a worker for each of its cores, which
-    keeps all of them busy. Several devices run one program (``over``). They have two workers: while the devices work
-    for one, the other makes the next call ready.
+    XLA runs most of our programs on one core of a CPU, so one thread a core keeps all of them busy. Other devices, or
+    several, run one program at a time (``over``): while they work for one thread, another makes the next call ready.
     """
     devices = jax.local_devices()
-    if len(devices) > 1:
-        return devices[:1] * 2
-    return devices * (cores() if devices[0].platform == "cpu" else 1)
+    return cores() if devices[0].platform == "cpu" and len(devices) == 1 else 2
 
 
 class Pool:
-    """Threads that run calls, each with a device; closes, and drops what has not begun, as a context.
+    """Threads that run calls; closes, and drops what has not begun, as a context.
 
     Args:
       x64: whether calls compute in float64; a thread begins with JAX's default, whatever its parent has.
     """
 
     def __init__(self, *, x64: bool) -> None:
-        self.devices, self._x64 = workers(), x64
-        self._threads = ThreadPoolExecutor(len(self.devices))
-        self._submitted = 0
+        self.size, self._x64 = threads(), x64
+        self._threads = ThreadPoolExecutor(self.size)
 
-    def submit(self, call: Callable[[int], Outcome], *, program: Hashable = None) -> "Future[Outcome]":
-        """Has the next worker run a call, which is given the worker's index in ``devices``.
+    def submit(self, call: Callable[[], Outcome], *, program: Hashable = None) -> "Future[Outcome]":
+        """Has a thread run a call.
 
         Args:
           call: the work.
           program: what the call compiles, if that may be new; see ``_once_compiled``.
         """
-        worker = self._submitted % len(self.devices)
-        self._submitted += 1
 
         def work() -> Outcome:
             with jax.enable_x64(self._x64):
-                return call(worker) if program is None else _once_compiled(program, lambda: call(worker))
+                return call() if program is None else _once_compiled(program, call)
 
         return self._threads.submit(work)
 

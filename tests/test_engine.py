@@ -372,13 +372,14 @@ def test_an_unknown_dtype_is_named(shared):
 
 DEVICES = """
 import fmjax, hashlib, jax
+from fmjax.fitting import lanes
 found = fmjax.bootstrap("lr-annealing", fmjax.datasets.demo_runs(), samples=40)
-print(len(jax.local_devices()), hashlib.sha256(found.params.tobytes()).hexdigest())
+print(len(jax.local_devices()), hashlib.sha256(found.params.tobytes()).hexdigest(), lanes._minimise._cache_size())
 """
 
 
 @pytest.mark.slow
-def test_any_number_of_devices_gives_the_same_bits():
+def test_any_number_of_devices_gives_the_same_bits_by_as_many_programs():
     flag = "--xla_force_host_platform_device_count="
     runs = [
         subprocess.run(
@@ -386,5 +387,5 @@ def test_any_number_of_devices_gives_the_same_bits():
         )
         for count in ("1", "4")
     ]
-    (one, bits), (four, same) = (run.stdout.decode().split() for run in runs)
-    assert (one, four, same) == ("1", "4", bits)
+    (one, bits, programs), (four, *same) = (run.stdout.decode().split() for run in runs)
+    assert (one, four, same) == ("1", "4", [bits, programs])

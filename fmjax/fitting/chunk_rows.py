@@ -5,7 +5,9 @@ from typing import Literal
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
+from fmjax._devices import WHOLE, several
 from fmjax._types import Array
 from fmjax.fitting.objective import Rows
 
@@ -70,7 +72,6 @@ class ChunkRows:
       rows: sets of rows.
       sets: ``[lanes]`` which set each lane has.
       effects_sets: ``[lanes]`` which set of effects, where there are fewer than of losses; else None.
-      devices: the devices.
       each: whether each lane is handed its own effects; None where that is to be found.
     """
 
@@ -79,10 +80,9 @@ class ChunkRows:
         rows: Rows,
         sets: np.ndarray,
         effects_sets: np.ndarray | None,
-        devices: list[jax.Device],
         each: bool | None = None,
     ) -> None:
-        self.sets, self._devices = sets, devices
+        self.sets = sets
         self._shared = all(len(x) == 1 for x in rows.effects.values())
         told, on_cpu = sets if effects_sets is None else effects_sets, jax.default_backend() == "cpu"
         self.effects_sets = np.zeros_like(told) if self._shared else told
@@ -92,10 +92,16 @@ class ChunkRows:
         if not (on_cpu or self._shared) and effects_sets is not None:
             rows = rows._replace(effects={key: x[told] for key, x in rows.effects.items()})
         self.all = jax.tree.map(np.asarray, rows)
-        self._placed: dict[jax.Device, Rows] = {}
+        self._kept: Rows | None = None
         if not (self.each or self._split):
             kept = rows._replace(loss=self.all.loss[:1]) if self._shared else rows
-            self._placed = {device: jax.device_put(kept, device) for device in set(devices)}
+            mesh = several()
+            self._kept = jax.device_put(kept, None if mesh is None else NamedSharding(mesh, WHOLE))
+
+    @property
+    def shared_out(self) -> tuple[bool, bool]:
+        """Whether each lane has effects of its own among those that ``of`` gives, and losses of its own."""
+        return self.each, self.each or self._split or self._shared
 
     @property
     def together(self) -> int:
@@ -106,13 +112,12 @@ class ChunkRows:
         """Lanes in chunks of at most so many."""
         return cut_by_set(active, self.effects_sets if self._split else np.zeros_like(self.sets), most)
 
-    def of(self, lanes: np.ndarray, worker: int) -> tuple[Rows, np.ndarray]:
-        """The rows of a chunk's lanes, on the worker's device, and the set of each among them."""
-        sets, device = self.sets[lanes], self._devices[worker]
-        if self.each or self._split:
-            given = handed(self.all, sets, self.effects_sets[lanes], each=self.each)
-            return jax.device_put(given, device), np.arange(lanes.size)
-        kept = self._placed[device]
-        if not self._shared:
-            return kept, sets
-        return kept._replace(loss=jax.device_put(_of_sets(self.all.loss, sets), device)), np.arange(lanes.size)
+    def of(self, lanes: np.ndarray) -> tuple[Rows, np.ndarray]:
+        """The rows of a chunk's lanes, and the set of each: its place on its device where losses are its own."""
+        sets = self.sets[lanes]
+        if self._kept is not None and not self._shared:
+            return self._kept, sets
+        places = np.arange(lanes.size) % (lanes.size // jax.local_device_count())
+        if self._kept is None:
+            return handed(self.all, sets, self.effects_sets[lanes], each=self.each), places
+        return self._kept._replace(loss=_of_sets(self.all.loss, sets)), places

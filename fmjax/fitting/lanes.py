@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from fmjax._dask import OnDask
-from fmjax._devices import Pool, once_compiled, workers
+from fmjax._devices import SHARED_OUT, WHOLE, Pool, once_compiled, over, several, threads
 from fmjax._types import Array, Dtype
 from fmjax.fitting.chunk_rows import MANY_LANES, ChunkRows, widened, widened_weights
 from fmjax.fitting.newton import DampedNewtonState, damped_newton
@@ -141,11 +142,33 @@ def _finish(law: Law, rows: int, lane: _Iterate) -> Lanes:
     return Lanes(point, state.value, jnp.where(jnp.isfinite(state.value), status, NON_FINITE), lane.evaluations)
 
 
-@partial(jax.jit, static_argnames=("residual",))
+@partial(jax.jit, static_argnames=("residual", "mesh", "shared_out"))
 def _minimise(
+    law: Law,
+    rows: Rows,
+    jobs: Jobs,
+    live: jax.Array,
+    objective: Objective,
+    limit: jax.Array,
+    *,
+    residual: str,
+    mesh: Mesh | None = None,
+    shared_out: tuple[bool, bool] = (False, False),
+) -> Lanes:
+    """Minimises a chunk of lanes block by block; lanes not ``live`` cost nothing.
+
+    With a mesh each of its devices takes a share of the lanes. ``shared_out`` says whether each lane has effects, and
+    losses, of its own.
+    """
+    of_lanes = Rows(*(SHARED_OUT if own else WHOLE for own in shared_out))
+    given = WHOLE, of_lanes, SHARED_OUT, SHARED_OUT, Objective(WHOLE, WHOLE, SHARED_OUT), WHOLE
+    each = over(mesh, partial(_minimise_blocks, residual=residual), given, SHARED_OUT)
+    return each(law, rows, jobs, live, objective, limit)
+
+
+def _minimise_blocks(
     law: Law, rows: Rows, jobs: Jobs, live: jax.Array, objective: Objective, limit: jax.Array, *, residual: str
 ) -> Lanes:
-    """Minimises a chunk of lanes block by block; lanes not ``live`` cost nothing."""
     lanes, width = jobs.weights.shape
     size = block_size(lanes, width)
     newton = _newton(law, jobs.start.dtype)
@@ -187,11 +210,6 @@ def solve_one(law: Law, rows: Rows, weights: jax.Array, objective: Objective, *,
     objective = objective._replace(prior=jax.tree.map(lambda x: x[None], objective.prior))
     limit = jnp.asarray(MAX_ITERATIONS, jnp.int32)
     return _minimise(law, sets, jobs, jnp.ones(1, bool), objective, limit, residual=residual).params[0]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Any number of lanes, in chunks over all local devices
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def minimise(
@@ -249,7 +267,7 @@ def compile_fits(law: Law, rows: Rows, jobs: Jobs, objective: Objective, *, resi
 
 
 class _Runner:
-    """Runs chunks of lanes on the local devices, each in a thread of its own, or on the workers of a cluster."""
+    """Runs chunks of lanes on the local devices, or on the workers of a cluster."""
 
     def __init__(
         self,
@@ -265,10 +283,14 @@ class _Runner:
             objective = objective._replace(prior=objective.prior.each(len(jobs.start)))
         self.law, self.jobs, self.objective, self.residual = law, jobs, objective, residual
         effects_sets = None if jobs.effects_set is None else np.asarray(jobs.effects_set)
-        self.devices = workers()
-        self.rows = ChunkRows(rows, np.asarray(jobs.set), effects_sets, self.devices, each)
+        self.mesh = several()
+        devices = 1 if self.mesh is None else self.mesh.size
+        self.rows = ChunkRows(rows, np.asarray(jobs.set), effects_sets, each)
         self.block = _block_lanes(self.rows.together, rows.loss.shape[1])
-        self.size = size or self.block * CHUNK_BLOCKS
+        share = size or self.block * CHUNK_BLOCKS
+        self.size = share * devices
+        # blocks are dealt out to the devices one by one, so that few lanes go to all of them too
+        self.order = np.arange(self.size).reshape(-1, devices, min(self.block, share)).swapaxes(0, 1).ravel()
 
     @classmethod
     def of(cls, law: Law, rows: Rows, jobs: Jobs, objective: Objective, residual: str) -> "_Runner":
@@ -280,7 +302,7 @@ class _Runner:
 
     def compile(self, start: np.ndarray) -> None:
         """Runs a chunk without lanes."""
-        self._chunk(np.zeros(0, int), start, 0, 0)
+        self._chunk(np.zeros(0, int), start, 0)
 
     def run(
         self, active: np.ndarray, start: np.ndarray, limit: int, client: "Client | None" = None
@@ -290,7 +312,7 @@ class _Runner:
             yield from self._run_on(OnDask(client), active, start, limit)
             return
         blocks = -(-active.size // self.block)
-        lanes = self.block * min(CHUNK_BLOCKS, -(-blocks // len(self.devices)))  # few lanes go to all devices too
+        lanes = min(self.size, self.block * -(-blocks // threads()))  # few lanes go to all threads too
         yield from self.run_chunks(self.rows.cut(active, lanes), start, limit)
 
     def _run_on(
@@ -315,25 +337,27 @@ class _Runner:
     ) -> Iterator[tuple[np.ndarray, Lanes]]:
         """Yields (lane indices, outcomes) of chunks of lanes, in order, from the local devices."""
         if len(parts) == 1:
-            yield parts[0], self._chunk(parts[0], start, limit, 0)
+            yield parts[0], self._chunk(parts[0], start, limit)
             return
         self.compile(start)  # once, before the threads need it
         with Pool(x64=jnp.result_type(float) == jnp.float64) as pool:
             found = [pool.submit(partial(self._chunk, part, start, limit)) for part in parts]
             yield from ((part, chunk.result()) for part, chunk in zip(parts, found, strict=True))
 
-    def _chunk(self, index: np.ndarray, start: np.ndarray, limit: int, worker: int) -> Lanes:
+    def _chunk(self, index: np.ndarray, start: np.ndarray, limit: int) -> Lanes:
         own = index if index.size else np.zeros(1, int)
-        padded, weights = np.resize(own, self.size), self.jobs.weights_of(own)
-        rows, sets = self.rows.of(padded, worker)
-        jobs = Jobs(sets, np.resize(weights, (self.size, weights.shape[1])), start[padded])
+        which = self.order % own.size
+        padded, weights = own[which], self.jobs.weights_of(own)
+        rows, sets = self.rows.of(padded)
+        jobs = Jobs(sets, weights[which], start[padded])
         prior = None if self.objective.prior is None else jax.tree.map(lambda x: x[padded], self.objective.prior)
-        live = np.arange(self.size) < index.size
-        jobs, live, prior = jax.device_put((jobs, live, prior), self.devices[worker])
+        live = self.order < index.size
         objective = self.objective._replace(prior=prior)
         given = self.law, rows, jobs, live, objective, np.int32(limit)
-        found = once_compiled(_minimise, *given, residual=self.residual)
-        return jax.tree.map(lambda x: np.asarray(x)[: index.size], found)
+        static = {"residual": self.residual, "mesh": self.mesh, "shared_out": self.rows.shared_out}
+        found = once_compiled(_minimise, *given, **static)
+        places = np.argsort(self.order)[: index.size]
+        return jax.tree.map(lambda x: np.asarray(x)[places], found)
 
 
 class LaneChunks(NamedTuple):

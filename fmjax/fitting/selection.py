@@ -307,7 +307,7 @@ def _rows_of_candidates(problem: Problem, warmup: str, combinations: Sequence[Op
     index = problem.row_index(np.ones(len(problem.curves), bool))
     updates, laws = RowUpdates.of(problem.law, problem.batch, warmup), [_with(problem.law, o) for o in combinations]
 
-    def effects_under(law: Law, _: int = 0) -> dict[str, np.ndarray]:
+    def effects_under(law: Law) -> dict[str, np.ndarray]:
         return {key: value[index] for key, value in updates.effects(law).items()}
 
     first = effects_under(laws[0])  # compiles once, before the threads need it

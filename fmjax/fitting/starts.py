@@ -70,7 +70,7 @@ def closed_form_starts(
     """
     rows, weights, sets, each = widened(rows), widened_weights(weights), np.asarray(sets), are_narrow(rows)
 
-    def starts(problems: np.ndarray, _: int = 0) -> np.ndarray:
+    def starts(problems: np.ndarray) -> np.ndarray:
         padded = np.resize(problems, PROBLEMS)
         own = objective._replace(prior=jax.tree.map(lambda x: x[padded], objective.prior))
         given = handed(rows, sets[padded], sets[padded], each=each), np.asarray(weights)[padded], own, exponents
@@ -78,7 +78,7 @@ def closed_form_starts(
         return np.asarray(found)[: problems.size]
 
     with Pool(x64=jnp.result_type(float) == jnp.float64) as pool:
-        most = min(PROBLEMS, -(-len(weights) // len(pool.devices)))
+        most = min(PROBLEMS, -(-len(weights) // pool.size))
         first, *others = cut_by_set(np.arange(len(weights)), np.zeros_like(sets) if each else sets, most)
         done = starts(first)  # compiles once, before the threads need it
         waiting = [pool.submit(partial(starts, problems)) for problems in others]

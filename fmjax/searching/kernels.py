@@ -87,21 +87,14 @@ class Kernel(NamedTuple):
         with Pool(x64=True) as pool:
             for part in parts:
                 waiting.append((part, [self._submit(pool, part, groups) for groups in self._calls(part)]))
-                while sum(len(calls) for _, calls in waiting) > 2 * len(pool.devices):
+                while sum(len(calls) for _, calls in waiting) > 2 * pool.size:
                     yield self._gather(*waiting.popleft())
             while waiting:
                 yield self._gather(*waiting.popleft())
 
     def _submit(self, pool: Pool, part: Part, groups: tuple[Group, ...]) -> "Future[tuple[Places, np.ndarray]]":
-        def call(worker: int) -> tuple[Places, np.ndarray]:
-            return self.call(part, groups, pool.devices[worker])
-
-        return pool.submit(call, program=self._program(part))
-
-    def call(self, part: Part, groups: tuple[Group, ...], device: jax.Device) -> tuple[Places, np.ndarray]:
-        """Losses ``[vectors, ...]`` of some candidates of a part, and which they are; all in shapes of the layout."""
-        with jax.default_device(device):
-            return self._multiples(part, groups) if self._scaled else self._ends(part, groups)
+        call = self._multiples if self._scaled else self._ends
+        return pool.submit(partial(call, part, groups), program=self._program(part))
 
     def _calls(self, part: Part) -> Iterator[tuple[Group, ...]]:
         """Groups of each call."""
@@ -150,7 +143,10 @@ class Kernel(NamedTuple):
         return self.law if tokens is None else self.law.for_batch(tokens)
 
     def _ends(self, part: Part, groups: tuple[Group, ...]) -> tuple[Places, np.ndarray]:
-        """Losses ``[vectors, candidates]`` of some groups of a part, and which candidates they are."""
+        """Losses ``[vectors, candidates]`` of some groups of a part, and which candidates they are.
+
+        All shapes are those of the layout.
+        """
         shape = self._groups, self.layout.lanes
         runs = alike(self.law, groups, part, self.grid, shape, self.dtype)
         found = end_losses(*self._shared(part), *runs, **self._of_program(part))
@@ -197,8 +193,7 @@ def end_losses(
         return _losses(law, vectors, effects, log_n, np.shape(runs.peak_lr))
 
     given = (WHOLE, WHOLE, WHOLE, WHOLE, SHARED_OUT, WHOLE)
-    found: jax.Array = over(mesh, of, given, OF_GROUPS)(law, vectors, run, log_n, runs, panels)
-    return found
+    return over(mesh, of, given, OF_GROUPS)(law, vectors, run, log_n, runs, panels)
 
 
 @partial(jax.jit, static_argnames=("decay", "together", "mesh"))
@@ -229,8 +224,7 @@ def multiples_losses(
         return _losses(law, vectors, effects, log_n, (jnp.size(runs.panels), factor.size))
 
     given = (WHOLE, WHOLE, WHOLE, WHOLE, SHARED_OUT, WHOLE, WHOLE)
-    found: jax.Array = over(mesh, of, given, OF_GROUPS)(law, vectors, run, log_n, runs, panels, factor)
-    return found
+    return over(mesh, of, given, OF_GROUPS)(law, vectors, run, log_n, runs, panels, factor)
 
 
 def _losses(law: Law, vectors: jax.Array, effects: Row, log_n: jax.Array, shape: tuple[int, ...]) -> jax.Array:
