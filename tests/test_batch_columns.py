@@ -268,6 +268,31 @@ def test_rows_of_a_stem_bring_its_batch(tmp_path):
     assert early not in found["branch"].notes
 
 
+def events_of(folder, batches, every):
+    """The events of Megatron-LM, of which some have consumed samples for steps."""
+    pytest.importorskip("tensorboard")
+    from test_event_files import event, written
+
+    spent, each = np.cumsum(batches), []
+    for i in range(every - 1, UPDATES, every):
+        values = {
+            "lm loss": 2 + 50 / (i + 51),
+            "learning-rate": min(i + 1, 100) * 3e-6,
+            "batch-size": float(batches[i]),
+        }
+        each += [event(i + 1, **values), event(int(spent[i]), **{"batch-size vs samples": float(batches[i])})]
+    written(folder / "run", each)
+    return folder
+
+
+def test_the_events_of_megatron_have_the_batch(tmp_path):
+    batch, _ = imported(events_of(tmp_path / "dense", ramp(), 1), sequence_length=2048)
+    assert batch == stages_of(ramp(), 2048)
+    batch, notes = imported(events_of(tmp_path / "apart", doubled(at=250), 200), sequence_length=2048)
+    assert batch is None
+    assert any("5.9 % of all tokens: too much to take them" in note for note in notes)
+
+
 def test_lines_of_no_tool_may_have_the_batch(tmp_path):
     rows = [
         f"step {i}: loss {2 + 50 / (i + 51):.5f}, batch_size: {batch}, lr {min(i + 1, 100) * 3e-6:.3e}"

@@ -30,7 +30,7 @@ class BatchInLog(NamedTuple):
     seen: StagesSeen | None
     """None where the column shows none that can be trusted."""
     updates: int
-    """Updates of the log."""
+    """Updates until the last loss."""
     in_tokens: bool
     """Whether it counts tokens, and not sequences."""
     note: str = ""
@@ -74,7 +74,9 @@ def _shown(stages: BatchStages, *, in_full: bool) -> str:
     return f"{','.join(parts[:4])},...,{parts[-1]} ({len(parts)} stages)"
 
 
-def batch_in_log(table: Table, key: str, step: np.ndarray, sequence_length: float | None = None) -> BatchInLog | None:
+def batch_in_log(
+    table: Table, key: str, step: np.ndarray, updates: int, sequence_length: float | None = None
+) -> BatchInLog | None:
     """What a log shows of a batch that changes, in a counter beside the steps or in a column of batches; None if none.
 
     A counter comes first. A column of batches gives every value as a stage; where rows are further apart than an
@@ -84,10 +86,11 @@ def batch_in_log(table: Table, key: str, step: np.ndarray, sequence_length: floa
       table: the rows.
       key: the column of the steps.
       step: ``[rows]`` the last update that each row has seen, NaN for rows that do not count.
+      updates: updates until the last loss.
       sequence_length: tokens of a sequence, by which batches in sequences are tokens; a column of batches that do not
         change is then taken too.
     """
-    best = min(_found(table, key, step), key=_rank, default=None)
+    best = min(_found(table, key, step, updates), key=_rank, default=None)
     if best is None or best.seen is None:
         return best
     if sequence_length is None:
@@ -100,9 +103,8 @@ def _rank(found: BatchInLog) -> int:
     return 1 if found.seen is None else 2 * (found.seen.one is not None)
 
 
-def _found(table: Table, key: str, step: np.ndarray) -> Iterator[BatchInLog]:
+def _found(table: Table, key: str, step: np.ndarray, updates: int) -> Iterator[BatchInLog]:
     """What counters and the best column of batches show, the most telling first."""
-    updates = int(np.nanmax(step)) + 1
     counters = [name for name in ranked(table.columns, SPENT) if name != key]
     columns = [name for name in ranked(table.columns, LOGGED_BATCHES) if name != key]
     yield from _in_counters(_stages, table, step, counters, updates)

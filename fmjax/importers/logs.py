@@ -184,7 +184,7 @@ class Reader:
         log = Log(name, loss, None, loss_key, None, notes, table.total_steps, self._step_key(table), table.files)
         log = log._replace(dropped=int(known.sum()) - loss.step.size, batch=self.tokens_per_step)
         length = self.sequence_length if self.tokens_per_step is None else None
-        shown = batch_in_log(table, self._step_key(table), step, length)
+        shown = batch_in_log(table, self._step_key(table), step, int(loss.step[-1]) + 1, length)
         if shown is not None:
             batch, said = shown.checked(self.tokens_per_step)
             notes = (*notes, said)
