@@ -16,11 +16,12 @@ import dataclasses
 
 import jax
 import numpy as np
-from size_and_batch import LEAST_UPDATES, final_errors, read_sweep, solved
+from size_and_batch import LEAST_UPDATES, SCHEDULE, final_errors, solved
 
 import fmjax
 from fmjax.curves.divergence import without_diverged
 from fmjax.fitting.priors import Priors
+from fmjax.importers import load_sweep
 from fmjax.scaling.prior_learning import LearnedPrior
 
 
@@ -29,7 +30,9 @@ def read_set(paths: str) -> list[fmjax.LossCurve]:
     found = []
     for path in paths.split(","):
         if path.endswith(".csv"):
-            long = [curve for curve in read_sweep(path) if curve.schedule.total_steps >= LEAST_UPDATES]
+            long = [
+                curve for curve in load_sweep(path, schedule=SCHEDULE) if curve.schedule.total_steps >= LEAST_UPDATES
+            ]
             found += without_diverged(long)[0]
         else:
             found += [dataclasses.replace(curve, name=f"{path}:{curve.name}") for curve in fmjax.load_runs(path)]

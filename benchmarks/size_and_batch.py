@@ -9,13 +9,17 @@ each size under a fit of the others. ``sweep``: one final loss a run, at many pe
 model size and a number of tokens) is predicted from the others: the mean error of its final losses, and the regret of
 the rate and batch of least predicted loss among those tried; by the law alone, and corrected by the measured final
 losses of the other cells as ``recommend`` corrects. Batch sizes above the median are then predicted from those
-at most half as large. ``experts``: tables with a column ``family``, of mixtures of experts and dense models; runs of
+at most half as large. Last comes the regret of the rate and batch that the published Step Law gives for the cell,
+rounded to the nearest run of the table. ``experts``: tables with a column ``family``, of mixtures of experts and dense
+models; runs of
 all families up to a number of tokens are fitted, and those beyond predicted, with a level and a noise factor of each
 family or all taken for one. Then each family in turn keeps its runs at the fewest tokens alone, and its others up to
-that number are predicted, for the most part from the other families.
+that number are predicted, for the most part from the other families. The Step Law stands beside the cells beyond, with
+all parameters of a model and with the active ones.
 """
 
 import argparse
+import csv
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -67,8 +71,23 @@ def final_errors(problem: Problem, fit: fmjax.FitResult, tested: np.ndarray) -> 
     """
     if not fit.ok:
         return np.full(int(tested.sum()), np.nan)
-    ends = np.array([run.final_loss_predicted for run in measure(problem, fit.vector, usable=tested)])
+    return _errors_at(problem, fit.vector, tested)
+
+
+def _errors_at(problem: Problem, vector: np.ndarray, tested: np.ndarray) -> np.ndarray:
+    ends = np.array([run.final_loss_predicted for run in measure(problem, vector, usable=tested)])
     return ends[tested] / np.array([curve.loss[-1] for curve in problem.curves])[tested] - 1
+
+
+def errors_of_any(problem: Problem, fit: fmjax.FitResult, tested: np.ndarray) -> np.ndarray:
+    """``final_errors`` also of a fit that did not settle, or that leaves parameters open which do not matter here.
+
+    A parameter that is left open is put at two values. The errors are NaN where they depend on which.
+    """
+    one, other = (
+        _errors_at(problem, np.where(np.isnan(fit.vector), value, fit.vector), tested) for value in (0.5, 2.0)
+    )
+    return np.where(np.isclose(one, other, rtol=0.0, atol=1e-9), one, np.nan)
 
 
 def corrections(curves: Sequence[fmjax.LossCurve], errors: np.ndarray, fitted: np.ndarray) -> np.ndarray:
@@ -112,7 +131,7 @@ def ladder(paths: Sequence[str], drop_before: int, forms: Sequence[str]) -> None
         options = fmjax.FitOptions(drop_before=drop_before, prior=prior, starts=3)
         every = np.concatenate([np.ones((1, len(curves)), bool), groups])
         problem, (fit, *others) = solved(make_law(law, **held), curves, every, options)
-        errors = [final_errors(problem, one, ~group) for one, group in zip(others, groups, strict=True)]
+        errors = [errors_of_any(problem, one, ~group) for one, group in zip(others, groups, strict=True)]
         each = "  ".join(f"{100 * np.mean(np.abs(error)):.2f}" for error in errors)
         print(f"{name:24s} {1e4 * fit.objective:6.2f}e-4  {each}   {fit.message}", flush=True)
         if name == "intrinsic-momentum":
@@ -120,8 +139,59 @@ def ladder(paths: Sequence[str], drop_before: int, forms: Sequence[str]) -> None
 
 
 def judged(error: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, float]:
-    """Absolute errors of predictions of a cell, and the regret of the run of least predicted loss."""
-    return np.abs(error), measured[np.argmin(measured * (1 + error))] / measured.min() - 1
+    """Absolute errors of predictions of a cell, and the regret of the run of least predicted loss.
+
+    A law that is blind to the rate predicts one loss for several runs: its regret is the mean of theirs. A law whose
+    fit leaves the losses open chooses nothing.
+    """
+    predicted = measured * (1 + error)
+    if np.isnan(predicted).any():
+        return np.abs(error), float("nan")
+    chosen = predicted <= predicted.min() * (1 + 1e-12)
+    return np.abs(error), measured[chosen].mean() / measured.min() - 1
+
+
+def step_law(parameters: float, tokens: float) -> tuple[float, float]:
+    """Peak rate and tokens an update of the published Step Law: 1.79 N^-0.713 D^0.307 and 0.58 D^0.571.
+
+    N counts all parameters but those of embeddings, D tokens. It is a reference of this benchmark and of nothing else.
+    Source: arXiv 2503.04715.
+
+    >>> rate, batch = step_law(1e9, 1e11)
+    >>> f"{rate:.3g} {batch:.3g}"
+    '0.00164 1.11e+06'
+    """
+    return 1.79 * parameters**-0.713 * tokens**0.307, 0.58 * tokens**0.571
+
+
+def step_law_regret(parameters: float, tokens: float, cell: Sequence[fmjax.LossCurve]) -> float:
+    """Measured loss of the run nearest to the Step Law's choice, by log rate and log batch, over the least, minus 1.
+
+    The cell has all its runs, those that diverged too: so may the run at a published choice have done.
+    """
+    tried = np.array([(float(curve.schedule.peak_lr), curve.tokens_per_step) for curve in cell], float)
+    nearest = np.argmin(np.sum(np.log(tried / np.array(step_law(parameters, tokens))) ** 2, axis=1))
+    measured = np.array([curve.final_loss_measured for curve in cell])
+    return float(measured[nearest] / measured.min() - 1)
+
+
+def print_step_law(name: str, curves: Sequence[fmjax.LossCurve], parameters: np.ndarray, tested: np.ndarray) -> None:
+    """Prints mean and worst regret of the Step Law over the cells of the runs marked in ``tested``."""
+    cells = np.array(cells_of(curves))
+    regrets = []
+    for cell in sorted(set(cells[tested].tolist())):
+        places = np.flatnonzero(cells == cell)
+        own = [curves[place] for place in places]
+        tokens = float(np.median([curve.schedule.total_steps * curve.tokens_per_step for curve in own]))
+        regrets.append(100 * step_law_regret(parameters[places[0]], tokens, own))
+    print(f"{name}   regret %: mean, worst  {np.mean(regrets):.3f}, {np.max(regrets):.3f}   cells {len(regrets)}")
+
+
+def whole_sizes(path: str, curves: Sequence[fmjax.LossCurve]) -> list[float]:
+    """All parameters of each model: ``load_sweep`` takes the active ones. Names of runs end in the number of a row."""
+    with open(path, newline="", encoding="utf-8") as file:
+        sizes = [float(row["model_size"]) for row in csv.DictReader(file)]
+    return [sizes[int(curve.name.rpartition("-")[2]) - 1] for curve in curves]
 
 
 def said_of(cells: Sequence[tuple[np.ndarray, float]]) -> str:
@@ -134,8 +204,8 @@ def said_of(cells: Sequence[tuple[np.ndarray, float]]) -> str:
 def sweep(path: str, forms: Sequence[str]) -> None:
     """Prints errors and regrets of cells predicted from the others."""
     read = load_sweep(path, schedule=SCHEDULE)
-    curves = [curve for curve in read if curve.schedule.total_steps >= LEAST_UPDATES]
-    curves, notes = without_diverged(curves)
+    tried = [curve for curve in read if curve.schedule.total_steps >= LEAST_UPDATES]
+    curves, notes = without_diverged(tried)
     print(*notes, sep="\n")
     cells, groups = without_each(cells_of(curves))
     losses = np.array([curve.final_loss_measured for curve in curves])
@@ -150,21 +220,22 @@ def sweep(path: str, forms: Sequence[str]) -> None:
         law, held, prior = FORMS[name]
         options = fmjax.FitOptions(drop_warmup=False, prior=prior, starts=2)
         problem, (fit, *others, small) = solved(make_law(law, **held), curves, every, options)
-        fitted = np.mean(np.abs(final_errors(problem, fit, everything)))
+        fitted = np.mean(np.abs(errors_of_any(problem, fit, everything)))
         alone: list[tuple[np.ndarray, float]] = []
         corrected: list[tuple[np.ndarray, float]] = []
         for one, group in zip(others, groups, strict=True):
-            error, own = final_errors(problem, one, everything), losses[~group]
+            error, own = errors_of_any(problem, one, everything), losses[~group]
             alone.append(judged(error[~group], own))
             if one.law.spans_batches:
                 moved = np.exp(corrections(curves, error, group))
                 corrected.append(judged((1 + error[~group]) * moved - 1, own))
-        larger = np.mean(np.abs(final_errors(problem, small, doubled)))
+        larger = np.mean(np.abs(errors_of_any(problem, small, doubled)))
         print(f"{name:24s} {100 * fitted:.3f}   {said_of(alone)}   {100 * larger:.3f}   {fit.message}", flush=True)
         if corrected:
             print(f"{'  corrected':24s} -       {said_of(corrected)}", flush=True)
         if name == "intrinsic-momentum":
             print_exponents(fit)
+    print_step_law("published Step Law", tried, np.array(whole_sizes(path, tried)), np.ones(len(tried), bool))
 
 
 def beyond(name: str, curves: Sequence[fmjax.LossCurve], fitted: np.ndarray, tested: np.ndarray) -> None:
@@ -184,13 +255,14 @@ def beyond(name: str, curves: Sequence[fmjax.LossCurve], fitted: np.ndarray, tes
 
 def experts(paths: Sequence[str], most_tokens: float) -> None:
     """Prints errors and regrets of families predicted at more tokens."""
-    read = [
-        dataclasses.replace(curve, name=f"{path}:{curve.name}")
-        for path in paths
-        for curve in load_sweep(path, schedule=SCHEDULE)
-    ]
-    curves, notes = without_diverged([curve for curve in read if curve.schedule.total_steps >= LEAST_UPDATES])
-    print(*notes, sep="\n")
+    tried: list[fmjax.LossCurve] = []
+    sizes: list[float] = []
+    for path in paths:
+        long = [run for run in load_sweep(path, schedule=SCHEDULE) if run.schedule.total_steps >= LEAST_UPDATES]
+        tried += [dataclasses.replace(curve, name=f"{path}:{curve.name}") for curve in long]
+        sizes += whole_sizes(path, long)
+    curves, notes = without_diverged(tried)
+    print(*notes, sep="\n", end="\n" * bool(notes))
     tokens = np.array([curve.schedule.total_steps * curve.tokens_per_step for curve in curves])
     family = np.array([curve.family for curve in curves])
     fitted = tokens <= most_tokens * 1.01
@@ -202,6 +274,10 @@ def experts(paths: Sequence[str], most_tokens: float) -> None:
         beyond(name, runs, fitted, ~fitted)
         for own in names if runs is curves else ():
             beyond(f"  {own}", runs, fitted, ~fitted & (family == own)) if np.any(~fitted & (family == own)) else None
+    active = np.array([curve.model_size for curve in tried], float)
+    later = np.array([run.schedule.total_steps * run.tokens_per_step for run in tried]) > most_tokens * 1.01
+    for of, parameters in (("all", np.array(sizes)), ("active", active)):
+        print_step_law(f"published Step Law, {of} parameters", tried, parameters, later)
     kept = [curve for curve, is_in in zip(curves, fitted, strict=True) if is_in]
     family, tokens = family[fitted], tokens[fitted]
     for own in names:

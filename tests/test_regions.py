@@ -112,6 +112,93 @@ def test_what_lies_at_the_edge_is_noted():
     assert made()[0].notes == ("1e+09 tokens: the best batch lies at the edge of those tried",)
 
 
+# ------------------------------------------------------------------------------------------------ size for compute
+
+COMPUTE, SIZES = 6e18, tuple(np.geomspace(2.5e7, 4e8, 9))
+
+
+def loss_of_size(size, rate, best_size, best_rate=2e-3):
+    return 3.0 + 0.05 * np.log(size / best_size) ** 2 + 0.02 * np.log(rate / best_rate) ** 2
+
+
+def for_compute(best_size=1e8, spread=0.3, samples=400, sizes=SIZES):
+    """A region over sizes and rates at equal compute, under samples that move the best size and rate; the losses."""
+    budget, batch = Budget(flops=COMPUTE), 1e5
+    places = [(size, rate) for size in sizes for rate in RATES]
+    cells = [
+        Cell(
+            *(budget.updates(size, batch), rate, "linear", 0.0, 0.25, loss_of_size(size, rate, best_size)),
+            *((0.1, 0.4), False),
+            tokens_per_step=batch,
+            model_size=size,
+        )
+        for size, rate in places
+    ]
+    moved = np.exp(spread * np.random.default_rng(3).standard_normal((samples, 2)))
+    losses = np.array([[loss_of_size(*at, best_size * m, 2e-3 * k) for at in places] for m, k in moved])
+    losses = losses.reshape(samples, len(places))
+    return region_of(budget, list(range(len(places))), cells, losses, np.ones_like(losses)), losses
+
+
+def best_size_of_each(losses, sizes=SIZES):
+    """By a loop over samples and sizes: the least loss of each size, and the vertex of a parabola about the best."""
+    found = []
+    for sample in losses.reshape(len(losses), len(sizes), len(RATES)):
+        least = [min(own) for own in sample]
+        i = least.index(min(least))
+        if i in (0, len(sizes) - 1):
+            found.append(sizes[i])
+        else:
+            a, b, _ = np.polyfit(np.log(sizes[i - 1 : i + 2]) - np.log(sizes[i]), least[i - 1 : i + 2], 2)
+            found.append(sizes[i] * np.exp(-b / (2 * a)))
+    return np.array(found)
+
+
+def test_size_and_tokens_for_compute_have_the_interval_of_a_loop_over_samples():
+    region, losses = for_compute()
+    sizes = best_size_of_each(losses)
+    assert region.intervals["model_size"] == pytest.approx(np.quantile(sizes, [0.05, 0.95]), rel=1e-6)
+    tokens = np.quantile(COMPUTE / 6 / sizes, [0.05, 0.95])
+    assert region.intervals["total_tokens"] == pytest.approx(tokens, rel=5e-3)
+    assert 1.5 < tokens[1] / tokens[0] < 4
+    assert region.tokens == pytest.approx(1e10, rel=1e-4)  # C = 6 N D at N = 1e8
+    record = json.loads(json.dumps(region.to_dict()))
+    assert record["intervals"]["total_tokens"] == pytest.approx(tokens, rel=5e-3)
+    assert (record["best_model_size"], record["best_tokens"]) == pytest.approx((1e8, 1e10), rel=1e-4)
+    assert not any("model size" in note for note in region.notes)
+
+
+def test_tokens_have_no_interval_where_no_size_is_chosen():
+    assert "total_tokens" not in made(samples=50)[0].intervals
+    assert "total_tokens" not in for_compute(samples=0)[0].intervals
+    assert "total_tokens" not in for_compute(sizes=(1e8,))[0].intervals
+
+
+@pytest.mark.parametrize(
+    ("best_size", "said"),
+    [
+        (2e8, ["largest compared, 4e+08: larger ones may be as good"]),
+        (5e7, ["smallest compared, 2.5e+07: smaller ones may be as good"]),
+        (1e8, ["smallest compared", "largest compared"]),
+    ],
+)
+def test_an_interval_that_reaches_the_end_of_the_sizes_is_noted(best_size, said):
+    region, losses = for_compute(best_size, spread=0.6 if best_size != 1e8 else 1.5)
+    notes = [note for note in region.notes if "interval" in note]
+    assert len(notes) == len(said)
+    for note, end in zip(notes, said, strict=True):
+        assert note.startswith("6e+18 operations: the interval of the best model size reaches the")
+        assert end in note
+    sizes = best_size_of_each(losses)
+    assert np.mean(sizes == SIZES[0]) > 0.05 or np.mean(sizes == SIZES[-1]) > 0.05
+
+
+def test_a_best_size_at_the_edge_is_noted_once():
+    region, _ = for_compute(best_size=4e8)
+    (note,) = [note for note in region.notes if "model size" in note]
+    assert note == "6e+18 operations: the best model size lies at the edge of those tried"
+
+
 # ------------------------------------------------------------------------------------------------ targets
 
 
@@ -219,9 +306,9 @@ def test_axes_are_checked(told, said):
 # ------------------------------------------------------------------------------------------------ what is shown
 
 
-def shown():
+def shown(region=None):
     """A recommendation around a region made up."""
-    region, _ = made(samples=50)
+    region = made(samples=50)[0] if region is None else region
     result = known_fit()
     ratios = np.array([0.1, 0.25, 0.4])
     choices = tuple(
@@ -244,6 +331,19 @@ def test_the_answer_is_printed_with_its_anneal_in_updates(capsys):
     assert "1e+09 tokens at peak rate 0.002: a falling rate, a growing batch, or both" in out
     assert "note: a caveat" in out
     assert "optax" in out
+
+
+def test_size_and_tokens_for_compute_are_shown_with_their_intervals(capsys):
+    region = for_compute(2e8, spread=0.6)[0]
+    print_regions(shown(region), trade=False)
+    out = " ".join(capsys.readouterr().out.split())
+    (low, high), (few, many) = region.intervals["model_size"], region.intervals["total_tokens"]
+    said = f"of 2e+08 parameters ({low:.2g} ... {high:.2g}) on 5e+09 tokens ({few:.2g} ... {many:.2g})"
+    assert said in out
+    assert "larger ones may be as good" in out
+    page = report.recommendation_page(shown(region), ())
+    assert f"{few:.3g} … {many:.3g}" in page
+    assert "larger ones may be as good" in page
 
 
 def test_a_page_has_a_growing_batch_beside_the_falling_rate():
@@ -342,6 +442,7 @@ def test_size_and_tokens_for_compute_are_the_true_ones(swept):
     low, high = region.intervals["model_size"]
     assert low < 2 * best.model_size
     assert high > best.model_size / 2
+    assert region.intervals["total_tokens"] == pytest.approx((2e7 * 6e7 / high, 2e7 * 6e7 / low))
 
 
 @pytest.mark.slow

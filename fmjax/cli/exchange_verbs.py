@@ -33,6 +33,7 @@ from fmjax.cli.verbs import verb
     click.option(
         "--tokens-per-step", type=ONE_BATCH_SIZE, help="Tokens per update; steps in tokens are divided by it."
     ),
+    click.option("--sequence-length", type=float, help="Tokens of a sequence, where logs have the batch in sequences."),
     click.option("--model-size", type=float, help="Parameters of the model, where all runs have the same."),
     click.option("--join", is_flag=True, help="Give runs logged only from their branch on the rows of their stem."),
     click.option("--check", is_flag=True, help="Write nothing; show what was read, recognised, dropped and guessed."),
@@ -43,7 +44,8 @@ def import_() -> None:
 
     Writes a folder with the manifest runs.toml and a CSV file for each run, and prints which columns were taken and
     which schedule the rates tell of, with the largest error of any logged rate. A table with one row a run becomes runs
-    of one row each; --schedule then has the fields that all of them share.
+    of one row each; --schedule then has the fields that all of them share. A batch that changes is read from a counter
+    of tokens or samples, or from a column of batches; notes say how far off its changes may be.
 
     \b
     Example:
@@ -51,6 +53,7 @@ def import_() -> None:
       fmjax import wandb_export.csv -o runs/
       fmjax import trainer_state.json -o runs/ --validation
       fmjax import levanter logs/*.jsonl -o runs/ --tokens-per-step 4194304
+      fmjax import megatron/ -o runs/ --sequence-length 4096
       fmjax import sweep.csv --schedule 'kind = "cosine", warmup_steps = 2000, final_lr = 1e-5' -o runs/
       fmjax import logs/ --from nanochat --schedule 'kind = "wsd", peak_lr = 0.02, ...' -o runs/
     """

@@ -51,6 +51,7 @@ def import_(
     total_steps: int | None,
     peak_lr: float | None,
     tokens_per_step: float | str | None,
+    sequence_length: float | None,
     model_size: float | None,
     join: bool,
 ) -> Answer:
@@ -63,6 +64,8 @@ def import_(
     with output.stages("reading"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if tool is None and all(map(is_sweep, sources)):
+            in_column = "expected a column sequence_length in a table with one row a run"
+            require(sequence_length is None, f"--sequence-length: {in_column}, found the option")
             batch = None if tokens_per_step is None else batch_of(tokens_per_step, "tokens_per_step")
             given = {"tokens_per_step": batch, "model_size": model_size}
             found = tuple(one for path in sources for one in _of_sweep(path, schedule or "", loss, validation, given))
@@ -75,6 +78,7 @@ def import_(
                 total_steps=total_steps,
                 peak_lr=peak_lr,
                 tokens_per_step=tokens_per_step,
+                sequence_length=sequence_length,
                 model_size=model_size,
                 join=join,
             )
@@ -114,6 +118,7 @@ def _dict(one: Imported) -> object:
             "loss": one.loss,
             "rate": one.rate,
             "schedule": _schedule_dict(one.curve.schedule),
+            "tokens_per_step": one.curve.tokens_per_step,
             "rate_error": None if found is None else found.error,
             "dropped_rows": one.dropped,
             "notes": one.notes,

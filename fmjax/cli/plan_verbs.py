@@ -55,8 +55,8 @@ def recommend() -> None:
     Given several batches, model sizes or lengths, or an amount of compute, it chooses peak rate, batch and ratio
     together for each size and length, and lists all choices that are as good. --trade adds what larger batches cost at
     equal tokens and the updates they save, and what a batch that doubles in place of an anneal, or beside it, costs and
-    saves; --flops chooses model size and tokens as well, C = 6 N D. The runs must then differ in what is chosen. Such
-    plans take minutes.
+    saves; --flops chooses model size and tokens as well, C = 6 N D, with an interval of both and a note where that
+    reaches the end of the sizes compared. The runs must then differ in what is chosen. Such plans take minutes.
 
     \b
     Example:

@@ -17,7 +17,7 @@ MOST_NEAR = 30
 def print_regions(found: Recommendation, *, trade: bool) -> None:
     """The answer, the choice for each budget, all that are as good as the best, and what others cost."""
     out, best = console(), found.best
-    out.print(_answer(best))
+    out.print(_answer(best, found.best_region))
     _print_budgets(found)
     _print_near(found.best_region)
     for one in found.regions:
@@ -34,10 +34,13 @@ def print_regions(found: Recommendation, *, trade: bool) -> None:
     out.out(f"\n{optax_snippet(best.schedule)}")
 
 
-def _answer(best: Choice) -> str:
+def _answer(best: Choice, region: Region) -> str:
     cell = best.cell
     batch = "" if cell.tokens_per_step is None else f"{cell.tokens_per_step:.4g} tokens an update, "
     size = "" if cell.model_size is None else f" of {cell.model_size:.3g} parameters"
+    if region.budget.flops is not None:
+        ends = _ends(region, "model_size"), _ends(region, "total_tokens")
+        size += f" ({ends[0]}) on {_total(region)} tokens ({ends[1]})"
     return (
         f"[bold]Train a model{size} with {batch}peak rate {cell.peak_lr:.4g}, {cell.total_steps} updates, the last "
         f"{best.schedule.anneal_steps} ({100 * cell.best_ratio:.0f} %) annealing, {cell.decay}[/bold]: "
@@ -46,32 +49,46 @@ def _answer(best: Choice) -> str:
 
 
 BUDGET_COLUMNS = (
-    *("for", "parameters", "tokens a step", "90 %", "updates", "peak rate", "90 %"),
+    *("tokens a step", "90 %", "updates", "peak rate", "90 %"),
     *("ratio", "anneal", "loss", "90 %", "regret"),
 )
+"""Columns of the best choices, after what they are for and the size."""
+
+COMPUTE_COLUMNS = ("parameters", "90 %", "tokens", "90 %")
+"""The columns of what is chosen for an amount of compute, in place of that of the size."""
 
 
 def _print_budgets(found: Recommendation) -> None:
-    out, table = console(), new_table(f"{found.law.name}: best choice", BUDGET_COLUMNS, text=1)
+    by_compute = any(region.budget.flops for region in found.regions)
+    columns = ("for", *(COMPUTE_COLUMNS if by_compute else ("parameters",)), *BUDGET_COLUMNS)
+    out, table = console(), new_table(f"{found.law.name}: best choice", columns, text=1)
     outside = False
     for region in found.regions:
         choice = found.choices[region.points[region.best].choice]
         cell = choice.cell
         outside |= bool(cell.outside)
-        size = cell.shown("model_size") + _after(region, "model_size") if region.budget.flops else ""
+        size = _for_compute(region) if by_compute else ("",)
         batch = (cell.shown("tokens_per_step", ".4g"), interval(region.intervals.get("tokens_per_step")))
         rate = (cell.shown("peak_lr"), interval(region.intervals.get("peak_lr"), ".2g"))
         anneal = (f"{cell.best_ratio:.2g}{' (edge)' if cell.at_edge else ''}", f"{choice.schedule.anneal_steps}")
         loss = (f"{cell.loss:.4f}", interval(cell.loss_interval, ".4f"), number(100 * region.regret, ".2f") + " %")
-        table.add_row(region.budget.named, size, *batch, cell.shown("total_steps", ""), *rate, *anneal, *loss)
+        table.add_row(region.budget.named, *size, *batch, cell.shown("total_steps", ""), *rate, *anneal, *loss)
     out.print(table)
     if outside:
         out.out("* outside the fitted runs")
 
 
-def _after(region: Region, axis: str) -> str:
-    ends = region.intervals.get(axis)
-    return "" if ends is None else f" ({interval(ends, '.2g')})"
+def _for_compute(region: Region) -> tuple[str, ...]:
+    size = region.points[region.best].cell.shown("model_size")
+    return size, _ends(region, "model_size"), _total(region), _ends(region, "total_tokens")
+
+
+def _ends(region: Region, axis: str) -> str:
+    return interval(region.intervals.get(axis), ".2g")
+
+
+def _total(region: Region) -> str:
+    return number(region.tokens or float("nan"), ".3g")
 
 
 def _print_near(region: Region) -> None:

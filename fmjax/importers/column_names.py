@@ -116,6 +116,20 @@ SPENT = Preference(
 )
 """Counters of tokens or samples so far."""
 
+LOGGED_BATCHES = Preference(
+    (
+        *("tokens_per_step", "tokens_per_update", "tokens_per_iter", "tokens_per_iteration", "tokens_per_batch"),
+        *("batch_tokens", "batch_size_tokens", "batch_size_in_tokens", "token_batch_size", "*_tokens_per_step"),
+        *("*_tokens_per_update", "*_batch_tokens", "*_batch_size_tokens", "*_batch_size_in_tokens"),
+        *("global_batch_size", "total_batch_size", "effective_batch_size", "*_global_batch_size", "train_batch_size"),
+        *("sequences_per_step", "sequences_per_update", "seqs_per_step", "samples_per_step", "samples_per_update"),
+        *("batch_sequences", "batch_size", "*_batch_size", "gbs", "bsz", "bs"),
+    ),
+    never=words("micro mini device gpu rank local host vs max min target sec second time gen generation rollout")
+    | EVALUATION,
+)
+"""The batch of each row: in tokens before sequences, of all devices before those of which some log a part."""
+
 SPARSE = 0.1
 """A column with fewer rows than this share of the fullest of its kind is a summary beside it, and comes after it."""
 

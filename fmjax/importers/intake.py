@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fmjax._checks import choose, require, within
+from fmjax._checks import choose, positive, require, within
 from fmjax.curves.loss_curve import LossCurve
 from fmjax.importers.logs import Log, Reader, way_out
 from fmjax.importers.restarts import RunRows
 from fmjax.importers.source import Columns, Source, files_below, is_told, matching, only, read_files, refusing
 from fmjax.importers.tables import Table
 from fmjax.importers.tools import SOURCES
-from fmjax.schedules.batch_stages import Batch, batch_of
+from fmjax.schedules.batch_stages import Batch, batch_of, joined_batch
 from fmjax.schedules.kinds import Schedule
 from fmjax.schedules.recognition import Recognised, recognise
 
@@ -56,6 +56,7 @@ def import_logs(
     total_steps: int | None = None,
     peak_lr: float | None = None,
     tokens_per_step: Batch | str | None = None,
+    sequence_length: float | None = None,
     model_size: float | None = None,
     join: bool = False,
 ) -> tuple[Imported, ...]:
@@ -75,7 +76,9 @@ def import_logs(
       peak_lr: peak rate that logged rates, or multipliers of it, are scaled to.
       tokens_per_step: tokens per update; steps logged in tokens are divided by it. Of a batch that changes
         ``BatchStages``, or text such as "65536@0,131072@2000"; by default taken from a counter of tokens beside the
-        steps that shows such stages.
+        steps, or a column of batches, that shows such stages (``batch_changes.batch_in_log``).
+      sequence_length: tokens of a sequence, where logs count batches in sequences. Without ``tokens_per_step`` the
+        batch of each run is then taken from its log, also where it does not change.
       model_size: number of parameters of all runs.
       join: whether runs logged only from where they branch off get the earlier rows of their stem: of the runs logged
         from the start until there, at the rate that the branch begins with, the one of nearest loss.
@@ -101,7 +104,8 @@ def import_logs(
         refused: list[str] = []
         tool, tables = _read(paths, source, columns, refused)
         batch = None if tokens_per_step is None else batch_of(tokens_per_step, "tokens_per_step")
-        reader = Reader(tool, columns, schedule is None, peak_lr, batch)
+        length = None if sequence_length is None else positive(sequence_length, "sequence_length")
+        reader = Reader(tool, columns, schedule is None, peak_lr, batch, length)
         reader = reader.counting_as(tables)
         tables = [part for table in tables for part in _by_label(reader, table, refused, len(tables) > 1)]
         logs = list(_logs(reader, tables, refused))
@@ -184,6 +188,7 @@ def _imported(log: Log, schedule: Schedule | None, total_steps: int | None) -> I
         notes = (*notes, f"{after.sum()} rows after the schedule's end were left out")
     if log.begins_late:
         notes = (*notes, f"losses start at step {log.loss.step[0]}; a branch may be joined to its stem")
+        notes += ("before that the batch is taken to be the first that is logged",) * log.reads_batch
     curve = LossCurve(log.name, loss.step, loss.value, known, tokens_per_step=log.batch)
     dropped = log.dropped + int(after.sum())
     return Imported(
@@ -216,7 +221,8 @@ def _joined(log: Log, logs: Sequence[Log]) -> Log:
     stem = min(stems, key=lambda other: abs(np.log(_last(other, start) / log.loss.value[0])))
     rate = None if log.rate is None or stem.rate is None else stem.rate.before(int(log.rate.step[0])).then(log.rate)
     note = f"rows before step {start} are those of {stem.name!r}"
-    return log._replace(loss=stem.loss.before(start).then(log.loss), rate=rate, notes=(*log.notes, note))
+    loss, batch = stem.loss.before(start).then(log.loss), joined_batch(stem.batch, log.batch, start)
+    return log._replace(loss=loss, rate=rate, notes=(*log.notes, note), batch=batch)
 
 
 def _stems(branch: Log, logs: Sequence[Log]) -> Iterable[Log]:

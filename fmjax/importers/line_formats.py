@@ -30,9 +30,12 @@ LOOSE = rf"""(?:^|[^\w/.-]){{key}}["']?\s*(?:\([^)=:]*\))?\s*[:=]?\s*["']?{_VALU
 _KIND = (
     r"(?:train(?:ing)?|val(?:id(?:ation)?)?|eval(?:uation)?|test|dev|lm|ce|avg|average|mean|batch|step|total|current)"
 )
-_KNOWN = r"(?:loss|cross[_ -]?entropy(?:[_ ]?loss)?|nll|lrm?|learning[_ -]?rate|bpb|epoch)"
+_KNOWN = (
+    r"(?:loss|cross[_ -]?entropy(?:[_ ]?loss)?|nll|lrm?|learning[_ -]?rate|bpb|epoch|batch[_ -]size|"
+    r"tokens[_ -]per[_ -](?:step|update|batch))"
+)
 KNOWN_WORDS = rf"(?:{_KIND}[ _]){{0,4}}[\w/.-]{{0,40}}{_KNOWN}[\w/.-]{{0,40}}(?: (?:train|val|step)\b)?"
-"""A name that ends in, or goes on from, a word for a loss or a rate."""
+"""A name that ends in, or goes on from, a word for a loss, a rate or a batch."""
 
 _COUNTER = r"(?:global[_ -]?step|num[_ -]?updates?|(?:train(?:ing)?[_ -])?(?:step|iteration|iter|update|batch)s?|it)"
 

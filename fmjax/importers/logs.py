@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmjax._checks import positive, require
-from fmjax.importers.batch_changes import batch_change
+from fmjax.importers.batch_changes import batch_in_log
 from fmjax.importers.column_names import Preference
 from fmjax.importers.restarts import RunRows, has_rival_rates, runs_by_steps
 from fmjax.importers.run_labels import epochs_of, runs_by_label
@@ -82,7 +82,9 @@ class Log(NamedTuple):
     dropped: int = 0
     """Rows with a loss that do not count."""
     batch: Batch | None = None
-    """Tokens an update, as told or where the log shows that they change."""
+    """Tokens an update, as told or as the log shows them."""
+    reads_batch: bool = False
+    """Whether the log shows them."""
 
     @property
     def begins_late(self) -> bool:
@@ -111,6 +113,8 @@ class Reader:
     needs_rate: bool
     peak_lr: float | None
     tokens_per_step: Batch | None
+    sequence_length: float | None = None
+    """Tokens of a sequence, for logs that count batches in sequences."""
     first: int = 0
     """What the row after the first update has for a step."""
 
@@ -179,11 +183,15 @@ class Reader:
         known = np.isfinite(losses) & run.all_rows(losses.size)
         log = Log(name, loss, None, loss_key, None, notes, table.total_steps, self._step_key(table), table.files)
         log = log._replace(dropped=int(known.sum()) - loss.step.size, batch=self.tokens_per_step)
-        change = batch_change(table, self._step_key(table), step)
-        if change is not None:
-            batch, said = change.checked(self.tokens_per_step)
+        length = self.sequence_length if self.tokens_per_step is None else None
+        shown = batch_in_log(table, self._step_key(table), step, int(loss.step[-1]) + 1, length)
+        if shown is not None:
+            batch, said = shown.checked(self.tokens_per_step)
             notes = (*notes, said)
-            log = log._replace(batch=batch, notes=notes)
+            log = log._replace(batch=batch, notes=notes, reads_batch=batch is not self.tokens_per_step)
+        elif length is not None:
+            notes = (*notes, f"sequence_length: no column has the batch, so that {length:g} was not used")
+            log = log._replace(notes=notes)
         if not self.needs_rate:
             return log
         rate_key, rate, more = self._rate(table, kept)

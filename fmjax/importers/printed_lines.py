@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fmjax._checks import require
-from fmjax.importers.column_names import EVALUATION, HELD_OUT, LOSSES, MULTIPLIERS, plain_name
+from fmjax.importers.column_names import EVALUATION, HELD_OUT, LOGGED_BATCHES, LOSSES, MULTIPLIERS, plain_name
 from fmjax.importers.contents import begins, text_of
 from fmjax.importers.epochs import counted_by_bars, counted_over_epochs
 from fmjax.importers.line_formats import FORMATS, LineFormat
@@ -167,11 +167,12 @@ def _values_below(texts: Any, heads: np.ndarray, form: LineFormat, named: Sequen
 
 
 def _keys(texts: Any, form: LineFormat, named: Sequence[str]) -> list[str]:
-    """Names of the columns in a sample of lines: losses, rates, what was consumed, and those that the user names."""
+    """Names of the columns in a sample of lines: losses, rates, batches, what was consumed, and what the user names."""
     step = max(len(texts) // _SAMPLE, 1)
     sample = [*texts.slice(0, _SAMPLE).to_pylist(), *texts[::step].to_pylist()[:_SAMPLE]]
     found = dict.fromkeys(key for text in sample for key in _pairs(text, form))
-    kinds = (form.loss, form.validation, form.rate, MULTIPLIERS, ("epoch", "consumed_samples", "consumed_tokens"))
+    others = ("epoch", "consumed_samples", "consumed_tokens")
+    kinds = (form.loss, form.validation, form.rate, MULTIPLIERS, LOGGED_BATCHES, others)
     known = matching({key: np.zeros(1) for key in found}, *kinds)
     return [key for key in found if key in known or key in named]
 

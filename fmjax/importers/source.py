@@ -12,7 +12,7 @@ import numpy as np
 
 from fmjax._checks import require, within
 from fmjax.importers.cells import notes_on_cells
-from fmjax.importers.column_names import MULTIPLIERS, SPENT, Preference, ranked
+from fmjax.importers.column_names import LOGGED_BATCHES, MULTIPLIERS, SPENT, Preference, ranked
 from fmjax.importers.contents import begins
 from fmjax.importers.run_labels import is_label
 from fmjax.importers.tables import Table
@@ -211,14 +211,18 @@ def _name(place: Path, root: Path) -> str:
 
 
 def _needed(source: Source, table: Table, columns: Columns) -> Table:
-    """The table under a printable name, without columns that neither source nor user names, nor count tokens."""
+    """The table under a printable name, with the columns that source or user name, and those of tokens and batches."""
     named = [glob.escape(name) for name in (columns.step, columns.loss, columns.rate) if name is not None]
     kinds = (source.step, source.loss, source.validation, source.rate, source.multiplier, named)
     taken = matching(table.columns, *kinds)
-    kept = {key: table.columns[key] for key in dict.fromkeys((*taken, *ranked(table.columns, SPENT)))}
+    batches = ranked(table.columns, LOGGED_BATCHES)
+    kept = {key: table.columns[key] for key in dict.fromkeys((*taken, *ranked(table.columns, SPENT), *batches))}
     name = "".join(character if character.isprintable() else " " for character in table.name).strip()
     others = tuple(key for key in table.columns if key not in kept)
     texts: Mapping[str, np.ndarray] = getattr(table.columns, "texts", {})
     labels = {key: cells for key, cells in {**table.columns, **texts}.items() if is_label(key)}
-    notes = (*table.notes, *(note for key in taken if key in texts for note in notes_on_cells(key, texts[key])))
+    notes = (
+        *table.notes,
+        *(note for key in (*taken, *batches) if key in texts for note in notes_on_cells(key, texts[key])),
+    )
     return table._replace(name=name or "run", columns=kept, others=others, labels=labels, notes=notes)

@@ -1,6 +1,6 @@
 """Choices of peak rate, batch and model size for a budget: the best, all that are as good, and what others cost."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -87,7 +87,8 @@ class Region(NamedTuple):
     regret: float
     """Mean relative excess of the best choice over what is best in each bootstrap sample; NaN without them."""
     intervals: dict[str, Ends]
-    """Bootstrap intervals of the best peak rate, batch and size, of those with more than one value."""
+    """Bootstrap intervals of the best peak rate, batch and size, of those with more than one value; for a budget of
+    compute also of the tokens of a run, ``total_tokens``, which follow from the size."""
     batches: tuple[Tradeoff, ...]
     """The trade between loss and updates at equal tokens: the best of each batch, the smallest first."""
     sizes: tuple[Tradeoff, ...]
@@ -101,11 +102,18 @@ class Region(NamedTuple):
         return tuple(sorted((point for point in self.points if point.is_near), key=lambda point: point.excess))
 
     @property
+    def tokens(self) -> float | None:
+        """Tokens of the best choice; None where no batch is known."""
+        cell = self.points[self.best].cell
+        return None if cell.mean_batch is None else cell.mean_batch * cell.total_steps
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was chosen at the edge of what was tried, and how many choices were not compared."""
         names = {"peak_lr": "peak rate", "tokens_per_step": "batch", "model_size": "model size"}
         said = f"{self.budget.named}: the best {{}} lies at the edge of those tried"
         notes = [said.format(name) for axis, name in names.items() if self._at_edge(axis)]
+        notes += [f"{self.budget.named}: {note}" for note in self._open_ends()]
         if self.not_compared:
             every = len(self.points) + self.not_compared
             left = f"{self.not_compared} of {every} choices are not compared: rate or batch outside the fitted runs"
@@ -124,10 +132,24 @@ class Region(NamedTuple):
             near[at] |= point.is_near
         return OverRateAndBatch(rates, batches, excess, near)
 
+    def _tried(self, axis: str) -> list[float]:
+        return sorted({getattr(point.cell, axis) for point in self.points} - {None})
+
     def _at_edge(self, axis: str) -> bool:
         """Whether the best of an axis is the first or last value tried, so that a better one may lie outside."""
-        tried = sorted({getattr(point.cell, axis) for point in self.points} - {None})
+        tried = self._tried(axis)
         return len(tried) > 1 and getattr(self.points[self.best].cell, axis) in (tried[0], tried[-1])
+
+    def _open_ends(self) -> Iterator[str]:
+        """Where the interval of the size ends only because no further sizes were compared; see ``_at_edge``."""
+        if "model_size" not in self.intervals:
+            return
+        tried, ends = self._tried("model_size"), self.intervals["model_size"]
+        best = self.points[self.best].cell.model_size
+        for end, offered, name in zip(ends, (tried[0], tried[-1]), ("smallest", "largest"), strict=True):
+            if best != offered and abs(end / offered - 1) < 1e-6:
+                reached = f"the interval of the best model size reaches the {name} compared, {offered:.3g}"
+                yield f"{reached}: {'smaller' if name == 'smallest' else 'larger'} ones may be as good"
 
     def span(self, axis: str) -> Ends:
         """Least and greatest value of an axis among the near-optimal choices."""
@@ -142,6 +164,7 @@ class Region(NamedTuple):
         ]
         steps = {"batches": self.batches, "sizes": self.sizes}
         record = {**self.budget._asdict(), "best": self.points[self.best].choice, "regret": self.regret}
+        record |= {"best_model_size": self.points[self.best].cell.model_size, "best_tokens": self.tokens}
         record |= {"intervals": self.intervals, "notes": self.notes, "points": points}
         return plain({**record, **{name: [_tradeoff_dict(step) for step in of] for name, of in steps.items()}})
 
@@ -182,6 +205,7 @@ def region_of(
     least = (losses * slack).min(axis=1)
     regret = float(np.mean(losses[:, best] / least - 1)) if len(losses) else float("nan")
     intervals = {axis: _interval(axis, cells, losses) for axis in AXES}
+    intervals["total_tokens"] = _tokens_interval(budget, intervals["model_size"])
     steps = _Tradeoffs(points, best, over)
     return Region(
         budget=budget,
@@ -203,6 +227,14 @@ def _interval(axis: str, cells: Sequence[Cell], losses: np.ndarray) -> Ends | No
         return None
     profile = np.stack([losses[:, values == value].min(axis=1) for value in tried], axis=1)
     return percentile_interval(np.exp(continuous_best(np.log(tried), profile)))
+
+
+def _tokens_interval(budget: Budget, sizes: Ends | None) -> Ends | None:
+    """Tokens at the ends of an interval of the size, for a budget of compute: the larger the model the fewer."""
+    if budget.flops is None or sizes is None:
+        return None
+    low, high = (budget.tokens(size) or np.nan for size in reversed(sizes))
+    return low, high
 
 
 class _Tradeoffs(NamedTuple):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from fmjax.fitting.records import FitResult
 from fmjax.planning.recommendation import Choice, Recommendation
+from fmjax.planning.regions import Region
 from fmjax.report.markup import NONE, Html, element, interval_text, number_text, pairs, section, table
 from fmjax.report.regions import SHARE, region_tables
 from fmjax.schedules.kinds import WSD
@@ -77,8 +78,19 @@ def recommended(found: Recommendation) -> Html:
     rows.insert(3, ("expected regret", regret(best.regret)))
     rows.append(("predicted by", f"{best.fit.law.name}, fitted to {_fitted_on(best)}"))
     rows.append(("mean error on runs left out", f"{number_text(best.held_out_mape_percent, '.3f')} %"))
+    if found.regions and found.best_region.budget.flops is not None:
+        rows[:1] = _chosen_for_compute(found.best_region)
     others = region_tables(found) if found.regions else _choices(found) if len(found.choices) > 1 else []
     return section("answer", "Recommendation", lead(best.cell, "predicted for this"), pairs(rows), *others)
+
+
+def _chosen_for_compute(region: Region) -> list[tuple[str, object]]:
+    """Model size and tokens with their intervals."""
+    chosen = (
+        ("parameters", region.points[region.best].cell.model_size, "model_size"),
+        ("tokens", region.tokens, "total_tokens"),
+    )
+    return [(name, f"{value:.4g}{_ends(region.intervals.get(axis), '.3g')}") for name, value, axis in chosen if value]
 
 
 def _fitted_on(choice: Choice) -> str:

@@ -11,9 +11,10 @@ from fmjax.searching.results import NEAR, Cell
 
 
 def assumed(found: Recommendation) -> Html:
-    """Notes of all choices, and what intervals know."""
+    """Notes of all choices and regions, and what intervals know."""
     notes = dict.fromkeys(note for choice in found.choices for note in choice.notes)
-    said = [*(_note(found, note) for note in notes), *found.notes]
+    of_regions = (note for region in found.regions for note in region.notes)
+    said = [*(_note(found, note) for note in notes), *of_regions, *found.notes]
     samples = max(choice.samples for choice in found.choices)
     return _assumptions(said, _INTERVALS.format(samples=samples) if samples else _NONE, *_RECOMMENDED)
 

@@ -54,7 +54,7 @@ def region_tables(found: Recommendation) -> list[Html]:
     """Tables of the best choice for each budget, of those near-optimal, and of what batches and sizes cost."""
     parts = [
         element("h3", "Best choice"),
-        table(BUDGET_HEADINGS, [_budget(one) for one in found.regions], text=1),
+        table(_headings(found.regions), [_budget(one) for one in found.regions], text=1),
     ]
     near, region = found.best_region.near, found.best_region
     parts += [
@@ -76,26 +76,26 @@ def region_tables(found: Recommendation) -> list[Html]:
     return parts
 
 
-BUDGET_HEADINGS = (
-    "for",
-    "parameters",
-    "tokens an update",
-    SHARE,
-    "updates",
-    "peak rate",
-    SHARE,
-    "loss",
-    SHARE,
-    "regret %",
-)
+def _by_compute(regions: Sequence[Region]) -> bool:
+    """Whether sizes and tokens are chosen, each for an amount of compute."""
+    return any(region.budget.flops is not None for region in regions)
+
+
+def _headings(regions: Sequence[Region]) -> tuple[str, ...]:
+    chosen = ("parameters", SHARE, "tokens", SHARE) if _by_compute(regions) else ("parameters",)
+    return ("for", *chosen, "tokens an update", SHARE, "updates", "peak rate", SHARE, "loss", SHARE, "regret %")
 
 
 def _budget(region: Region) -> list[str]:
     cell = region.points[region.best].cell
+    size = [cell.shown("model_size")]
+    if _by_compute([region]):
+        size += [interval_text(region.intervals.get("model_size"))]
+        size += [number_text(region.tokens or float("nan"), ".3g"), interval_text(region.intervals.get("total_tokens"))]
     batch = (cell.shown("tokens_per_step", ".4g"), interval_text(region.intervals.get("tokens_per_step")))
     rate = (cell.shown("peak_lr"), interval_text(region.intervals.get("peak_lr"), ".2g"))
     loss = (f"{cell.loss:.4f}", interval_text(cell.loss_interval, ".4f"), number_text(100 * region.regret, ".2f"))
-    return [region.budget.named, cell.shown("model_size"), *batch, cell.shown("total_steps", ""), *rate, *loss]
+    return [region.budget.named, *size, *batch, cell.shown("total_steps", ""), *rate, *loss]
 
 
 TRADE_HEADINGS = (

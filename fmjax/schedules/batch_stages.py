@@ -138,6 +138,22 @@ def tokens_until(batch: Batch, count: int) -> float:
     return float(batch.until(count)) if isinstance(batch, BatchStages) else batch * count
 
 
+def joined_batch(before: Batch | None, after: Batch | None, at: int) -> Batch | None:
+    """One batch until an update and another from there on, where both are known, else the latter.
+
+    >>> str(joined_batch(BatchStages((0, 100), (64.0, 128.0)), 256.0, 400))
+    '64@0,128@100,256@400'
+    """
+    if before is None or after is None or before == after:
+        return after
+    first, then = (one if isinstance(one, BatchStages) else BatchStages((0,), (one,)) for one in (before, after))
+    early = [pair for pair in zip(first.starts, first.tokens, strict=True) if pair[0] < at]
+    late = [(max(start, at), size) for start, size in zip(then.starts, then.tokens, strict=True)]
+    late = [pair for pair, end in zip(late, [*then.starts[1:], np.inf], strict=True) if end > at]
+    starts, tokens = zip(*early, *late, strict=True)
+    return batch_of(BatchStages(starts, tokens), "tokens_per_step")
+
+
 def mean_batch(batch: Batch | None, total_steps: int) -> float | None:
     """Mean tokens an update of a run; None where unknown."""
     return tokens_until(batch, total_steps) / total_steps if isinstance(batch, BatchStages) else batch

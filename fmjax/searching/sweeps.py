@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 FALLING_BATCH = (
-    "the batch falls during the run: what a loss does then was tested on one run, and predicted 3 to 4 % off"
+    "the batch falls during the run: what a loss does then was tested on one run, and predicted 2.6 % too high"
 )
 """Note on plans whose batch falls."""
 
