@@ -35,18 +35,18 @@ def cores() -> int:
 EACH = "devices"
 """Name of the axis of a mesh of devices."""
 
-WHOLE: Any = PartitionSpec()
-SHARED_OUT: Any = PartitionSpec(EACH)
+REPLICATED: Any = PartitionSpec()
+SHARDED: Any = PartitionSpec(EACH)
 """Of an argument that every device gets whole, and of one of whose first axis each gets a share."""
 
 
-def several() -> Mesh | None:
+def local_mesh() -> Mesh | None:
     """All local devices in a row, where there is more than one."""
     devices = jax.local_devices()
     return Mesh(np.array(devices), (EACH,)) if len(devices) > 1 else None
 
 
-def over(mesh: Mesh | None, call: Callable[..., Outcome], given: Any, found: Any) -> Callable[..., Outcome]:
+def over_mesh(mesh: Mesh | None, call: Callable[..., Outcome], given: Any, found: Any) -> Callable[..., Outcome]:
     """A call as one program for all devices of a mesh, each with its share and none waiting for another.
 
     Args:
@@ -66,7 +66,8 @@ def threads() -> int:
     """Threads that hand out work.
 
     XLA runs most of our programs on one core of a CPU, so one thread a core keeps all of them busy. Other devices, or
-    several, run one program at a time (``over``): while they work for one thread, another makes the next call ready.
+    several, run one program at a time (``over_mesh``). While they work for one thread, another makes the next call
+    ready.
     """
     devices = jax.local_devices()
     return cores() if devices[0].platform == "cpu" and len(devices) == 1 else 2

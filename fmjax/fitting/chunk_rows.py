@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from fmjax._devices import WHOLE, several
+from fmjax._devices import REPLICATED, local_mesh
 from fmjax._types import Array
 from fmjax.fitting.objective import Rows
 
@@ -95,11 +95,11 @@ class ChunkRows:
         self._kept: Rows | None = None
         if not (self.each or self._split):
             kept = rows._replace(loss=self.all.loss[:1]) if self._shared else rows
-            mesh = several()
-            self._kept = jax.device_put(kept, None if mesh is None else NamedSharding(mesh, WHOLE))
+            mesh = local_mesh()
+            self._kept = jax.device_put(kept, None if mesh is None else NamedSharding(mesh, REPLICATED))
 
     @property
-    def shared_out(self) -> tuple[bool, bool]:
+    def sharded(self) -> tuple[bool, bool]:
         """Whether each lane has effects of its own among those that ``of`` gives, and losses of its own."""
         return self.each, self.each or self._split or self._shared
 

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from fmjax._dask import OnDask
-from fmjax._devices import SHARED_OUT, WHOLE, Pool, once_compiled, over, several, threads
+from fmjax._devices import REPLICATED, SHARDED, Pool, local_mesh, once_compiled, over_mesh, threads
 from fmjax._types import Array, Dtype
 from fmjax.fitting.chunk_rows import MANY_LANES, ChunkRows, widened, widened_weights
 from fmjax.fitting.newton import DampedNewtonState, damped_newton
@@ -142,7 +142,7 @@ def _finish(law: Law, rows: int, lane: _Iterate) -> Lanes:
     return Lanes(point, state.value, jnp.where(jnp.isfinite(state.value), status, NON_FINITE), lane.evaluations)
 
 
-@partial(jax.jit, static_argnames=("residual", "mesh", "shared_out"))
+@partial(jax.jit, static_argnames=("residual", "mesh", "sharded"))
 def _minimise(
     law: Law,
     rows: Rows,
@@ -153,16 +153,16 @@ def _minimise(
     *,
     residual: str,
     mesh: Mesh | None = None,
-    shared_out: tuple[bool, bool] = (False, False),
+    sharded: tuple[bool, bool] = (False, False),
 ) -> Lanes:
     """Minimises a chunk of lanes block by block; lanes not ``live`` cost nothing.
 
-    With a mesh each of its devices takes a share of the lanes. ``shared_out`` says whether each lane has effects, and
+    With a mesh each of its devices takes a share of the lanes. ``sharded`` says whether each lane has effects, and
     losses, of its own.
     """
-    of_lanes = Rows(*(SHARED_OUT if own else WHOLE for own in shared_out))
-    given = WHOLE, of_lanes, SHARED_OUT, SHARED_OUT, Objective(WHOLE, WHOLE, SHARED_OUT), WHOLE
-    each = over(mesh, partial(_minimise_blocks, residual=residual), given, SHARED_OUT)
+    of_lanes = Rows(*(SHARDED if own else REPLICATED for own in sharded))
+    given = REPLICATED, of_lanes, SHARDED, SHARDED, Objective(REPLICATED, REPLICATED, SHARDED), REPLICATED
+    each = over_mesh(mesh, partial(_minimise_blocks, residual=residual), given, SHARDED)
     return each(law, rows, jobs, live, objective, limit)
 
 
@@ -283,7 +283,7 @@ class _Runner:
             objective = objective._replace(prior=objective.prior.each(len(jobs.start)))
         self.law, self.jobs, self.objective, self.residual = law, jobs, objective, residual
         effects_sets = None if jobs.effects_set is None else np.asarray(jobs.effects_set)
-        self.mesh = several()
+        self.mesh = local_mesh()
         devices = 1 if self.mesh is None else self.mesh.size
         self.rows = ChunkRows(rows, np.asarray(jobs.set), effects_sets, each)
         self.block = _block_lanes(self.rows.together, rows.loss.shape[1])
@@ -354,7 +354,7 @@ class _Runner:
         live = self.order < index.size
         objective = self.objective._replace(prior=prior)
         given = self.law, rows, jobs, live, objective, np.int32(limit)
-        static = {"residual": self.residual, "mesh": self.mesh, "shared_out": self.rows.shared_out}
+        static = {"residual": self.residual, "mesh": self.mesh, "sharded": self.rows.sharded}
         found = once_compiled(_minimise, *given, **static)
         places = np.argsort(self.order)[: index.size]
         return jax.tree.map(lambda x: np.asarray(x)[places], found)

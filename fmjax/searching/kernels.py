@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from fmjax._devices import EACH, SHARED_OUT, WHOLE, Pool, over, several
+from fmjax._devices import EACH, REPLICATED, SHARDED, Pool, local_mesh, over_mesh
 from fmjax.laws import Law, Row
 from fmjax.searching.grid import Grid, Part
 from fmjax.searching.panels import Panels
@@ -135,7 +135,7 @@ class Kernel(NamedTuple):
 
     def _of_program(self, part: Part) -> dict[str, Any]:
         """Static arguments of the program of a part."""
-        return {"decay": part.decay, "together": self.layout.branches, "mesh": several()}
+        return {"decay": part.decay, "together": self.layout.branches, "mesh": local_mesh()}
 
     def _law_of(self, part: Part) -> Law:
         """The law for the batch of a part."""
@@ -192,8 +192,8 @@ def end_losses(
         effects = jax.lax.map(follow, runs, batch_size=together)
         return _losses(law, vectors, effects, log_n, np.shape(runs.peak_lr))
 
-    given = (WHOLE, WHOLE, WHOLE, WHOLE, SHARED_OUT, WHOLE)
-    return over(mesh, of, given, OF_GROUPS)(law, vectors, run, log_n, runs, panels)
+    given = (REPLICATED, REPLICATED, REPLICATED, REPLICATED, SHARDED, REPLICATED)
+    return over_mesh(mesh, of, given, OF_GROUPS)(law, vectors, run, log_n, runs, panels)
 
 
 @partial(jax.jit, static_argnames=("decay", "together", "mesh"))
@@ -223,8 +223,8 @@ def multiples_losses(
         effects = jax.vmap(jax.vmap(law.scaled, in_axes=(None, 0)), in_axes=(0, None))(units, factor)
         return _losses(law, vectors, effects, log_n, (jnp.size(runs.panels), factor.size))
 
-    given = (WHOLE, WHOLE, WHOLE, WHOLE, SHARED_OUT, WHOLE, WHOLE)
-    return over(mesh, of, given, OF_GROUPS)(law, vectors, run, log_n, runs, panels, factor)
+    given = (REPLICATED, REPLICATED, REPLICATED, REPLICATED, SHARDED, REPLICATED, REPLICATED)
+    return over_mesh(mesh, of, given, OF_GROUPS)(law, vectors, run, log_n, runs, panels, factor)
 
 
 def _losses(law: Law, vectors: jax.Array, effects: Row, log_n: jax.Array, shape: tuple[int, ...]) -> jax.Array:
