@@ -2,18 +2,22 @@
 
     python -m benchmarks.closed_loop [MANIFEST] [--law NAME] [--samples 200]
 
-Without a manifest: the shipped curves. Runs that differ in nothing but their annealing ratio make a cell; each cell of
-the longest runs is planned twice, if there are runs to plan from at its peak rate and batch size:
+Without a manifest: the shipped curves, one set after the other. Runs that differ in nothing but their annealing ratio
+make a cell. Each cell of the longest runs of its model size, peak rate and batch size is planned in up to three ways,
+where there are runs to plan from at its peak rate:
 
-- longer: from the shorter runs of its own model size;
-- larger: from the shorter runs of smaller models alone, where there are the three sizes that a power law takes.
+- longer: from the shorter runs of its own model and batch size;
+- larger: from the shorter runs of smaller models alone, where there are the three sizes that a power law takes;
+- other batch: from runs of its own model size and length in other batches, of which there are three at least.
 
 ``fmjax.recommend`` chooses among the ratios that were tried and predicts the final loss there. Beside it, "copied"
-takes the ratio that was best in the cell of most parameters and updates it may know, "20 %" the ratio nearest to 0.2.
+takes the ratio that was best in the cell of most parameters and updates it may know, or of the nearest batch; "20 %"
+takes the ratio nearest to 0.2.
 Regret is the measured final loss of a choice over that of the best ratio, less 1, in percent.
 """
 
 import argparse
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +31,9 @@ from fmjax.scaling.optima import Tried, tried
 
 LEAST_SIZES = 3
 """Model sizes from which a term in the model size can be told."""
+
+LEAST_BATCHES = 3
+"""Batch sizes from which those in the batch size can."""
 
 HEADER = ["plan", "cell", "best", "recommended", "regret %", "expected %", "copied", "regret %", "20 %: regret %"]
 HEADER += ["predicted loss", "measured", "error %", "in interval"]
@@ -60,7 +67,7 @@ class Loop(NamedTuple):
     def line(self) -> list[str]:
         """The loop as a line of the table."""
         cell, error = self.cell, 100 * (self.predicted / self.measured - 1)
-        name = f"N {cell.model_size:g}, T {cell.total_steps}, peak {cell.peak_lr:g}"
+        name = f"N {cell.model_size:g}, B {cell.tokens_per_step:g}, T {cell.total_steps}, peak {cell.peak_lr:g}"
         low, high = self.interval
         chosen = [f"{self.ratio:g}", f"{self.regret(self.ratio):.3f}", f"{100 * self.expected / self.predicted:.3f}"]
         others = [f"{self.copied:g}", f"{self.regret(self.copied):.3f}", f"{self.regret(RULE):.3f}"]
@@ -69,37 +76,60 @@ class Loop(NamedTuple):
 
 
 def loops(curves: Sequence[fmjax.LossCurve], law: str | None, samples: int) -> Iterator[Loop]:
-    """Every cell of the longest runs, planned from what is smaller or shorter."""
+    """Every cell of the longest runs, planned from what is smaller, shorter or of another batch."""
     cells = [cell for cell in tried(curves) if cell.schedule.decay == "linear"]
-    longest = max(cell.total_steps for cell in cells)
+    longest: dict[object, int] = defaultdict(int)
     for cell in cells:
-        if cell.total_steps < longest:
+        longest[_setup(cell)] = max(longest[_setup(cell)], cell.total_steps)
+    for cell in cells:
+        if cell.total_steps < longest[_setup(cell)]:
             continue
-        shorter = [curve for curve in curves if _is_shorter(curve, cell)]
-        for kind, known in (
-            ("longer", [curve for curve in shorter if curve.model_size == cell.model_size]),
-            ("larger", [curve for curve in shorter if curve.model_size < (cell.model_size or 0)]),
+        at_peak = [curve for curve in curves if np.isclose(curve.peak_lr, cell.peak_lr)]
+        shorter = [curve for curve in at_peak if _has_batch(curve, cell) and _updates(curve) < cell.total_steps]
+        for kind, known, least in (
+            ("longer", [curve for curve in shorter if curve.model_size == cell.model_size], 1),
+            ("larger", [curve for curve in shorter if curve.model_size < (cell.model_size or 0)], LEAST_SIZES),
+            ("other batch", [curve for curve in at_peak if _is_beside(curve, cell)], LEAST_BATCHES),
         ):
-            source, sizes = _source(known, cell), {curve.model_size for curve in known}
-            if source is not None and (kind == "longer" or len(sizes) >= LEAST_SIZES):
+            source, setups = _source(known, cell), {(curve.model_size, curve.tokens_per_step) for curve in known}
+            if source is not None and len(setups) >= least:
                 yield _loop(kind, cell, known, source, law, samples)
 
 
-def _is_shorter(curve: fmjax.LossCurve, cell: Tried) -> bool:
-    alike = curve.tokens_per_step == cell.tokens_per_step and np.isclose(curve.peak_lr, cell.peak_lr)
-    return bool(alike and curve.schedule.total_steps < cell.total_steps)
+def _setup(cell: Tried) -> tuple[object, ...]:
+    """What runs of a cell have in common with longer and shorter ones."""
+    return cell.model_size, cell.tokens_per_step, cell.peak_lr
+
+
+def _updates(curve: fmjax.LossCurve) -> int:
+    return int(curve.schedule.total_steps)
+
+
+def _has_batch(curve: fmjax.LossCurve, cell: Tried) -> bool:
+    return curve.tokens_per_step == cell.tokens_per_step
+
+
+def _is_beside(curve: fmjax.LossCurve, cell: Tried) -> bool:
+    alike = curve.model_size == cell.model_size and _updates(curve) == cell.total_steps
+    return alike and not _has_batch(curve, cell)
 
 
 def _source(known: Sequence[fmjax.LossCurve], cell: Tried) -> Tried | None:
-    """The cell to copy from: that of most parameters, then updates."""
+    """The cell to copy from: that of most parameters, then updates, then of the nearest batch."""
     cells = [other for other in tried(known) if other.schedule.decay == cell.schedule.decay]
-    return max(cells, key=lambda other: (other.model_size or 0, other.total_steps), default=None)
+
+    def likeness(other: Tried) -> tuple[float, float, float]:
+        apart = np.log((other.tokens_per_step or 1) / (cell.tokens_per_step or 1))
+        return other.model_size or 0, other.total_steps, -abs(apart)
+
+    return max(cells, key=likeness, default=None)
 
 
 def _loop(
     kind: str, cell: Tried, known: Sequence[fmjax.LossCurve], source: Tried, law: str | None, samples: int
 ) -> Loop:
-    plan = fmjax.recommend(known, anneal_ratio=cell.distinct, law=law, samples=samples, **cell.target).best
+    batch = {"tokens_per_step": cell.tokens_per_step} if kind == "other batch" else {}
+    plan = fmjax.recommend(known, anneal_ratio=cell.distinct, law=law, samples=samples, **cell.target, **batch).best
     assert plan.cell.loss_interval is not None
     copied, chosen = cell.nearest(source.best), plan.cell
     return Loop(kind, cell, chosen.best_ratio, plan.regret, chosen.loss, plan.cell.loss_interval, copied)
@@ -108,12 +138,12 @@ def _loop(
 def main() -> None:
     """Prints the table and what it amounts to."""
     arguments = _parser().parse_args()
-    curves = fmjax.load_runs(arguments.manifest) if arguments.manifest else fmjax.datasets.proxy_runs()
-    found = list(loops(curves, arguments.law, arguments.samples))
+    sets = [arguments.manifest] if arguments.manifest else fmjax.datasets.SETS.values()
+    curves_of = [fmjax.load_runs(manifest) for manifest in sets]
+    found = [loop for curves in curves_of for loop in loops(curves, arguments.law, arguments.samples)]
     print(table([HEADER, *(loop.line() for loop in found)]))
-    for kind in ("longer", "larger"):
-        if of_kind := [loop for loop in found if loop.kind == kind]:
-            print(summary(kind, of_kind))
+    for kind in dict.fromkeys(loop.kind for loop in found):
+        print(summary(kind, [loop for loop in found if loop.kind == kind]))
 
 
 def summary(kind: str, found: Sequence[Loop]) -> str:
