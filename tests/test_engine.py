@@ -13,7 +13,7 @@ import pytest
 from synthetic import DECAY, SAME_FIT, TRUTH, curve, runs, schedules
 
 from fmjax.curves.manifest import load_runs
-from fmjax.fitting import lanes
+from fmjax.fitting import chunk_rows, lanes
 from fmjax.fitting.fits import fit, predict
 from fmjax.fitting.objective import value as objective_value
 from fmjax.fitting.options import FitOptions
@@ -44,6 +44,14 @@ def rows():
     found = jax.tree.map(lambda *x: np.concatenate(x), *sets)
     noise = np.random.default_rng(0).normal(size=found.loss.shape)
     return found._replace(loss=found.loss * np.exp(3e-3 * noise))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_padding():
+    """Rows as they are: 120 of them make blocks of many lanes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunk_rows, "PADDED_ROWS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,14 @@
 """What the verbs do that plan a run or follow it: recommend, transfer, optimize, forecast, demo."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fmjax
 from fmjax import plotting
 from fmjax._checks import require
+from fmjax._devices import beside
 from fmjax._names import PREFERRED_LAWS
 from fmjax.cli import output, plans, regions
 from fmjax.cli.answers import Answer, write_file, write_text
@@ -17,6 +19,7 @@ from fmjax.curves.loss_curve import LossCurve
 from fmjax.curves.manifest import load_runs, select_runs
 from fmjax.exporters.snippets import csv_text
 from fmjax.fitting.options import MANY_FITS
+from fmjax.planning.recommendation import Recommendation
 
 
 def recommend(
@@ -77,12 +80,16 @@ def demo(as_json: bool) -> Answer:
     """The main job on the curves that ship with fmjax."""
     curves = fmjax.datasets.demo_runs()
     train, steps = select_runs(curves, "split:train"), 2 * max(int(curve.schedule.total_steps) for curve in curves)
-    if not as_json:
-        out = output.console()
-        out.out(f"1. Fit {', '.join(curve.name for curve in train)}; predict the other runs.\n")
-        print_evaluation(fmjax.evaluate(PREFERRED_LAWS[0], curves, train=train))
-        out.out(f"\n2. Plan a run of {steps} updates from all {len(curves)} runs of {steps // 2}.\n")
-    return _recommended(curves, None, total_steps=steps, peak_lr=train[0].peak_lr)
+    plan: dict[str, Any] = {"total_steps": steps, "peak_lr": train[0].peak_lr}
+    if as_json:
+        return _recommended(curves, None, **plan)
+    planned = beside(partial(fmjax.recommend, curves, options=MANY_FITS, **plan))  # XLA compiles for both at once
+    out = output.console()
+    out.out(f"1. Fit {', '.join(curve.name for curve in train)}; predict the other runs.\n")
+    print_evaluation(fmjax.evaluate(PREFERRED_LAWS[0], curves, train=train))
+    out.out(f"\n2. Plan a run of {steps} updates from all {len(curves)} runs of {steps // 2}.\n")
+    with output.stages("planning"):
+        return _plan(planned.result(), curves)
 
 
 def _recommended(
@@ -90,6 +97,10 @@ def _recommended(
 ) -> Answer:
     with fits_on(scheduler, options, MANY_FITS) as fits, output.stages("reading") as stage:
         found = fmjax.recommend(curves, progress=stage, trade=trade, **fits)
+    return _plan(found, curves, trade=trade)
+
+
+def _plan(found: Recommendation, curves: Sequence[LossCurve], *, trade: bool = False) -> Answer:
     return Answer(
         found,
         lambda: regions.print_regions(found, trade=trade) if found.regions else plans.print_recommendation(found),

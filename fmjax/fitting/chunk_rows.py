@@ -14,7 +14,7 @@ from fmjax.fitting.objective import Rows
 PADDED_ROWS = 1024
 """Rows that those of small fits are padded to, so that all of them take one program."""
 
-MANY_LANES = 256
+MANY_LANES = 512
 """Lanes up to which one program for all fits of a law counts for more than the time of these."""
 
 FEW_NUMBERS = 16

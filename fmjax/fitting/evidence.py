@@ -11,7 +11,6 @@ from fmjax.fitting.chunk_rows import PADDED_ROWS
 from fmjax.fitting.objective import bounds, linearise
 from fmjax.fitting.priors import LawPrior, LearnedExponent
 from fmjax.fitting.problem import Problem
-from fmjax.fitting.row_effects import batch_effects
 from fmjax.laws import Law, Row
 
 UNDETERMINED_BELOW = 1e-6
@@ -47,9 +46,7 @@ class Evidence(NamedTuple):
     @classmethod
     def of(cls, problem: Problem, used: np.ndarray) -> "Evidence":
         """The rows of the runs marked in ``used[runs]``."""
-        if problem.law.warmup == "as-scheduled":
-            problem = problem._replace(effects=batch_effects(problem.law, problem.batch, warmup="as-peak"))
-        return cls(problem.law, problem.rows(used).of(0).effects)
+        return cls(problem.law, problem._replace(effects=problem.held).rows(used).of(0).effects)
 
     def compiled(self) -> "Evidence":
         """The same, once the program that gives slopes is there."""

@@ -1,5 +1,6 @@
 """A choice of a law's options on runs: finer values near the best one, and what the rows leave open of it."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +68,8 @@ def choose_options(problem: Problem, options: FitOptions, groups: np.ndarray) ->
         scores = found.objective.sum(axis=1)
         require(np.isfinite(scores).any(), f"no choice of options lets {law.name} be fitted to these runs")
         best = int(np.argmin(scores))
-        scale = _likelihood_scale(problem, found.rows.of(best), found.params[best], weights, options.delta)
+        tried = problem._replace(law=dataclasses.replace(law, **combinations[best]))
+        scale = _likelihood_scale(tried, found.rows.of(best), found.params[best], weights, options.delta)
         if round_ < FINER_ROUNDS:
             table = scores.reshape([len(values) for values in axes.values()])
             axes = _finer(law, axes, table, scale, first=round_ == 0)

@@ -32,10 +32,15 @@ class Problem(NamedTuple):
     """``[runs, rows]`` whether a row counts: real, and not dropped as early."""
     weight: np.ndarray
     """``[runs, rows]`` weight of each row."""
+    held: dict[str, np.ndarray]
+    """Effects with warmup counted as if at the peak rate, where the law counts it as scheduled; else the same."""
 
     def under(self, law: Law) -> "Problem":
         """The same runs under this law, the same but for its options."""
-        return self._replace(law=law, effects=batch_effects(law, self.batch))
+        effects = held = batch_effects(law, self.batch)
+        if law.warmup == "as-scheduled":
+            held = batch_effects(law, self.batch, warmup="as-peak")
+        return self._replace(law=law, effects=effects, held=held)
 
     def rows(self, used: np.ndarray) -> Rows:
         """The counting rows of the runs marked in ``used[runs]``, flat, as one set; padded to a ``bucket``."""
@@ -121,7 +126,7 @@ def arrange(law: Law | str, curves: Sequence[LossCurve], *, fitted: Sequence[boo
         keep &= batch.at >= np.minimum(batch.warmup_steps[:, None], batch.at[:, -1:])
     late = batch.at >= (1 - END_SHARE) * batch.at[:, -1:]
     weight = np.where(late, positive(options.end_weight, "end_weight"), 1.0)
-    return Problem(law, tuple(curves), batch, {}, keep, weight)
+    return Problem(law, tuple(curves), batch, {}, keep, weight, {})
 
 
 def with_rows(curves: Sequence[LossCurve], options: FitOptions) -> tuple[tuple[LossCurve, ...], tuple[str, ...]]:

@@ -14,7 +14,7 @@ from fmjax.fitting.options import FitOptions, precision
 from fmjax.fitting.problem import predict_each
 from fmjax.fitting.records import SAME_PEAK, FitResult, RunMetrics
 from fmjax.fitting.resampling import bootstrap_groups
-from fmjax.fitting.row_effects import batch_effects
+from fmjax.fitting.row_effects import RowUpdates
 from fmjax.laws import Law
 from fmjax.planning.correction import CorrectionPrior, Points, Settings, correctable
 from fmjax.planning.law_fits import LawFit, Weighed, at_peak, law_fits, weigh
@@ -301,7 +301,7 @@ def _law_samples(
 ) -> Iterator[LawSamples]:
     """The samples of a law, one part for each choice of its options; the first is of the fit itself."""
     if not samples:
-        yield _part(fit, fit.problem.law, fit.result.vector, fit.result.vector[None][:0], 0, leads=True)
+        yield _part(fit, fit.problem.law, fit.result.vector, fit.result.vector[None][:0], 0)
         return
     progress(f"drawing {samples} bootstrap samples{at_peak(fit.peak_lr)}")
     choices = fit.choices(min(CHOICES_DRAWN, samples), np.random.default_rng(seed))
@@ -310,21 +310,31 @@ def _law_samples(
     )
     kept = np.unique(np.linspace(0, len(boot.params) - 1, max(1, round(share * samples))).astype(int))
     if choices is None or boot.choice is None:
-        yield _part(fit, fit.problem.law, fit.result.vector, boot.params[kept], samples, leads=True)
+        yield _part(fit, fit.problem.law, fit.result.vector, boot.params[kept], samples)
         return
     size = -(-samples // len(choices.laws))
-    yield _part(fit, fit.problem.law, fit.result.vector, boot.params[:0], size, leads=True)
+    yield _part(fit, fit.problem.law, fit.result.vector, boot.params[:0], size)
+    updates = RowUpdates.of(fit.problem.law, fit.problem.batch, fit.problem.law.warmup)
     for k in np.unique(boot.choice[kept]):
-        own = boot.params[kept[boot.choice[kept] == k]]
-        yield _part(fit, choices.laws[k], choices.vectors[k, 0], own, size, leads=False)
+        own, law = boot.params[kept[boot.choice[kept] == k]], choices.laws[k]
+        effects = fit.problem.effects | updates.effects(law)
+        yield _part(fit, law, choices.vectors[k, 0], own, size, effects=effects)
 
 
-def _part(fit: LawFit, law: Law, vector: np.ndarray, drawn: np.ndarray, size: int, *, leads: bool) -> LawSamples:
-    """Samples with what they leave over of the measured final losses."""
+def _part(
+    fit: LawFit,
+    law: Law,
+    vector: np.ndarray,
+    drawn: np.ndarray,
+    size: int,
+    *,
+    effects: dict[str, np.ndarray] | None = None,
+) -> LawSamples:
+    """Samples with what they leave over of the measured final losses; the first part has the effects of the fit."""
     problem, runs = fit.problem, np.flatnonzero(_measured(fit))
     padded = np.concatenate([drawn, np.repeat(vector[None], size - len(drawn), axis=0)])
-    effects = problem.effects if leads else batch_effects(law, problem.batch)
-    last = {key: value[runs, -1] for key, value in effects.items()}  # stands after the last update
+    leads = effects is None
+    last = {key: value[runs, -1] for key, value in (effects or problem.effects).items()}  # stands after the last update
     predicted = predict_each(law, last, np.concatenate([vector[None], drawn]))
     chosen = [problem.curves[run] for run in runs]
     residuals = np.log([curve.final_loss_measured for curve in chosen]) - np.log(predicted)
