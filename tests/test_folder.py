@@ -46,9 +46,9 @@ def computed(monkeypatch):
     """Numbers of the parts whose losses are computed."""
     numbers, call = [], Kernel.call
 
-    def counted(kernel, part, ratios, device):
+    def counted(kernel, part, ratios):
         numbers.append(part.number)
-        return call(kernel, part, ratios, device)
+        return call(kernel, part, ratios)
 
     monkeypatch.setattr(Kernel, "call", counted)
     return numbers

@@ -93,8 +93,11 @@ class Kernel(NamedTuple):
                 yield self._gather(*waiting.popleft())
 
     def _submit(self, pool: Pool, part: Part, groups: tuple[Group, ...]) -> "Future[tuple[Places, np.ndarray]]":
-        call = self._multiples if self._scaled else self._ends
-        return pool.submit(partial(call, part, groups), program=self._program(part))
+        return pool.submit(partial(self.call, part, groups), program=self._program(part))
+
+    def call(self, part: Part, groups: tuple[Group, ...]) -> tuple[Places, np.ndarray]:
+        """Losses ``[vectors, ...]`` of some candidates of a part, and which they are; all in shapes of the layout."""
+        return self._multiples(part, groups) if self._scaled else self._ends(part, groups)
 
     def _calls(self, part: Part) -> Iterator[tuple[Group, ...]]:
         """Groups of each call."""
@@ -143,10 +146,7 @@ class Kernel(NamedTuple):
         return self.law if tokens is None else self.law.for_batch(tokens)
 
     def _ends(self, part: Part, groups: tuple[Group, ...]) -> tuple[Places, np.ndarray]:
-        """Losses ``[vectors, candidates]`` of some groups of a part, and which candidates they are.
-
-        All shapes are those of the layout.
-        """
+        """Losses ``[vectors, candidates]`` of some groups of a part, and which candidates they are."""
         shape = self._groups, self.layout.lanes
         runs = alike(self.law, groups, part, self.grid, shape, self.dtype)
         found = end_losses(*self._shared(part), *runs, **self._of_program(part))
