@@ -16,7 +16,7 @@ def law(name, errors, *, ok=True):
         ok=ok, law=SimpleNamespace(name=name, spans_batches=False, families=()), message="the data do not determine it"
     )
     left_out = tuple(SimpleNamespace(mape_percent=error) for error in errors)
-    return LawFit(None, None, 0, None, None, result, left_out, 0.0)
+    return LawFit(None, None, 0, None, None, result, left_out, 0.0, ())
 
 
 def weighed(*fits):

@@ -98,11 +98,15 @@ def test_too_few_ratios():
     assert np.isnan(alone.interval).all()  # three points leave nothing to tell the noise by
 
 
-def test_seeds_tell_the_noise_of_three_ratios():
-    ratios = np.repeat([0.2, 0.4, 0.6], 3)
-    (found,) = optima([group(0.35, ratios=ratios, noise=1e-4, rng=np.random.default_rng(0))])
-    assert found.interval[0] < 0.35 < found.interval[1]
-    assert found.interval[1] - found.interval[0] < 0.1
+def test_a_seed_that_moves_all_losses_alike_says_nothing_of_the_optimum():
+    ratios = np.array([0.05, 0.1, 0.2, 0.4, 0.6])
+    alone = group(0.3, ratios=ratios, noise=2e-4, rng=np.random.default_rng(0))
+    twice = alone._replace(ratios=np.repeat(ratios, 2), losses=np.repeat(alone.losses, 2) + np.tile([0.0, 0.02], 5))
+    once = twice._replace(ratios=twice.ratios[1:], losses=twice.losses[1:])  # one seed lacks the first ratio
+    (one,), (two,), (most,) = (optima([cell]) for cell in (alone, twice, once))
+    assert two.ratio == pytest.approx(one.ratio) == pytest.approx(most.ratio, abs=0.02)
+    assert np.diff(two.interval) == pytest.approx(np.diff(one.interval))
+    assert np.diff(most.interval) < 0.1
 
 
 def test_intervals_cover_the_vertex():

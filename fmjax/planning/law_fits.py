@@ -20,6 +20,7 @@ from fmjax.fitting.resampling import held_out, leave_out_groups
 from fmjax.fitting.sampling import Choices
 from fmjax.laws import Law, make_law
 from fmjax.planning.drift import MOST_DRIFT, drift_from_early_rows, drift_from_shorter
+from fmjax.planning.unseen import Splits, Unseen
 
 Peak = TypeVar("Peak", bound=float | None)
 """The peak rate of a group of runs; None where they have several."""
@@ -44,6 +45,8 @@ class LawFit(NamedTuple):
     result: FitResult
     held_out: tuple[RunMetrics, ...]
     drift: float
+    unseen: tuple[Unseen | None, ...]
+    """How far it errs at other model sizes and at other batch sizes than those fitted."""
 
     @property
     def errors(self) -> np.ndarray:
@@ -188,11 +191,14 @@ def _fit(
     without = leave_out_groups(group) if group.sum() > 1 else group[None][:0]
     lengths = problem.batch.at[:, -1] + 1
     shorter = group & (lengths < lengths[group].max())
-    groups = np.concatenate([group[None], without, shorter[None][: int(shorter.any())]])
+    splits, any_shorter = Splits.of(problem, group), int(shorter.any())
+    groups = np.concatenate([group[None], without, splits.without, shorter[None][:any_shorter]])
     fit, *others = fit_groups(problem, groups, options)
     errors = held_out(problem, group, others[: len(without)], without) if len(without) else ()
-    drift = _drift(problem, group, fit, shorter, others[-1] if shorter.any() else None)
-    return LawFit(problem, choice, place, peak_lr, group, with_measured_runs(problem, fit, group), errors, drift)
+    drift = _drift(problem, group, fit, shorter, others[-1] if any_shorter else None)
+    unseen = splits.errors(problem, group, others[len(without) : len(others) - any_shorter])
+    measured = with_measured_runs(problem, fit, group)
+    return LawFit(problem, choice, place, peak_lr, group, measured, errors, drift, unseen)
 
 
 def _drift(problem: Problem, group: np.ndarray, fit: FitResult, shorter: np.ndarray, others: FitResult | None) -> float:

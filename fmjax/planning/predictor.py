@@ -19,6 +19,8 @@ from fmjax.laws import Law
 from fmjax.planning.correction import CorrectionPrior, Points, Settings, correctable
 from fmjax.planning.law_fits import LawFit, Weighed, at_peak, law_fits, weigh
 from fmjax.planning.second_run import to_run_next
+from fmjax.planning.unseen import Unseen
+from fmjax.schedules.batch_stages import mean_batch
 from fmjax.searching.results import Cell, SearchResult
 from fmjax.searching.sweeps import search
 
@@ -77,6 +79,8 @@ class Predictor:
     """The fitted runs whose measured final losses correct the law."""
     drift: float
     """Relative error of the law per e-fold of updates beyond the longest fitted run."""
+    unseen: tuple[Unseen | None, ...]
+    """The same at model sizes, and at batch sizes, that no fitted run has."""
     notes: tuple[str, ...] = ()
     """On the laws compared."""
 
@@ -104,8 +108,9 @@ class Predictor:
         tokens = grid.get("tokens_per_step") if self.fit.law.spans_batches else None
         place = partial(Points.of_cell, first.anneal_ratio)
         cells = [(place(cell, size, tokens, grid.get("family")), cell) for cell in first.cells]
+        drifts = [self._drift(cell.total_steps, size, mean_batch(tokens, cell.total_steps)) for cell in first.cells]
         return [
-            self._corrected(*cell, first.anneal_ratio, [_losses(one, i) for one in found], size, seed)
+            self._corrected(*cell, first.anneal_ratio, [_losses(one, i) for one in found], size, drifts[i], seed)
             for i, cell in enumerate(cells)
         ]
 
@@ -116,6 +121,7 @@ class Predictor:
         ratios: np.ndarray,
         found: Sequence[np.ndarray],
         model_size: float | None,
+        drift: float,
         seed: int,
     ) -> Prediction:
         """The prediction of a cell, from the losses ``[1 + samples, ratios]`` of each part of the samples."""
@@ -133,15 +139,20 @@ class Predictor:
             losses.append(drawn)
         of_law = np.concatenate([own[1 : 1 + part.drawn] for part, own in zip(self.samples, found, strict=True)])
         corrected = np.concatenate(losses)
-        best, drift = int(np.argmin(corrected[0])), self._drift(cell.total_steps)
+        best = int(np.argmin(corrected[0]))
         slack = corrected[1:].min(axis=1) / corrected[1:, best]
         samples = CellSamples(targets.take([best]), of_law[:, best], slack, drift)
         return self._prediction(cell, ratios, corrected, law_ratio, model_size, samples, rng)
 
-    def _drift(self, total_steps: int) -> float:
-        """Standard deviation of the relative error of a run of so many updates beyond the longest fitted one."""
+    def _drift(self, total_steps: int, *sizes: float | None) -> float:
+        """Standard deviation of the relative error of a run unlike the fitted ones.
+
+        It has more updates than the longest, or another model size or batch size (``sizes``) than any.
+        """
         far = 0.0 if self.fit.reach is None else np.log(max(total_steps / self.fit.reach.total_steps[1], 1.0))
-        return float(self.drift * far)
+        pairs = zip(self.unseen, sizes, strict=True)
+        others = [axis.error(size) for axis, size in pairs if axis is not None and size is not None]
+        return float(np.linalg.norm([self.drift * far, *others]))
 
     def together(self, cells: Sequence[CellSamples], seed: int) -> np.ndarray:
         """``[samples, cells]`` corrected losses of cells, drawn jointly; what cells have in common errs alike."""
@@ -278,6 +289,7 @@ def _predictor(
         samples=tuple(parts),
         runs=Points.of(runs, batches=fit.result.law.spans_batches),
         drift=fit.drift,
+        unseen=fit.unseen,
         notes=(*weighed.notes, *_shared(weighed)),
     )
 

@@ -183,7 +183,8 @@ def recommend(
     measured at other ratios, lengths and peak rates corrects its predictions; see ``correction.Settings``. Beyond the
     longest run the interval of the loss also grows by what a fit of the shorter runs misses at the ends of the longest
     ones, per e-fold of updates; where all have one length, by what the first half of their rows misses at their ends;
-    by at least 0.2 and at most 1 percent (``planning/drift.py``).
+    by at least 0.2 and at most 1 percent (``planning/drift.py``). At a model size or batch size that no run has, it
+    grows by what fits without the runs of one size, or batch, miss of those (``planning/unseen.py``).
 
     Over several batches, model sizes or lengths, one fit of all runs predicts all, by a law that has them as its terms,
     and final losses of cosines correct it as well. ``regions`` then has for each budget (a length at a model size, or

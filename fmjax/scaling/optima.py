@@ -110,9 +110,12 @@ def optima(groups: Sequence[Tried], *, seed: int = 0) -> list[Optimum | None]:
     r"""The best ratio of each group by a local quadratic in $\sqrt R$, with an interval; None for under three ratios.
 
     The quadratic goes through the best ratio and two on either side, at an end of those tried through the last four.
-    The noise of a final loss is what such quadratics leave over, taken over all groups, seeds included:
-    $\sigma^2 = \sum (L - q)^2 / \sum (n - 3)$. Intervals are those of the vertex when normal noise of that size is
-    drawn around each quadratic.
+    Of a ratio run with several seeds it takes the mean. A seed moves the losses of all ratios together, which says
+    nothing of the best one, so only ratios with as many seeds as any are taken, where there are enough of them.
+
+    The noise of a final loss is what such quadratics leave over, taken over all groups: with the means of k seeds
+    $\sigma^2 = \sum k (L - q)^2 / \sum (n - 3)$. Intervals are those of the vertex when normal noise of variance
+    $\sigma^2 / k$ is drawn around each quadratic.
 
     Args:
       groups: runs at several ratios.
@@ -124,19 +127,34 @@ def optima(groups: Sequence[Tried], *, seed: int = 0) -> list[Optimum | None]:
     True
     """
     parts = [_local(group) if group.distinct.size > 2 else None for group in groups]
-    left = [(y - v @ _quadratic(v, y)) for v, y in (part for part in parts if part is not None)]
+    left = [part.losses - part.powers @ _quadratic(*part[:2]) for part in parts if part is not None]
+    seeds = [part.seeds for part in parts if part is not None]
     spare = sum(residual.size - 3 for residual in left)
-    noise = np.sqrt(sum(residual @ residual for residual in left) / spare) if spare else np.nan
+    square = sum(k * residual @ residual for k, residual in zip(seeds, left, strict=True))
+    noise = np.sqrt(square / spare) if spare else np.nan
     rng = np.random.default_rng(seed)
-    return [None if part is None else _optimum(*part, noise, rng) for part in parts]
+    return [None if part is None else _optimum(*part[:2], noise / np.sqrt(part.seeds), rng) for part in parts]
 
 
-def _local(group: Tried) -> tuple[np.ndarray, np.ndarray]:
-    """Powers ``[runs, 3]`` of sqrt(R) and losses ``[runs]`` of the runs next to the best ratio."""
-    best, count = int(np.argmin(group.means)), group.distinct.size
-    first, last = min(best - WINDOW, count - LEAST), max(best + WINDOW, LEAST - 1)
-    near = np.isin(group.ratios, group.distinct[max(first, 0) : last + 1])
-    return np.vander(np.sqrt(group.ratios[near]), 3), group.losses[near]
+class _Local(NamedTuple):
+    """The ratios next to the best one."""
+
+    powers: np.ndarray
+    """``[ratios, 3]`` of sqrt(R)."""
+    losses: np.ndarray
+    """``[ratios]`` mean final losses."""
+    seeds: float
+    """Runs behind a mean, on average."""
+
+
+def _local(group: Tried) -> _Local:
+    seeds = np.array([np.sum(group.ratios == ratio) for ratio in group.distinct])
+    most = seeds == seeds.max()
+    kept = most if most.sum() >= LEAST else np.ones(seeds.size, bool)
+    ratios, means, seeds = group.distinct[kept], group.means[kept], seeds[kept]
+    best, count = int(np.argmin(means)), ratios.size
+    near = slice(max(min(best - WINDOW, count - LEAST), 0), max(best + WINDOW, LEAST - 1) + 1)
+    return _Local(np.vander(np.sqrt(ratios[near]), 3), means[near], float(seeds[near].mean()))
 
 
 def _quadratic(powers: np.ndarray, losses: np.ndarray) -> np.ndarray:
