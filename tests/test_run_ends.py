@@ -45,9 +45,27 @@ def by_recursion(fit, found, warmup_steps, init_lr):
     rates = [np.resize(host_rates(s, np.arange(s.total_steps)), longest) for s in schedules]
     last = np.array([schedule.total_steps - 1 for schedule in schedules])
     with jax.enable_x64(True):
-        effects = effects_of_all(law, np.stack(rates), last, np.full(last.size, warmup_steps))
-        rows = {key: value[:, 0] for key, value in effects.items()} | {"log_N": np.zeros(last.size)}
+        if len(set(last.tolist())) == 1:
+            rows = ends_of_all(law, np.stack(rates), warmup_steps)
+        else:
+            effects = effects_of_all(law, np.stack(rates), last, np.full(last.size, warmup_steps))
+            rows = {key: value[:, 0] for key, value in effects.items()}
+        rows |= {"log_N": np.zeros(last.size)}
         return np.asarray(law.predict(rows, vector)).reshape(len(found.cells), -1)
+
+
+@jax.jit
+def ends_of_all(law, rates, warmup_steps):
+    """Effects after the last update of schedules ``[schedules, T]``; those after all of a million would take GBs."""
+
+    def of_one(lrs):
+        first = law.init(lrs.dtype)
+        last, _ = jax.lax.scan(
+            lambda state, update: (law.step(state, update), None), first, law.counted(lrs, warmup_steps)
+        )
+        return law.observe(last)
+
+    return jax.vmap(of_one)(rates)
 
 
 def assert_as_by_recursion(fit, grid, warmup_steps, init_lr, dtypes=("float64", "float32")):

@@ -52,7 +52,8 @@ _RECOMMENDED = (
     "predictions.",
     "Beyond the longest run the interval of the loss grows by what a fit of the shorter runs misses at the ends of the "
     "longest ones, per e-fold of updates; where all have one length, by what the first half of their rows misses; by "
-    f"at least {100 * LEAST_DRIFT:g} and at most {100 * MOST_DRIFT:g} %.",
+    f"at least {100 * LEAST_DRIFT:g} and at most {100 * MOST_DRIFT:g} %. At a model size or batch size that no run "
+    "has, it grows by what fits without the runs of one size, or batch, miss of those.",
     "The expected regret is the mean over samples of how much worse the recommended ratio is than the best one of the "
     "sample.",
 )
