@@ -64,7 +64,7 @@ minimum:
 reference: $(VENV)/.ready
 	$(BIN)/python .ci/reference.py reference
 
-# Trains the shipped curves anew on all cores; on two, about two hours for `wide` and two for the others together
+# Trains the shipped curves anew on all cores; on two, about two hours for `wide` and three for the others together
 # (`python -m benchmarks.proxy_runs GRID --plan` measures). Stopped, it goes on where it was when called again.
 proxy-runs: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.proxy_runs wide --out fmjax/datasets/proxy_runs
