@@ -185,3 +185,10 @@ def test_predictions_of_more_rows_than_one_call_takes(rows):
     level, scale, area, alpha = vectors.T[:, :, None]
     expected = level + scale * np.exp(-alpha * effects["log_S"]) - area * effects["S2"]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("vectors", "count"), [(0, 5), (3, 0)], ids=["vectors", "rows"])
+def test_predictions_of_none_are_none(vectors, count):
+    effects = {key: np.ones(count) for key in ("log_S", "S2", "log_N")}
+    with jax.enable_x64(True):
+        assert problem.predict_each(LAW, effects, np.ones((vectors, len(LAW.parameters)))).shape == (vectors, count)

@@ -84,7 +84,7 @@ def predict_pairs(law: Law, effects: Row, vectors: ArrayLike, row: np.ndarray, v
       row: ``[pairs]`` which row.
       vector: ``[pairs]`` which vector.
     """
-    vectors, found = np.asarray(vectors), []
+    vectors, found = np.asarray(vectors), [np.empty(0)]
     for begin in range(0, row.size, ROWS_AT_ONCE):
         pair = np.minimum(np.arange(begin, begin + ROWS_AT_ONCE), row.size - 1)
         here = {key: np.asarray(value)[row[pair]] for key, value in effects.items()}
