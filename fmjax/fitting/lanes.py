@@ -339,7 +339,6 @@ class _Runner:
         if len(parts) == 1:
             yield parts[0], self._chunk(parts[0], start, limit)
             return
-        self.compile(start)  # once, before the threads need it
         with Pool(x64=jnp.result_type(float) == jnp.float64) as pool:
             found = [pool.submit(partial(self._chunk, part, start, limit)) for part in parts]
             yield from ((part, chunk.result()) for part, chunk in zip(parts, found, strict=True))

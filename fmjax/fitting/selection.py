@@ -310,11 +310,10 @@ def _rows_of_candidates(problem: Problem, warmup: str, combinations: Sequence[Op
     def effects_under(law: Law) -> dict[str, np.ndarray]:
         return {key: value[index] for key, value in updates.effects(law).items()}
 
-    first = effects_under(laws[0])  # compiles once, before the threads need it
     with Pool(x64=jnp.result_type(float) == jnp.float64) as pool:
-        others = [pool.submit(partial(effects_under, law)) for law in laws[1:]]
-        found = [first, *(other.result() for other in others)]
-    effects = {key: np.stack([each[key] for each in found]) for key in first}
+        waiting = [pool.submit(partial(effects_under, law)) for law in laws]
+        found = [one.result() for one in waiting]
+    effects = {key: np.stack([each[key] for each in found]) for key in found[0]}
     kept = {key: np.tile(x[index], (len(laws), 1)) for key, x in of_runs(problem.law, problem.batch).items()}
     return Rows(effects | kept, np.tile(problem.batch.loss[index], (len(laws), 1)))
 

@@ -79,9 +79,7 @@ def closed_form_starts(
 
     with Pool(x64=jnp.result_type(float) == jnp.float64) as pool:
         most = min(PROBLEMS, -(-len(weights) // pool.size))
-        first, *others = cut_by_set(np.arange(len(weights)), np.zeros_like(sets) if each else sets, most)
-        done = starts(first)  # compiles once, before the threads need it
-        waiting = [pool.submit(partial(starts, problems)) for problems in others]
-        found = np.concatenate([done, *(one.result() for one in waiting)])
-    order = np.concatenate([first, *others])
-    return found[np.argsort(order), :keep]
+        parts = cut_by_set(np.arange(len(weights)), np.zeros_like(sets) if each else sets, most)
+        waiting = [pool.submit(partial(starts, problems)) for problems in parts]
+        found = np.concatenate([one.result() for one in waiting])
+    return found[np.argsort(np.concatenate(parts)), :keep]
